@@ -1,0 +1,2 @@
+//! An elastic image-classification service in one binary.
+pub mod model;

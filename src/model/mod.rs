@@ -1,0 +1,1 @@
+//! The classifier: bundle, preprocessing, network, kernels.
