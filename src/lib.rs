@@ -1,2 +1,10 @@
-//! An elastic image-classification service in one binary.
+//! An elastic image-classification service in one binary: a whole system on a laptop, a fleet on AWS.
+//!
+//! A module uses only those below it: `roles`, then `web`, `worker` and `scaling`, then `backend`, then `model` and `contract`.
+
+pub mod backend;
+pub mod clock;
+pub mod config;
+pub mod contract;
 pub mod model;
+pub mod scaling;

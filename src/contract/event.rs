@@ -1,0 +1,302 @@
+//! Events: the body of a queue message, as S3 writes it, and the sequencer that orders the events of one key.
+
+use serde::{Deserialize, Serialize};
+
+/// The type in the records that we act on; S3 adds `:Put`, `:Copy`, `:CompleteMultipartUpload`…
+const OBJECT_CREATED: &str = "ObjectCreated:";
+
+/// Why a message body is not an event.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// Neither JSON nor `s3://bucket/key`.
+    #[error("the message is neither an S3 event nor s3://bucket/key: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A key whose escapes are not UTF-8.
+    #[error("the object key {0:?} is not valid percent-encoded UTF-8")]
+    Key(String),
+    /// An SNS envelope within an SNS envelope.
+    #[error("the message is wrapped in more than one SNS envelope")]
+    Nested,
+}
+
+/// One created object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectEvent {
+    /// The bucket that the event names.
+    pub bucket: String,
+    /// The object's key, decoded.
+    pub key: String,
+    /// Orders the events of this key; absent in a requeue or a body written by hand.
+    pub sequencer: Option<Sequencer>,
+    /// When the store created the object, RFC 3339, as the event tells it.
+    pub time: Option<String>,
+}
+
+impl ObjectEvent {
+    /// The event as the JSON that S3 would send, so that every backend's messages look alike.
+    #[must_use]
+    pub fn to_body(&self) -> String {
+        let mut object = serde_json::json!({ "key": encode_key(&self.key) });
+        if let Some(sequencer) = &self.sequencer {
+            object["sequencer"] = sequencer.as_str().into();
+        }
+        let mut record = serde_json::json!({
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "eventName": "ObjectCreated:Put",
+            "s3": { "s3SchemaVersion": "1.0", "bucket": { "name": self.bucket }, "object": object },
+        });
+        if let Some(time) = &self.time {
+            record["eventTime"] = time.as_str().into();
+        }
+        serde_json::json!({ "Records": [record] }).to_string()
+    }
+}
+
+/// Orders the events of one key: S3's hexadecimal text, upper-cased and right-padded with zeros to a fixed width, so that it compares as text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct Sequencer(String);
+
+impl Sequencer {
+    /// S3 has used 16 to 18 digits; the rest is room.
+    const WIDTH: usize = 32;
+
+    /// The sequencer that `text` stands for.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(format!("{:0<width$}", text.to_ascii_uppercase(), width = Self::WIDTH))
+    }
+
+    /// A sequencer from a counter: 16 hexadecimal digits.
+    #[must_use]
+    pub fn from_counter(counter: u64) -> Self {
+        Self::new(&format!("{counter:016X}"))
+    }
+
+    /// The padded text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Sequencer {
+    fn from(text: String) -> Self {
+        Self::new(&text)
+    }
+}
+
+impl From<Sequencer> for String {
+    fn from(sequencer: Sequencer) -> Self {
+        sequencer.0
+    }
+}
+
+/// The created objects that a message body names. Empty for `s3:TestEvent` and for events of other types.
+///
+/// Understood are S3's notification (every record counts), the same in an SNS envelope, and a plain `s3://bucket/key`.
+///
+/// # Errors
+/// [`EventError`] if the body is none of these; such a message will never be understood, so it may be dropped.
+pub fn parse(body: &str) -> Result<Vec<ObjectEvent>, EventError> {
+    parse_envelope(body, true)
+}
+
+fn parse_envelope(body: &str, may_unwrap: bool) -> Result<Vec<ObjectEvent>, EventError> {
+    if let Some((bucket, key)) =
+        body.trim_matches(['\r', '\n']).strip_prefix("s3://").and_then(|rest| rest.split_once('/'))
+    {
+        return Ok(vec![ObjectEvent { bucket: bucket.to_owned(), key: key.to_owned(), sequencer: None, time: None }]);
+    }
+    match serde_json::from_str(body)? {
+        Body::Sns { .. } if !may_unwrap => Err(EventError::Nested),
+        Body::Sns { message } => parse_envelope(&message, false),
+        Body::Test { .. } => Ok(Vec::new()),
+        Body::Notification { records } => {
+            records.into_iter().filter(|r| r.name_is_created()).map(TryInto::try_into).collect()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Body {
+    Notification {
+        #[serde(rename = "Records")]
+        records: Vec<Record>,
+    },
+    Sns {
+        #[serde(rename = "Message")]
+        message: String,
+    },
+    /// `{"Service": "Amazon S3", "Event": "s3:TestEvent", …}`, sent once when a notification is configured.
+    Test {
+        #[serde(rename = "Event")]
+        _event: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Record {
+    #[serde(rename = "eventName")]
+    name: String,
+    #[serde(rename = "eventTime")]
+    time: Option<String>,
+    s3: Option<Entity>,
+}
+
+#[derive(Deserialize)]
+struct Entity {
+    bucket: Bucket,
+    object: Object,
+}
+
+#[derive(Deserialize)]
+struct Bucket {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    key: String,
+    sequencer: Option<String>,
+}
+
+impl Record {
+    fn name_is_created(&self) -> bool {
+        // Some S3-compatible stores write "s3:ObjectCreated:Put".
+        self.name.trim_start_matches("s3:").starts_with(OBJECT_CREATED) && self.s3.is_some()
+    }
+}
+
+impl TryFrom<Record> for ObjectEvent {
+    type Error = EventError;
+
+    fn try_from(record: Record) -> Result<Self, EventError> {
+        let Entity { bucket, object } = record.s3.ok_or_else(|| EventError::Key(String::new()))?;
+        Ok(Self {
+            bucket: bucket.name,
+            key: decode_key(&object.key)?,
+            sequencer: object.sequencer.filter(|s| !s.is_empty()).map(|s| Sequencer::new(&s)),
+            time: record.time,
+        })
+    }
+}
+
+/// Undoes S3's form-urlencoding: `+` is a space, `%XX` a byte.
+fn decode_key(key: &str) -> Result<String, EventError> {
+    let bytes = key.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = match bytes[at] {
+            b'%' => key.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()),
+            _ => None,
+        };
+        match (bytes[at], escaped) {
+            (_, Some(byte)) => {
+                out.push(byte);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8(out).map_err(|_| EventError::Key(key.to_owned()))
+}
+
+/// Form-urlencodes a key as S3 does in its events; `/` stays.
+fn encode_key(key: &str) -> String {
+    let mut out = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' | b'/' => out.push(char::from(byte)),
+            b' ' => out.push('+'),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn notification(key: &str) -> String {
+        format!(
+            r#"{{"Records":[{{"eventVersion":"2.1","eventName":"ObjectCreated:Put","eventTime":"2026-01-02T03:04:05.678Z",
+            "s3":{{"bucket":{{"name":"in"}},"object":{{"key":"{key}","size":7,"sequencer":"0055AED6DCD90281E5"}}}}}}]}}"#
+        )
+    }
+
+    #[test]
+    fn reads_the_ways_stores_encode_keys() {
+        for (encoded, key) in [
+            ("in/a+b%2B%C3%BC%281%29.jpg", "in/a b+ü(1).jpg"),
+            ("in%2Fa+b%2B%C3%BC(1).jpg", "in/a b+ü(1).jpg"),
+            ("in/a%20b%2B%C3%BC%281%29.jpg", "in/a b+ü(1).jpg"),
+            ("100%25.png", "100%.png"),
+            ("odd%zz%4.png", "odd%zz%4.png"),
+        ] {
+            let events = parse(&notification(encoded)).unwrap();
+            assert_eq!(events.len(), 1);
+            assert_eq!(events[0].key, key);
+            assert_eq!(events[0].bucket, "in");
+            assert_eq!(events[0].sequencer, Some(Sequencer::new("0055AED6DCD90281E5")));
+        }
+        assert!(matches!(parse(&notification("%FF%FE")), Err(EventError::Key(_))));
+    }
+
+    #[test]
+    fn reads_every_record_and_only_created_ones() {
+        let body = r#"{"Records":[
+            {"eventName":"ObjectCreated:Put","s3":{"bucket":{"name":"b"},"object":{"key":"1"}}},
+            {"eventName":"ObjectRemoved:Delete","s3":{"bucket":{"name":"b"},"object":{"key":"2"}}},
+            {"eventName":"s3:ObjectCreated:Copy","s3":{"bucket":{"name":"b"},"object":{"key":"3"}}}]}"#;
+        let keys: Vec<String> = parse(body).unwrap().into_iter().map(|e| e.key).collect();
+        assert_eq!(keys, ["1", "3"]);
+        assert_eq!(parse(r#"{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"b"}"#).unwrap(), []);
+        assert_eq!(parse(r#"{"Records":[]}"#).unwrap(), []);
+    }
+
+    #[test]
+    fn reads_envelopes_and_plain_addresses() {
+        let wrap = |inner: &str| serde_json::json!({"Type": "Notification", "Message": inner}).to_string();
+        assert_eq!(parse(&wrap(&notification("x")).clone()).unwrap()[0].key, "x");
+        assert!(matches!(parse(&wrap(&wrap("{}"))), Err(EventError::Nested)));
+        let plain = &parse("s3://b/dir/a+b%20.png\n").unwrap()[0];
+        assert_eq!((plain.bucket.as_str(), plain.key.as_str(), &plain.sequencer), ("b", "dir/a+b%20.png", &None));
+        for bad in ["", "hello", "{}", "[]", "s3://bucket", r#"{"Records":7}"#] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sequencers_compare_as_padded_text() {
+        assert_eq!(Sequencer::new("ab"), Sequencer::new("AB00"));
+        assert!(Sequencer::new("0055AED6DCD90281E5") < Sequencer::new("0055AED6DCD90281E6"));
+        assert!(Sequencer::from_counter(9) < Sequencer::from_counter(10));
+        assert!(Sequencer::from_counter(u64::MAX - 1) < Sequencer::from_counter(u64::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_event_reads_back(key in "\\PC{1,60}", counter: Option<u64>) {
+            let event = ObjectEvent {
+                bucket: "local".into(), key, sequencer: counter.map(Sequencer::from_counter), time: Some("2026-01-01T00:00:00Z".into()),
+            };
+            prop_assert_eq!(parse(&event.to_body()).unwrap(), vec![event.clone()]);
+            let wrapped = serde_json::json!({"Type": "Notification", "Message": event.to_body()}).to_string();
+            prop_assert_eq!(parse(&wrapped).unwrap(), vec![event]);
+        }
+
+        #[test]
+        fn no_body_panics(body in "\\PC{0,200}") {
+            let _ = parse(&body);
+        }
+    }
+}

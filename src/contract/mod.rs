@@ -1,0 +1,11 @@
+//! What is written on the wire and in the stores: names, events, order, tags and results. Pure functions, no input or output.
+
+pub mod event;
+pub mod name;
+pub mod order;
+pub mod result;
+pub mod tags;
+
+pub use event::{ObjectEvent, Sequencer};
+pub use name::{Digest, ImageName};
+pub use result::{Classification, Outcome, Score};

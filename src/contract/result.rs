@@ -1,0 +1,148 @@
+//! Results: what is known of a classified image, as stored and as answered.
+
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{ImageName, Sequencer};
+
+/// A label and its probability, 0 to 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// The label, as in the model's `labels.txt`.
+    pub label: String,
+    /// Softmax probability.
+    pub confidence: f32,
+}
+
+/// What became of an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Outcome {
+    /// The model gave it a label.
+    Labelled {
+        /// The most likely label.
+        label: String,
+        /// Its probability.
+        confidence: f32,
+        /// The most likely labels, best first; at most five.
+        top: Vec<Score>,
+    },
+    /// It could not be classified.
+    Failed {
+        /// Why, for people to read.
+        error: String,
+    },
+}
+
+impl Outcome {
+    /// The outcome for `top`, best first, or `None` where it is empty.
+    #[must_use]
+    pub fn labelled(top: Vec<Score>) -> Option<Self> {
+        let best = top.first()?;
+        Some(Self::Labelled { label: best.label.clone(), confidence: best.confidence, top })
+    }
+
+    /// The label, unless the image failed.
+    #[must_use]
+    pub fn label(&self) -> Option<&str> {
+        match self {
+            Self::Labelled { label, .. } => Some(label),
+            Self::Failed { .. } => None,
+        }
+    }
+
+    /// The reason of a failure.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Labelled { .. } => None,
+            Self::Failed { error } => Some(error),
+        }
+    }
+}
+
+/// The result of one image: one row in the results store, and with its fields in this order the JSON of every answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Classification {
+    /// The image's name.
+    pub image: ImageName,
+    /// The label or the failure.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Where the image is: `s3://bucket/key`, or its path on the web tier.
+    pub location: String,
+    /// The model's name.
+    pub model: String,
+    /// Who classified it: instance id, or host name and process id.
+    pub worker: String,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub classified_at: OffsetDateTime,
+    /// The sequencer of the event that asked for it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sequencer: Option<Sequencer>,
+    /// When the message that asked for it was sent, milliseconds since 1970: a reset discards results that were asked for before it.
+    #[serde(skip)]
+    pub asked_at_ms: i64,
+}
+
+impl Classification {
+    /// The key of the image's output object: `{image}_{label}`, the label's spaces as `_`; none for a failure.
+    #[must_use]
+    pub fn output_key(&self) -> Option<String> {
+        self.outcome.label().map(|label| output_key(&self.image, label))
+    }
+
+    /// The time of classification as RFC 3339 in whole seconds.
+    #[must_use]
+    pub fn classified_at_text(&self) -> String {
+        let at = self.classified_at.replace_nanosecond(0).unwrap_or(self.classified_at);
+        at.format(&Rfc3339).unwrap_or_else(|_| at.unix_timestamp().to_string())
+    }
+}
+
+/// `{image}_{label}`, the label's spaces as `_`, and its `/` too, so that a label makes no folder.
+#[must_use]
+pub fn output_key(image: &ImageName, label: &str) -> String {
+    format!("{image}_{}", label.replace([' ', '/'], "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classification(outcome: Outcome) -> Classification {
+        Classification {
+            image: "a b.png".parse().unwrap(),
+            outcome,
+            location: "s3://in/a b.png".into(),
+            model: "m".into(),
+            worker: "w".into(),
+            classified_at: OffsetDateTime::from_unix_timestamp(1_600_000_000).unwrap(),
+            sequencer: None,
+            asked_at_ms: 0,
+        }
+    }
+
+    #[test]
+    fn json_has_the_contract_fields() {
+        let top = vec![
+            Score { label: "fire engine".into(), confidence: 0.5 },
+            Score { label: "cat".into(), confidence: 0.25 },
+        ];
+        let labelled = classification(Outcome::labelled(top).unwrap());
+        let json = serde_json::to_string(&labelled).unwrap();
+        assert_eq!(
+            json,
+            r#"{"image":"a b.png","label":"fire engine","confidence":0.5,"top":[{"label":"fire engine","confidence":0.5},{"label":"cat","confidence":0.25}],"location":"s3://in/a b.png","model":"m","worker":"w","classified_at":"2020-09-13T12:26:40Z"}"#
+        );
+        assert_eq!(serde_json::from_str::<Classification>(&json).unwrap(), labelled);
+        assert_eq!(labelled.output_key().as_deref(), Some("a b.png_fire_engine"));
+
+        let failed = classification(Outcome::Failed { error: "not an image".into() });
+        let json = serde_json::to_string(&failed).unwrap();
+        assert!(json.starts_with(r#"{"image":"a b.png","error":"not an image","location":"#), "{json}");
+        assert_eq!(serde_json::from_str::<Classification>(&json).unwrap(), failed);
+        assert_eq!(failed.output_key(), None);
+    }
+}
