@@ -463,3 +463,94 @@ fn set(table: &mut Table, key: &str, text: &str, origin: &str) -> Result<(), Con
     };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let file = file("data_dir = \"/a\"\n[fleet]\nmin = 2\nmax = 5\n[queue]\nvisibility_timeout = \"1m\"\n");
+        let variables = env(&[("IMGCLS_FLEET_MAX", "6"), ("IMGCLS_DATA_DIR", "/b"), ("HOME", "/h")]);
+        let config = Config::load(Some(file.path()), variables, &env(&[("data_dir", "/c")])).unwrap();
+        assert_eq!((config.fleet.min, config.fleet.max), (2, 6));
+        assert_eq!(config.data_dir, Path::new("/c"));
+        assert_eq!(config.queue.visibility_timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn lists_and_secrets_come_from_text() {
+        let variables = env(&[
+            ("IMGCLS_WEB_TOKEN", "s3cret"),
+            ("IMGCLS_WEB_PUBLIC_HOSTS", "a.example, b.example"),
+            ("IMGCLS_WORKER_SHUTDOWN_COMMAND", r#"["sh", "-c", "a, b"]"#),
+        ]);
+        let config = Config::load(None, variables, &[]).unwrap();
+        assert_eq!(config.web.public_hosts, ["a.example", "b.example"]);
+        assert_eq!(config.worker.shutdown_command, ["sh", "-c", "a, b"]);
+        assert_eq!(config.web.token.expose(), Some("s3cret"));
+        let printed = format!("{config:?}{}", toml::to_string(&config).unwrap());
+        assert!(!printed.contains("s3cret"), "{printed}");
+    }
+
+    #[test]
+    fn errors_name_the_key_and_where_it_came_from() {
+        let bad = file("[fleet]\nmaximum = 3\n");
+        let no_toml = file("fleet");
+        for (file, variables, flags, want) in [
+            (Some(bad.path()), env(&[]), env(&[]), "unknown configuration key \"fleet.maximum\" from file"),
+            (Some(no_toml.path()), env(&[]), env(&[]), "is not valid TOML"),
+            (
+                Some(Path::new("/nonexistent.toml")),
+                env(&[]),
+                env(&[]),
+                "cannot read configuration file /nonexistent.toml",
+            ),
+            (None, env(&[("IMGCLS_FLEET_MUX", "3")]), env(&[]), "IMGCLS_FLEET_MUX"),
+            (
+                None,
+                env(&[("IMGCLS_FLEET_MAX", "many")]),
+                env(&[]),
+                "fleet.max from environment variable IMGCLS_FLEET_MAX",
+            ),
+            (None, env(&[]), env(&[("web.listen", "nowhere")]), "web"),
+            (None, env(&[]), env(&[("web.listen", "0.0.0.0:80")]), "set a token"),
+            (None, env(&[]), env(&[("fleet.max", "-1")]), "fleet"),
+            (None, env(&[]), env(&[("fleet", "1")]), "unknown configuration key \"fleet\""),
+            (None, env(&[]), env(&[("backend", "aws")]), "aws.bucket is not set"),
+            (None, env(&[]), env(&[("queue.visibility_timeout", "soon")]), "not a duration"),
+        ] {
+            let error = Config::load(file, variables, &flags).unwrap_err().to_string();
+            assert!(error.contains(want), "{error:?} does not say {want:?}");
+        }
+    }
+
+    #[test]
+    fn aws_settings_that_would_loop_are_refused() {
+        let set = |bucket: &str, output: &str, queue: &str| {
+            let flags =
+                [("backend", "aws"), ("aws.bucket", bucket), ("aws.output_bucket", output), ("aws.queue_url", queue)];
+            Config::load(None, [], &env(&flags))
+        };
+        assert!(set("in", "out", "https://sqs.example/1/q").is_ok());
+        assert!(set("in", "in", "https://sqs.example/1/q").unwrap_err().to_string().contains("output_bucket"));
+        assert!(set("in", "out", "https://sqs.example/1/q.fifo").unwrap_err().to_string().contains("FIFO"));
+    }
+
+    #[test]
+    fn every_default_survives_the_file() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        let file = file(&text);
+        assert_eq!(Config::load(Some(file.path()), [], &[]).unwrap(), Config::load(None, [], &[]).unwrap());
+    }
+}

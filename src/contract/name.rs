@@ -227,7 +227,7 @@ mod tests {
             if let Ok(name) = ImageName::from_upload(&raw, &Digest::of(&bytes)) {
                 for candidate in name.candidates(&Digest::of(&bytes)) {
                     prop_assert!(candidate.as_str().len() <= MAX_NAME_BYTES);
-                    prop_assert_eq!(candidate.as_str().parse::<ImageName>().as_ref(), Ok(&candidate));
+                    prop_assert_eq!(candidate.as_str().parse::<ImageName>(), Ok(candidate.clone()));
                 }
             }
         }

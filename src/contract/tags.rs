@@ -15,13 +15,13 @@ pub const KEYS: [&str; 5] = ["Image", "Classification", "Confidence", "Classifie
 pub fn tags(classification: &Classification) -> Vec<(&'static str, String)> {
     let Outcome::Labelled { label, confidence, .. } = &classification.outcome else { return Vec::new() };
     let values = [
-        classification.image.as_str(),
-        label,
-        &format!("{confidence:.4}"),
-        &classification.worker,
-        &classification.classified_at_text(),
+        value(classification.image.as_str()),
+        value(label),
+        format!("{confidence:.4}"),
+        value(&classification.worker),
+        classification.classified_at_text(),
     ];
-    KEYS.into_iter().zip(values.map(value)).collect()
+    KEYS.into_iter().zip(values).collect()
 }
 
 /// `text` with what S3 refuses in a tag value replaced by `_`, cut to 256 characters. Allowed are letters, numbers, spaces and
