@@ -1,7 +1,17 @@
 //! The classifier: bundle, preprocessing, network, kernels.
 
+pub mod bundle;
+pub mod classifier;
+pub mod decode;
+pub mod format;
+mod geometry;
+pub mod layout;
 pub mod preprocess;
 pub mod resnet;
 
-pub use preprocess::Limits;
+pub use bundle::{Bundle, BundleError, Card};
+pub use classifier::{Classifier, ModelError};
+pub use decode::{DecodeError, Header, Limits};
+pub use format::{Format, FormatError, sniff};
+pub use preprocess::{Input, Preprocessor};
 pub use resnet::Engine;

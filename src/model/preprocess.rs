@@ -1,21 +1,117 @@
-//! From the bytes of an image file to the network's input.
+//! From an image file to the network's input: torchvision's `Resize(antialias=True)`, `CenterCrop`, `ToTensor`, `Normalize`.
+//!
+//! As `PIL.Image.convert("RGB")` does before them, alpha is dropped and grey repeated. Other than torchvision by itself, the orientation
+//! in the EXIF data is honoured, so that the network sees what people see.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
-/// Limits for one image, checked before anything is allocated for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Largest file in bytes.
-    pub max_bytes: u64,
-    /// Longest side in pixels.
-    pub max_side: u32,
-    /// Most pixels.
-    pub max_pixels: u64,
+use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
+
+use super::{
+    bundle::Card,
+    decode::{self, DecodeError, Decoded, Header, Limits},
+    geometry::{Region, Turn},
+};
+
+/// The network's input for one image: `[side, side, 3]`, normalised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input(pub Vec<f32>);
+
+/// Makes a model's inputs.
+#[derive(Clone)]
+pub struct Preprocessor {
+    side: u32,
+    resize: u32,
+    mean: [f32; 3],
+    std: [f32; 3],
+    /// `(value / 255 - mean) / std` by channel and value.
+    table: [[f32; 256]; 3],
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_bytes: 32 << 20, max_side: 16_384, max_pixels: 64_000_000 }
+impl fmt::Debug for Preprocessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Preprocessor").field("side", &self.side).field("resize", &self.resize).finish_non_exhaustive()
+    }
+}
+
+impl Preprocessor {
+    /// For the model of `card`.
+    #[must_use]
+    pub fn new(card: &Card) -> Self {
+        let Card { mean, std, .. } = *card;
+        let table = std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - mean[c]) / std[c]));
+        Self { side: card.input, resize: card.resize, mean, std, table }
+    }
+
+    /// Values in an [`Input`].
+    #[must_use]
+    pub fn input_len(&self) -> usize {
+        self.side as usize * self.side as usize * 3
+    }
+
+    /// Reads a file's header alone and enforces `limits`.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn measure(&self, bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
+        decode::measure(bytes, limits)
+    }
+
+    /// Decodes a file and makes the network's input of it.
+    ///
+    /// # Errors
+    /// [`DecodeError`]. Limits are enforced before pixels are allocated, and a file that is cut short is an error.
+    pub fn prepare(&self, bytes: &[u8], limits: &Limits) -> Result<Input, DecodeError> {
+        let decoded = decode::decode(bytes, limits)?;
+        self.shrink(&decoded).ok_or_else(|| DecodeError::Damaged {
+            format: decoded.format,
+            reason: "its pixels cannot be resized".to_owned(),
+        })
+    }
+
+    /// Resizes the part that the network sees, straight from the pixels as stored, then turns and normalises the small square.
+    fn shrink(&self, Decoded { image, orientation, .. }: &Decoded) -> Option<Input> {
+        let turn = Turn::from(*orientation);
+        let (width, height) = turn.size(image.width(), image.height());
+        let region = turn.undo(Region::of_centre(width, height, self.resize, self.side), width, height);
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .use_alpha(false)
+            .crop(region.left, region.top, region.width, region.height);
+        let kind = image.pixel_type()?;
+        let mut square = Image::new(self.side, self.side, kind);
+        Resizer::new().resize(image, &mut square, &options).ok()?;
+
+        let side = self.side as usize;
+        let mut input = Vec::with_capacity(self.input_len());
+        let mut emit = |channels: usize, value: &dyn Fn(usize, usize) -> f32| {
+            for y in 0..side {
+                for x in 0..side {
+                    let pixel = turn.stored_index(x, y, side) * channels;
+                    for c in 0..3 {
+                        // One or two channels are grey, and grey with alpha.
+                        input.push(value(c, if channels < 3 { pixel } else { pixel + c }));
+                    }
+                }
+            }
+        };
+        let bytes = square.buffer();
+        let narrow = |c: usize, at: usize| self.table[c][usize::from(bytes[at])];
+        let wide = |c: usize, at: usize| {
+            let value = u16::from_ne_bytes([bytes[2 * at], bytes[2 * at + 1]]);
+            (f32::from(value) / 65_535.0 - self.mean[c]) / self.std[c]
+        };
+        match kind {
+            PixelType::U8 => emit(1, &narrow),
+            PixelType::U8x2 => emit(2, &narrow),
+            PixelType::U8x3 => emit(3, &narrow),
+            PixelType::U8x4 => emit(4, &narrow),
+            PixelType::U16 => emit(1, &wide),
+            PixelType::U16x2 => emit(2, &wide),
+            PixelType::U16x3 => emit(3, &wide),
+            PixelType::U16x4 => emit(4, &wide),
+            _ => return None,
+        }
+        Some(Input(input))
     }
 }

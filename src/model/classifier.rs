@@ -1,0 +1,221 @@
+//! From the network's input to labels with their probabilities.
+
+use std::fmt;
+
+use candle_core::{Device, Tensor};
+
+use super::{
+    Engine,
+    bundle::{Bundle, Card},
+    preprocess::{Input, Preprocessor},
+    resnet::ResNet18,
+};
+use crate::contract::Score;
+
+/// Why the network gives no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// An input of another model.
+    #[error("an input has {found} values, but the model {name} takes {expected}")]
+    Input {
+        /// The model.
+        name: String,
+        /// `side * side * 3`.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
+    /// Weights that overflow, or are damaged.
+    #[error("the model {0} gave a number that is not finite; its weights are damaged or do not fit its input")]
+    NotFinite(String),
+    /// The tensor library.
+    #[error("the network failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A loaded model that classifies batches.
+pub struct Classifier {
+    card: Card,
+    labels: Vec<String>,
+    preprocessor: Preprocessor,
+    network: ResNet18,
+}
+
+impl fmt::Debug for Classifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Classifier").field("card", &self.card).field("network", &self.network).finish_non_exhaustive()
+    }
+}
+
+impl Classifier {
+    /// Loads the network; `threads` run each batch.
+    ///
+    /// The reference engine computes on rayon's global pool, whose size is set once in a process: the first one counts.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the network cannot be built.
+    pub fn new(bundle: Bundle, engine: Engine, threads: usize) -> Result<Self, ModelError> {
+        if engine == Engine::Reference {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
+            if pool.thread_name(|n| format!("rayon-{n}")).build_global().is_err() {
+                tracing::debug!(threads = rayon::current_num_threads(), "thread pool of the process is already set");
+            }
+        }
+        let Bundle { card, labels, tensors } = bundle;
+        let network = ResNet18::load(&tensors, card.input as usize, engine, threads.max(1))?;
+        Ok(Self { preprocessor: Preprocessor::new(&card), card, labels, network })
+    }
+
+    /// What the model is.
+    #[must_use]
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// The classes that it knows.
+    #[must_use]
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// Makes this model's inputs from image files.
+    #[must_use]
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+
+    /// The `top` most likely labels of each input, best first; ties in the order of the labels. Probabilities are the softmax over
+    /// all labels. No inputs give no results.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    pub fn classify(&self, inputs: &[Input], top: usize) -> Result<Vec<Vec<Score>>, ModelError> {
+        self.logits(inputs)?.iter().map(|logits| self.best(logits, top)).collect()
+    }
+
+    /// Runs the network once, so that the first image does not wait for memory and lazy preparations.
+    ///
+    /// # Errors
+    /// [`ModelError`], as the first image would have.
+    pub fn warm_up(&self) -> Result<(), ModelError> {
+        self.classify(&[Input(vec![0.0; self.preprocessor.input_len()])], 1).map(drop)
+    }
+
+    /// The last layer's outputs, `[inputs][labels]`.
+    fn logits(&self, inputs: &[Input]) -> Result<Vec<Vec<f32>>, ModelError> {
+        if inputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let expected = self.preprocessor.input_len();
+        if let Some(odd) = inputs.iter().find(|input| input.0.len() != expected) {
+            return Err(ModelError::Input { name: self.card.name.clone(), expected, found: odd.0.len() });
+        }
+        let side = self.card.input as usize;
+        let values: Vec<f32> = inputs.iter().flat_map(|input| input.0.iter().copied()).collect();
+        let batch = Tensor::from_vec(values, (inputs.len(), side, side, 3), &Device::Cpu)?;
+        Ok(self.network.forward(&batch)?.to_vec2()?)
+    }
+
+    fn best(&self, logits: &[f32], top: usize) -> Result<Vec<Score>, ModelError> {
+        if !logits.iter().all(|v| v.is_finite()) {
+            return Err(ModelError::NotFinite(self.card.name.clone()));
+        }
+        let probabilities = softmax(logits);
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        // Stable, so that ties stay in the order of the labels.
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        order.truncate(top);
+        Ok(order.into_iter().map(|i| Score { label: self.labels[i].clone(), confidence: probabilities[i] }).collect())
+    }
+}
+
+/// `exp(x - max) / sum`, which cannot overflow.
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exps: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
+    let sum: f32 = exps.iter().sum();
+    exps.into_iter().map(|e| e / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Limits;
+
+    fn classifier(engine: Engine) -> Classifier {
+        Classifier::new(Bundle::embedded().unwrap(), engine, 1).unwrap()
+    }
+
+    fn shared() -> Option<std::path::PathBuf> {
+        let dir = std::env::var_os("IMGCLS_SHARED")
+            .map_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), Into::into);
+        dir.join("samples").is_dir().then_some(dir)
+    }
+
+    #[test]
+    fn the_ten_pictures_get_their_labels() {
+        let Some(shared) = shared() else { return };
+        let classifier = classifier(Engine::default());
+        let mut seen = 0;
+        for entry in std::fs::read_dir(shared.join("samples")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "png") {
+                continue;
+            }
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let input = classifier.preprocessor().prepare(&std::fs::read(&path).unwrap(), &Limits::default()).unwrap();
+            let top = classifier.classify(&[input], 5).unwrap().remove(0);
+            assert_eq!(name.split('_').nth(1), Some(top[0].label.as_str()), "{name}: {top:?}");
+            seen += 1;
+        }
+        assert_eq!(seen, 10);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn scores_are_probabilities_best_first(seed: [f32; 3], count in 1usize..4, top in 0usize..12) {
+            let classifier = classifier_once();
+            let len = classifier.preprocessor().input_len();
+            let inputs: Vec<Input> = (0..count)
+                .map(|n| Input((0..len).map(|i| (seed[i % 3] % 3.0) * ((i * (n + 1)) as f32).sin()).collect()))
+                .collect();
+            prop_assume!(seed.iter().all(|v| v.is_finite()));
+            let results = classifier.classify(&inputs, top).unwrap();
+            prop_assert_eq!(results.len(), count);
+            for scores in &results {
+                prop_assert_eq!(scores.len(), top.min(10));
+                prop_assert!(scores.windows(2).all(|pair| pair[0].confidence >= pair[1].confidence));
+                prop_assert!(scores.iter().all(|s| (0.0..=1.0).contains(&s.confidence)));
+            }
+            let all = classifier.classify(&inputs, usize::MAX).unwrap();
+            for (scores, part) in all.iter().zip(&results) {
+                prop_assert!((scores.iter().map(|s| s.confidence).sum::<f32>() - 1.0).abs() < 1e-5);
+                prop_assert_eq!(&scores[..part.len()], &part[..]);
+                let mut labels: Vec<&str> = scores.iter().map(|s| s.label.as_str()).collect();
+                labels.sort_unstable();
+                labels.dedup();
+                prop_assert_eq!(labels.len(), 10);
+            }
+        }
+    }
+
+    fn classifier_once() -> &'static Classifier {
+        static ONCE: std::sync::OnceLock<Classifier> = std::sync::OnceLock::new();
+        ONCE.get_or_init(|| classifier(Engine::default()))
+    }
+
+    #[test]
+    fn refuses_what_gives_no_answer() {
+        let classifier = classifier_once();
+        assert_eq!(classifier.classify(&[], 5).unwrap(), Vec::<Vec<Score>>::new());
+        classifier.warm_up().unwrap();
+        let error = classifier.classify(&[Input(vec![0.0; 3])], 5).unwrap_err().to_string();
+        assert_eq!(error, "an input has 3 values, but the model resnet18-cifar10 takes 12288");
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(matches!(classifier.best(&[0.0, odd], 1), Err(ModelError::NotFinite(_))));
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! From the bytes of an image file to its pixels, within limits.
+
+use std::{
+    io::{Cursor, ErrorKind},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use image::{
+    DynamicImage, GrayImage, ImageDecoder, ImageError, RgbImage,
+    codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder},
+    metadata::Orientation,
+};
+use serde::{Deserialize, Serialize};
+use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
+use zune_jpeg::{JpegDecoder, errors::DecodeErrors};
+
+use super::format::{self, Format, FormatError};
+
+/// Limits for one image, checked before anything is allocated for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Largest file in bytes.
+    pub max_bytes: u64,
+    /// Longest side in pixels.
+    pub max_side: u32,
+    /// Most pixels.
+    pub max_pixels: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_bytes: 32 << 20, max_side: 16_384, max_pixels: 64_000_000 }
+    }
+}
+
+/// Why a file cannot be classified. It never will be: trying again does not help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not an image, or one of another format.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// More bytes than [`Limits::max_bytes`].
+    #[error("the file has {found} bytes; the limit is {limit}")]
+    TooManyBytes {
+        /// Bytes.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A side longer than [`Limits::max_side`].
+    #[error("the image is {width} x {height} pixels; the limit for a side is {limit}")]
+    TooLong {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// More pixels than [`Limits::max_pixels`].
+    #[error("the image is {width} x {height}, {} pixels; the limit is {limit}", u64::from(*width) * u64::from(*height))]
+    TooManyPixels {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The limit.
+        limit: u64,
+    },
+    /// Something in the file other than its pixels would take more memory than they may.
+    #[error("the {0} needs more memory than its limit on pixels allows")]
+    TooMuchMemory(Format),
+    /// The end is missing.
+    #[error("the {0} is cut short; its end is missing")]
+    Truncated(Format),
+    /// Bytes that make no sense.
+    #[error("the {format} is damaged: {reason}")]
+    Damaged {
+        /// The format.
+        format: Format,
+        /// The decoder's words.
+        reason: String,
+    },
+    /// A rare variant of the format.
+    #[error("this kind of {format} is not supported: {reason}")]
+    Unsupported {
+        /// The format.
+        format: Format,
+        /// The decoder's words.
+        reason: String,
+    },
+}
+
+impl DecodeError {
+    /// Whether the file breaks one of the [`Limits`]; otherwise its content is at fault.
+    #[must_use]
+    pub const fn is_over_limit(&self) -> bool {
+        matches!(
+            self,
+            Self::TooManyBytes { .. } | Self::TooLong { .. } | Self::TooManyPixels { .. } | Self::TooMuchMemory(_)
+        )
+    }
+}
+
+/// What a file's header tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The format.
+    pub format: Format,
+    /// Width in pixels, as stored: before the orientation in the EXIF data is applied.
+    pub width: u32,
+    /// Height in pixels, as stored.
+    pub height: u32,
+    /// `width * height`.
+    pub pixels: u64,
+}
+
+/// Decoded pixels, as stored, and how they are to be turned for display.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) format: Format,
+    pub(super) image: DynamicImage,
+    pub(super) orientation: Orientation,
+}
+
+/// Reads the header alone and enforces `limits`.
+pub(super) fn measure(bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
+    guarded(bytes, limits, |format| Ok(Open::new(format, bytes, limits)?.1))
+}
+
+/// Decodes the image, its first frame if there are several. Colours are as they are in the file: profiles are not applied.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
+    guarded(bytes, limits, |format| Open::new(format, bytes, limits)?.0.decode(bytes))
+}
+
+/// Runs `f` with the file's format. A panic in a decoder would be its bug, and is that file's error.
+fn guarded<T>(
+    bytes: &[u8],
+    limits: &Limits,
+    f: impl FnOnce(Format) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    let found = bytes.len() as u64;
+    if found > limits.max_bytes {
+        return Err(DecodeError::TooManyBytes { found, limit: limits.max_bytes });
+    }
+    let format = format::sniff(&bytes[..bytes.len().min(format::HEAD_BYTES)])?;
+    catch_unwind(AssertUnwindSafe(|| f(format)))
+        .unwrap_or_else(|_| Err(DecodeError::Damaged { format, reason: "the decoder gave up on it".to_owned() }))
+}
+
+type Bytes<'a> = Cursor<&'a [u8]>;
+
+/// A decoder that has read the header.
+enum Open<'a> {
+    Jpeg(Box<JpegDecoder<ZCursor<&'a [u8]>>>),
+    Other(Format, Box<dyn ImageDecoder + 'a>),
+}
+
+impl<'a> Open<'a> {
+    fn new(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<(Self, Header), DecodeError> {
+        let mut inner_limits = image::Limits::no_limits();
+        inner_limits.max_image_width = Some(limits.max_side);
+        inner_limits.max_image_height = Some(limits.max_side);
+        // The widest pixel has four channels of 16 bits.
+        inner_limits.max_alloc = Some(limits.max_pixels.saturating_mul(8));
+
+        let cursor: Bytes<'a> = Cursor::new(bytes);
+        let open = || -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
+            Ok(match format {
+                Format::Png => {
+                    // Here the sides are checked below, so that the message can name them.
+                    let mut without_sides = inner_limits.clone();
+                    (without_sides.max_image_width, without_sides.max_image_height) = (None, None);
+                    Box::new(PngDecoder::with_limits(cursor, without_sides)?)
+                }
+                Format::WebP => Box::new(WebPDecoder::new(cursor)?),
+                Format::Gif => Box::new(GifDecoder::new(cursor)?),
+                Format::Bmp => Box::new(BmpDecoder::new(cursor)?),
+                Format::Jpeg => unreachable!("JPEG has a decoder of its own"),
+            })
+        };
+        if format == Format::Jpeg {
+            // The headers are read leniently, as many a camera and editor writes odd ones.
+            let options =
+                DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
+            let mut decoder = Box::new(JpegDecoder::new_with_options(ZCursor::new(bytes), options));
+            decoder.decode_headers().map_err(jpeg_error)?;
+            let info = decoder.info().unwrap_or_default();
+            let header = check_size(format, u32::from(info.width), u32::from(info.height), limits)?;
+            return Ok((Self::Jpeg(decoder), header));
+        }
+        let mut decoder = open().map_err(|e| image_error(format, &e))?;
+        let (width, height) = decoder.dimensions();
+        let header = check_size(format, width, height, limits)?;
+        decoder.set_limits(inner_limits).map_err(|e| image_error(format, &e))?;
+        Ok((Self::Other(format, decoder), header))
+    }
+
+    fn decode(self, bytes: &[u8]) -> Result<Decoded, DecodeError> {
+        match self {
+            Self::Jpeg(decoder) => decode_jpeg(*decoder, bytes),
+            Self::Other(format, mut decoder) => {
+                // Metadata that cannot be read are no reason to refuse the pixels.
+                let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+                let image = DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, &e))?;
+                Ok(Decoded { format, image, orientation })
+            }
+        }
+    }
+}
+
+fn check_size(format: Format, width: u32, height: u32, limits: &Limits) -> Result<Header, DecodeError> {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 {
+        Err(DecodeError::Damaged { format, reason: format!("it is {width} x {height} pixels") })
+    } else if width.max(height) > limits.max_side {
+        Err(DecodeError::TooLong { width, height, limit: limits.max_side })
+    } else if pixels > limits.max_pixels {
+        Err(DecodeError::TooManyPixels { width, height, limit: limits.max_pixels })
+    } else {
+        Ok(Header { format, width, height, pixels })
+    }
+}
+
+fn decode_jpeg(mut decoder: JpegDecoder<ZCursor<&[u8]>>, bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    if !has_end_of_image(bytes) {
+        return Err(DecodeError::Truncated(Format::Jpeg));
+    }
+    let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
+    let colours = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
+    // Pixels are read strictly: the lenient way fills what is missing with grey.
+    decoder.set_options(decoder.options().set_strict_mode(true).jpeg_set_out_colorspace(colours));
+    let pixels = decoder.decode().map_err(jpeg_error)?;
+    let info = decoder.info().unwrap_or_default();
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    let image = if grey {
+        GrayImage::from_raw(width, height, pixels).map(DynamicImage::from)
+    } else {
+        RgbImage::from_raw(width, height, pixels).map(DynamicImage::from)
+    };
+    let image = image.ok_or_else(|| damaged_jpeg("its pixels do not fill its size".to_owned()))?;
+    let orientation = info.exif_data.as_deref().and_then(Orientation::from_exif_chunk);
+    Ok(Decoded { format: Format::Jpeg, image, orientation: orientation.unwrap_or(Orientation::NoTransforms) })
+}
+
+/// Whether an end-of-image marker follows the start of the first scan. Without it the file was cut, even where the decoder finds enough
+/// bits in the last row of blocks not to notice. Thumbnails, which have markers of their own, are in segments before the scan.
+fn has_end_of_image(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+
+    let mut at = 2;
+    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+        match (first, marker) {
+            (0xff, START_OF_SCAN) => return bytes[at..].windows(2).rev().any(|pair| pair == END_OF_IMAGE),
+            // Fill bytes, stuffing and markers without a length.
+            (0xff, 0xff) | (..=0xfe, _) => at += 1,
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd9) => at += 2,
+            (0xff, _) => match bytes.get(at + 2..at + 4) {
+                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+        }
+    }
+    false
+}
+
+fn damaged_jpeg(reason: String) -> DecodeError {
+    DecodeError::Damaged { format: Format::Jpeg, reason }
+}
+
+fn jpeg_error(error: DecodeErrors) -> DecodeError {
+    match error {
+        DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => DecodeError::Truncated(Format::Jpeg),
+        DecodeErrors::FormatStatic("Premature end of buffer") => DecodeError::Truncated(Format::Jpeg),
+        DecodeErrors::Unsupported(scheme) => {
+            DecodeError::Unsupported { format: Format::Jpeg, reason: format!("{scheme:?}") }
+        }
+        DecodeErrors::FormatStatic(text) => damaged_jpeg(text.to_owned()),
+        DecodeErrors::Format(text)
+        | DecodeErrors::HuffmanDecode(text)
+        | DecodeErrors::SofError(text)
+        | DecodeErrors::SosError(text)
+        | DecodeErrors::DqtError(text)
+        | DecodeErrors::MCUError(text) => damaged_jpeg(text),
+        other => damaged_jpeg(format!("{other:?}")),
+    }
+}
+
+fn image_error(format: Format, error: &ImageError) -> DecodeError {
+    match error {
+        ImageError::Limits(_) => DecodeError::TooMuchMemory(format),
+        ImageError::Unsupported(e) => DecodeError::Unsupported { format, reason: e.to_string() },
+        e if is_early_end(e) => DecodeError::Truncated(format),
+        e => DecodeError::Damaged { format, reason: e.to_string() },
+    }
+}
+
+/// Whether the error, or one that caused it, is that the bytes ended.
+fn is_early_end(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::UnexpectedEof)
+}

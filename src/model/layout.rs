@@ -1,0 +1,246 @@
+//! The form of a model bundle, and the check that a bundle has it. Compiled into the build script too, so that the embedded bundle and
+//! one that is loaded later pass the same checks.
+//!
+//! A bundle is three files: `model.toml` (the [`Card`]), `labels.txt` (one label a line, in the order of the last layer's rows) and
+//! `weights.safetensors` (ResNet-18 with torchvision's tensor names, each tensor f32, f16 or bf16).
+
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+/// File name of the card.
+pub const CARD: &str = "model.toml";
+/// File name of the labels.
+pub const LABELS: &str = "labels.txt";
+/// File name of the weights.
+pub const WEIGHTS: &str = "weights.safetensors";
+
+/// The smallest input side that ResNet-18, which shrinks it 32 times, makes sense of.
+const MIN_INPUT: u32 = 32;
+/// The largest input side; a batch of larger ones would not fit a small machine.
+const MAX_INPUT: u32 = 1024;
+
+/// What a model is, and how its input is made: `model.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// The model's name, as results tell it.
+    pub name: String,
+    /// Side of the square that the network sees, in pixels; it is cut from the centre.
+    pub input: u32,
+    /// The shorter side after the resize, in pixels; at least `input`.
+    pub resize: u32,
+    /// Mean of red, green and blue, on values in 0..1, that is subtracted.
+    pub mean: [f32; 3],
+    /// Standard deviation of red, green and blue by which the difference is divided.
+    pub std: [f32; 3],
+    /// SHA-256 of the weights file, 64 hex digits.
+    pub sha256: String,
+    /// Accuracy in per cent that was measured; `source` or the comment beside it says on what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
+    /// Where the weights come from.
+    pub source: String,
+    /// Under what licence they are, an SPDX expression.
+    pub licence: String,
+}
+
+/// Why a bundle is refused; every message names the file, and in it the tensor, key or line.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// `model.toml` does not parse.
+    #[error("{CARD}: {0}")]
+    Card(#[from] toml::de::Error),
+    /// A value in `model.toml` that cannot work.
+    #[error("{CARD}: {key} {reason}")]
+    CardValue {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// A line of `labels.txt` that is no label.
+    #[error("{LABELS} line {line}: {reason}")]
+    Label {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// More or fewer labels than classes.
+    #[error("{LABELS} has {labels} labels, but the last layer, fc.weight in {WEIGHTS}, has {classes} rows")]
+    LabelCount {
+        /// Labels.
+        labels: usize,
+        /// Rows of the last layer.
+        classes: usize,
+    },
+    /// Other weights than the card's.
+    #[error("{WEIGHTS} has SHA-256 {found}, but {CARD} says {expected}; one of the two files is not the right one")]
+    Digest {
+        /// The card's.
+        expected: String,
+        /// The file's.
+        found: String,
+    },
+    /// Not a safetensors file.
+    #[error("{WEIGHTS} is not a safetensors file: {0}")]
+    Container(#[from] safetensors::SafeTensorError),
+    /// A tensor that ResNet-18 needs is not there.
+    #[error("{WEIGHTS} has no tensor {0}, which torchvision's ResNet-18 has")]
+    Missing(String),
+    /// A tensor that ResNet-18 does not have.
+    #[error("{WEIGHTS} has a tensor {0}, which torchvision's ResNet-18 does not have")]
+    Unknown(String),
+    /// A tensor of another shape.
+    #[error("{WEIGHTS}: tensor {name} has shape {found:?}, but torchvision's ResNet-18 has {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// ResNet-18's shape.
+        expected: Vec<usize>,
+        /// The file's shape.
+        found: Vec<usize>,
+    },
+    /// A tensor of a type that is not read.
+    #[error("{WEIGHTS}: tensor {name} has type {found:?}; f32, f16 and bf16 are read")]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: Dtype,
+    },
+}
+
+/// A bundle's parts, checked.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The card.
+    pub card: Card,
+    /// The labels, one for each row of the last layer.
+    pub labels: Vec<String>,
+    /// The weights; besides ResNet-18's tensors it may hold PyTorch's batch counters.
+    pub tensors: SafeTensors<'a>,
+}
+
+/// Takes a bundle apart and checks everything but the weights' SHA-256.
+///
+/// # Errors
+/// [`LayoutError`].
+pub fn parse<'a>(card: &str, labels: &str, weights: &'a [u8]) -> Result<Parts<'a>, LayoutError> {
+    let card = parse_card(card)?;
+    let labels = parse_labels(labels)?;
+    let tensors = SafeTensors::deserialize(weights)?;
+    check_tensors(&tensors, labels.len())?;
+    Ok(Parts { card, labels, tensors })
+}
+
+/// Checks that the weights are those that the card means.
+///
+/// # Errors
+/// [`LayoutError::Digest`], or [`LayoutError::Card`] if there is no telling.
+pub fn check_digest(card: &str, weights: &[u8]) -> Result<(), LayoutError> {
+    let expected = parse_card(card)?.sha256.to_ascii_lowercase();
+    let found = hex::encode(sha2::Sha256::digest(weights));
+    if expected == found { Ok(()) } else { Err(LayoutError::Digest { expected, found }) }
+}
+
+/// Whether the tensor is one of PyTorch's batch counters, which no inference needs.
+#[must_use]
+pub fn is_counter(name: &str) -> bool {
+    name.ends_with(".num_batches_tracked")
+}
+
+fn parse_card(text: &str) -> Result<Card, LayoutError> {
+    let card: Card = toml::from_str(text)?;
+    let refuse = |key, reason: &str| Err(LayoutError::CardValue { key, reason: reason.to_owned() });
+    if card.name.trim().is_empty() {
+        return refuse("name", "is empty");
+    }
+    if !(MIN_INPUT..=MAX_INPUT).contains(&card.input) {
+        return refuse("input", &format!("is {}; it must be {MIN_INPUT} to {MAX_INPUT} pixels", card.input));
+    }
+    if !(card.input..=4 * MAX_INPUT).contains(&card.resize) {
+        let reason = format!("is {}; it must be at least input and at most {} pixels", card.resize, 4 * MAX_INPUT);
+        return refuse("resize", &reason);
+    }
+    if !card.mean.iter().all(|v| v.is_finite()) {
+        return refuse("mean", "must be three finite numbers");
+    }
+    if !card.std.iter().all(|v| v.is_finite() && *v > 0.0) {
+        return refuse("std", "must be three numbers above 0");
+    }
+    if card.sha256.len() != 64 || !card.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return refuse("sha256", "must be 64 hexadecimal digits");
+    }
+    Ok(card)
+}
+
+fn parse_labels(text: &str) -> Result<Vec<String>, LayoutError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let labels = text.lines().enumerate().map(|(at, line)| {
+        let label = line.trim();
+        let refuse = |reason| Err(LayoutError::Label { line: at + 1, reason });
+        match label {
+            "" => refuse("is empty; every line is a label"),
+            _ if label.contains(char::is_control) => refuse("has control characters"),
+            _ => Ok(label.to_owned()),
+        }
+    });
+    labels.collect()
+}
+
+fn check_tensors(tensors: &SafeTensors<'_>, labels: usize) -> Result<(), LayoutError> {
+    let expected = resnet18(labels);
+    for (name, shape) in &expected {
+        let tensor = tensors.tensor(name).map_err(|_| LayoutError::Missing(name.clone()))?;
+        if !matches!(tensor.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(LayoutError::Type { name: name.clone(), found: tensor.dtype() });
+        }
+        match tensor.shape() {
+            found if found == shape => {}
+            // The label file is the likelier culprit, so it is named.
+            &[classes, width] if name == "fc.weight" && width == shape[1] => {
+                return Err(LayoutError::LabelCount { labels, classes });
+            }
+            found => {
+                return Err(LayoutError::Shape { name: name.clone(), expected: shape.clone(), found: found.to_vec() });
+            }
+        }
+    }
+    let known = |name: &str| is_counter(name) || expected.iter().any(|(known, _)| known == name);
+    match tensors.names().into_iter().find(|name| !known(name)) {
+        Some(name) => Err(LayoutError::Unknown(name.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Names and shapes of the tensors of `torchvision.models.resnet18(num_classes=classes)`, counters left out.
+#[must_use]
+pub fn resnet18(classes: usize) -> Vec<(String, Vec<usize>)> {
+    let mut out = Vec::new();
+    convolution(&mut out, "", "conv1", "bn1", [64, 3, 7, 7]);
+    for layer in 1..=4 {
+        let channels = 32 << layer;
+        for block in 0..2 {
+            let prefix = format!("layer{layer}.{block}.");
+            let entry = if layer > 1 && block == 0 { channels / 2 } else { channels };
+            convolution(&mut out, &prefix, "conv1", "bn1", [channels, entry, 3, 3]);
+            convolution(&mut out, &prefix, "conv2", "bn2", [channels, channels, 3, 3]);
+            if entry != channels {
+                convolution(&mut out, &prefix, "downsample.0", "downsample.1", [channels, entry, 1, 1]);
+            }
+        }
+    }
+    out.push(("fc.weight".to_owned(), vec![classes, 512]));
+    out.push(("fc.bias".to_owned(), vec![classes]));
+    out
+}
+
+/// A convolution's weight, `[out, in, height, width]`, and the batch norm that follows it.
+fn convolution(out: &mut Vec<(String, Vec<usize>)>, prefix: &str, name: &str, norm: &str, shape: [usize; 4]) {
+    out.push((format!("{prefix}{name}.weight"), shape.to_vec()));
+    for part in ["weight", "bias", "running_mean", "running_var"] {
+        out.push((format!("{prefix}{norm}.{part}"), vec![shape[0]]));
+    }
+}
