@@ -169,6 +169,12 @@ pub trait Queue: Send + Sync + Debug {
     /// After how many receives a message is a dead letter; `None` without a dead-letter queue.
     fn max_receives(&self) -> Option<u32>;
 
+    /// How long a receive that finds nothing should wait: as long as the queue allows where calls cost money, shorter where a stop
+    /// should be quick. At most 20 s.
+    fn long_poll(&self) -> Duration {
+        Duration::from_secs(20)
+    }
+
     /// Sends messages, any number.
     async fn send(&self, bodies: &[String]) -> Result<()>;
 
