@@ -53,7 +53,9 @@ impl Leases {
         let told = tokio::time::timeout(EXTEND_TIMEOUT, self.queue.extend(std::slice::from_ref(receipt), delay)).await;
         match told {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => warn!(%error, "cannot hand a message back; it comes back when its visibility time-out ends"),
+            Ok(Err(error)) => {
+                warn!(%error, "cannot hand a message back; it comes back when its visibility time-out ends")
+            }
             Err(_) => warn!("handing a message back took too long; it comes back when its visibility time-out ends"),
         }
     }
@@ -88,7 +90,10 @@ impl Leases {
         let now = Instant::now();
         let due: Vec<Receipt> = {
             let held = self.lock();
-            held.iter().filter(|(_, since)| now.duration_since(**since) >= timeout / 2).map(|(r, _)| r.clone()).collect()
+            held.iter()
+                .filter(|(_, since)| now.duration_since(**since) >= timeout / 2)
+                .map(|(r, _)| r.clone())
+                .collect()
         };
         if due.is_empty() {
             return;
