@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{Classification, Digest, ImageName, ObjectEvent, Sequencer};
 
 pub mod error;
+pub mod local;
 
 pub use error::{Error, ErrorKind, Result};
 
