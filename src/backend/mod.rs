@@ -11,8 +11,11 @@ use crate::contract::{Classification, Digest, ImageName, ObjectEvent, Sequencer}
 
 pub mod error;
 pub mod local;
+mod open;
+pub mod status;
 
 pub use error::{Error, ErrorKind, Result};
+pub use open::open;
 
 /// The parts of one backend. All of them act on the same system; clone freely.
 #[derive(Debug, Clone)]
