@@ -11,3 +11,6 @@ pub mod pipeline;
 pub mod publish;
 
 pub use pipeline::{Settings, Summary, run};
+
+#[cfg(test)]
+mod tests;

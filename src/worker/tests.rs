@@ -1,0 +1,143 @@
+//! The worker on the real local backend, with the embedded model.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Settings, Summary, lease::Leases, run};
+use crate::{
+    backend::{Backend, Upload, local},
+    clock::SystemClock,
+    config::Config,
+    contract::{Digest, ImageName},
+    model::{Bundle, Classifier, Engine, Limits},
+};
+
+struct Fixture {
+    backend: Backend,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(visibility_timeout: Duration, max_receives: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config { data_dir: dir.path().to_owned(), ..Config::load(None, [], &[]).unwrap() };
+        config.queue.visibility_timeout = visibility_timeout;
+        config.queue.max_receives = max_receives;
+        let (backend, _) = local::open(&config, Arc::new(SystemClock)).unwrap();
+        Self { backend, dir }
+    }
+
+    async fn put(&self, name: &str, bytes: &[u8]) -> ImageName {
+        let path = self.dir.path().join("spool").join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let upload = Upload {
+            name: name.parse().unwrap(),
+            path,
+            size: bytes.len() as u64,
+            digest: Digest::of(bytes),
+            media_type: "image/png",
+        };
+        self.backend.images.put(&upload).await.unwrap().image
+    }
+
+    /// Works until the queue is empty.
+    async fn work(&self) -> Summary {
+        let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), 1).unwrap();
+        let settings = Settings {
+            worker: "test".into(),
+            threads: 1,
+            batch: 4,
+            receivers: 2,
+            pixel_budget: 1 << 20,
+            limits: Limits::default(),
+            until_empty: true,
+        };
+        let stop = CancellationToken::new();
+        let running = run(self.backend.clone(), Arc::new(classifier), Arc::new(SystemClock), settings, stop);
+        tokio::time::timeout(Duration::from_secs(120), running).await.unwrap().unwrap()
+    }
+}
+
+fn picture(seed: u8) -> Vec<u8> {
+    let image = image::RgbImage::from_fn(30, 20, |x, y| image::Rgb([seed, (x * 8) as u8, (y * 12) as u8]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// The only file below `images/`.
+fn stored_file(dir: &Path) -> std::path::PathBuf {
+    let mut found = vec![dir.join("images")];
+    while let Some(path) = found.pop() {
+        if path.is_file() {
+            return path;
+        }
+        found.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    panic!("no file is stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_work_is_dropped_and_the_rest_is_done() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    for n in 0..9 {
+        fixture.put(&format!("{n}.png"), &picture(n)).await;
+    }
+    let bad = fixture.put("bad.png", b"this is no picture").await;
+    let foreign = ["hello".to_owned(), "s3://elsewhere/1.png".to_owned(), r#"{"Event":"s3:TestEvent"}"#.to_owned()];
+    fixture.backend.queue.send(&foreign).await.unwrap();
+    assert_eq!(fixture.work().await, Summary { done: 9, failed: 1 });
+    let depth = fixture.backend.queue.depth().await.unwrap();
+    assert_eq!((depth.visible, depth.in_flight, depth.dead), (0, 0, 0));
+    let row = &fixture.backend.results.get(&[bad]).await.unwrap()[0];
+    assert!(row.outcome.error().is_some_and(|e| e.contains("not")), "{row:?}");
+    let good = &fixture.backend.results.get(&["3.png".parse().unwrap()]).await.unwrap()[0];
+    let label = good.outcome.label().unwrap();
+    assert_eq!(fixture.backend.images.tags(&good.image).await.unwrap()["Classification"], label);
+    let output = fixture.backend.images.output(&good.output_key().unwrap()).await.unwrap().unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&output).unwrap()["label"], label);
+    let beats = fixture.backend.results.heartbeats().await.unwrap();
+    assert_eq!((beats[0].done, beats[0].failed, beats[0].draining), (9, 1, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_given_up_and_can_be_redriven() {
+    let fixture = Fixture::new(Duration::from_secs(30), 1);
+    let image = fixture.put("x.png", &picture(1)).await;
+    let file = stored_file(fixture.dir.path());
+    std::fs::rename(&file, file.with_extension("away")).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    fixture.work().await;
+    let row = fixture.backend.results.get(std::slice::from_ref(&image)).await.unwrap().remove(0);
+    assert!(row.outcome.error().is_some_and(|e| e.starts_with("gave up: ")), "{row:?}");
+    assert_eq!(fixture.backend.queue.depth().await.unwrap().dead, 1);
+
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(file.with_extension("away"), &file).unwrap();
+    assert_eq!(fixture.backend.queue.redrive().await.unwrap(), 1);
+    assert_eq!(fixture.work().await, Summary { done: 1, failed: 0 });
+    let row = fixture.backend.results.get(&[image]).await.unwrap().remove(0);
+    assert!(row.outcome.label().is_some(), "{row:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_outlives_the_visibility_timeout_until_it_is_released() {
+    let fixture = Fixture::new(Duration::from_secs(1), 10);
+    fixture.put("x.png", &picture(1)).await;
+    let queue = Arc::clone(&fixture.backend.queue);
+    let message = queue.receive(10, Duration::from_secs(1)).await.unwrap().remove(0);
+    let leases = Arc::new(Leases::new(Arc::clone(&queue)));
+    leases.take([&message.receipt], Instant::now());
+    let stop = CancellationToken::new();
+    let (keeper, stopped) = (Arc::clone(&leases), stop.clone());
+    let keeping = tokio::spawn(async move { keeper.keep(stopped).await });
+    // Three time-outs long nobody else gets it.
+    assert!(queue.receive(10, Duration::from_secs(3)).await.unwrap().is_empty());
+    leases.release(&message.receipt, Duration::ZERO).await;
+    let again = queue.receive(10, Duration::from_secs(5)).await.unwrap().remove(0);
+    assert_eq!((again.id, again.receive_count), (message.id, 2));
+    stop.cancel();
+    keeping.await.unwrap();
+}
