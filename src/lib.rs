@@ -8,3 +8,4 @@ pub mod config;
 pub mod contract;
 pub mod model;
 pub mod scaling;
+pub mod web;
