@@ -279,7 +279,7 @@ fn not_an_image(error: FormatError) -> Error {
 }
 
 /// `32 MiB`, `0.5 KiB`: for people.
-fn readable(bytes: u64) -> String {
+pub(crate) fn readable(bytes: u64) -> String {
     let (unit, name) = if bytes >= 1 << 20 { (1 << 20, "MiB") } else { (1 << 10, "KiB") };
     let tenths = bytes * 10 / unit;
     match tenths % 10 {
