@@ -383,6 +383,7 @@ impl Config {
                 "web.listen is not a loopback address, so anybody could use the service; set a token (--token or IMGCLS_WEB_TOKEN), or say --open",
             );
         }
+        self.scaling.check().map_err(|error| ConfigError::Invalid(error.to_string()))?;
         if self.backend == BackendKind::Aws {
             for (key, value) in [
                 ("aws.bucket", &self.aws.bucket),

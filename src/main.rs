@@ -1,3 +1,75 @@
-//! The command line.
+//! The command line's entry: parse, configure, log, dispatch, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use imgcls::{
+    cli::{Cli, Command},
+    config::{Config, ConfigError},
+    roles, telemetry,
+};
+
+/// Bad usage or configuration.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("imgcls: {error:#}");
+            let usage = error.downcast_ref::<ConfigError>().is_some();
+            ExitCode::from(if usage { USAGE } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { global, command } = cli;
+    let mut flags = global.overrides();
+    match &command {
+        Command::Serve(args) => flags.extend(args.overrides()),
+        Command::Work(args) => flags.extend(args.overrides()),
+        _ => {}
+    }
+    match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "imgcls", &mut std::io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let config = Config::load(global.config.as_deref(), utf8_environment(), &flags)?;
+    telemetry::start(config.log_format);
+    match command {
+        Command::Classify(args) => roles::classify::run(args, &config),
+        Command::Serve(args) => in_runtime(roles::serve::run(args, config, &global)),
+        Command::Work(args) => in_runtime(roles::work::run(args, config)),
+        Command::Scale(args) => in_runtime(roles::scale::run(args, config)),
+        Command::Reset(args) => in_runtime(roles::reset::run(args, config)),
+        Command::Status(args) => in_runtime(roles::status::run(args, config)),
+        Command::Queue(args) => in_runtime(roles::queue::run(args, config)),
+        Command::Config => roles::config::run(&config),
+        Command::Completions { .. } | Command::Man => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn in_runtime(role: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(role)
+}
+
+/// The variables that are text; others cannot be ours.
+fn utf8_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,1 +1,5 @@
+//! The integration tests: they drive the real binary. One test binary, since each would link the embedded weights again.
 
+mod cli;
+mod service;
+mod support;

@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{Classification, Digest, ImageName, ObjectEvent, Sequencer};
 
 pub mod error;
+pub mod local;
+mod open;
+pub mod status;
 
 pub use error::{Error, ErrorKind, Result};
+pub use open::open;
 
 /// The parts of one backend. All of them act on the same system; clone freely.
 #[derive(Debug, Clone)]
@@ -168,6 +172,12 @@ pub trait Queue: Send + Sync + Debug {
 
     /// After how many receives a message is a dead letter; `None` without a dead-letter queue.
     fn max_receives(&self) -> Option<u32>;
+
+    /// How long a receive that finds nothing should wait: as long as the queue allows where calls cost money, shorter where a stop
+    /// should be quick. At most 20 s.
+    fn long_poll(&self) -> Duration {
+        Duration::from_secs(20)
+    }
 
     /// Sends messages, any number.
     async fn send(&self, bodies: &[String]) -> Result<()>;

@@ -1,5 +1,9 @@
-//! Scaling of the app tier: the policy, what carries it out, and its simulation.
+//! Scaling of the app tier: the rules, the decision, what carries it out, and its simulation.
 
+pub mod controller;
+pub mod decide;
 pub mod policy;
 
-pub use policy::Rules;
+pub use controller::{Outcome, TickError, tick};
+pub use decide::{Decision, History, Observation, decide};
+pub use policy::{Policy, Rules, RulesError, Step};

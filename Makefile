@@ -1,0 +1,29 @@
+# Two commands matter: `make run` and `make test`. Both install what they need, given Rust, Python 3, make and a C compiler.
+
+CARGO ?= cargo
+
+.PHONY: help run test lint build dist install-lint
+
+help: ## What there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data
+	$(CARGO) run --release --locked -- serve
+
+test: ## All tests
+	$(CARGO) test --locked
+
+lint: install-lint ## Formatting, clippy, documentation, licences and sources of dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) deny check bans licenses sources
+
+install-lint:
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny --version ^0.18
+
+build: ## The binary, in target/release
+	$(CARGO) build --release --locked
+
+dist: ## The binary as it is shipped: static, optimised as a whole
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --locked --target x86_64-unknown-linux-gnu

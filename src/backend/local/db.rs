@@ -1,0 +1,253 @@
+//! Access to the SQLite file: one thread writes, a few connections read.
+//!
+//! Whatever writes wait go into one transaction (group commit), each in a savepoint of its own, so that one that fails spoils
+//! no other. A write is answered after its transaction is on disk.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::schema;
+use crate::backend::{Error, ErrorKind, Result};
+
+/// The time between two transactions of one process, in which another finds its turn.
+pub(super) const WRITE_GAP: Duration = Duration::from_millis(1);
+
+/// Most writes that wait; more wait to be queued.
+const MAX_QUEUED: usize = 1024;
+
+/// Most writes in one transaction.
+const MAX_BATCH: usize = 512;
+
+/// Connections for reading.
+const READERS: usize = 4;
+
+/// Handle to the file. Its threads end when it is dropped.
+#[derive(Debug)]
+pub(super) struct Db {
+    writes: mpsc::Sender<Box<dyn Write>>,
+    readers: Readers,
+}
+
+#[derive(Debug)]
+struct Readers {
+    path: PathBuf,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Db {
+    /// Opens the file, creating it if it is not there.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let connection = schema::open_writer(path)?;
+        let (writes, waiting) = mpsc::channel(MAX_QUEUED);
+        std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || run_writer(&connection, waiting))?;
+        let readers =
+            Readers { path: path.to_owned(), idle: Arc::default(), permits: Arc::new(Semaphore::new(READERS)) };
+        Ok(Self { writes, readers })
+    }
+
+    /// Runs `work` in a write transaction. It is not run if the caller has gone before its turn.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let gone = || Error::new(ErrorKind::Transient, "the writer of the data directory has ended");
+        let (reply, answer) = oneshot::channel();
+        let task = Task { work: Some(work), outcome: None, reply };
+        self.writes.send(Box::new(task)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Runs `work` in a read transaction, which sees one state of the file.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = Arc::clone(&self.readers.permits).acquire_owned().await;
+        let (path, idle) = (self.readers.path.clone(), Arc::clone(&self.readers.idle));
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let pooled = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let db = pooled.map_or_else(|| schema::open_reader(&path), Ok)?;
+            let snapshot = db.unchecked_transaction()?;
+            let outcome = work(&snapshot);
+            snapshot.finish()?;
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(db);
+            outcome
+        });
+        task.await.map_err(|e| Error::new(ErrorKind::Transient, "reading the database").because(e))?
+    }
+}
+
+/// A write that waits for its turn.
+trait Write: Send {
+    /// Does the work and keeps the outcome. False if it failed, so that its changes are taken back.
+    fn run(&mut self, db: &Connection) -> bool;
+
+    /// Answers the caller; `failure` is what befell the transaction.
+    fn answer(self: Box<Self>, failure: Option<&Error>);
+}
+
+struct Task<T, F> {
+    work: Option<F>,
+    outcome: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Task<T, F> {
+    fn run(&mut self, db: &Connection) -> bool {
+        if self.reply.is_closed() {
+            return false;
+        }
+        self.outcome = self.work.take().map(|work| work(db));
+        matches!(self.outcome, Some(Ok(_)))
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&Error>) {
+        let outcome = match (self.outcome, failure) {
+            // Its own error tells more than what followed from it.
+            (Some(Err(error)), _) => Err(error),
+            (_, Some(failure)) => Err(Error::new(failure.kind(), failure.to_string())),
+            (Some(Ok(value)), None) => Ok(value),
+            (None, None) => return,
+        };
+        // A caller that has gone needs no answer.
+        drop(self.reply.send(outcome));
+    }
+}
+
+fn run_writer(db: &Connection, mut waiting: mpsc::Receiver<Box<dyn Write>>) {
+    let mut batch = Vec::new();
+    let mut last_commit: Option<Instant> = None;
+    while waiting.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
+        let since = last_commit.map_or(WRITE_GAP, |at| at.elapsed());
+        std::thread::sleep(WRITE_GAP.saturating_sub(since));
+        // What came meanwhile goes along.
+        while batch.len() < MAX_BATCH
+            && let Ok(more) = waiting.try_recv()
+        {
+            batch.push(more);
+        }
+        while !batch.is_empty() {
+            let (done, failure) = transact(db, &mut batch);
+            for write in done {
+                write.answer(failure.as_ref());
+            }
+        }
+        last_commit = Some(Instant::now());
+    }
+}
+
+/// Runs the batch in one transaction. Answers those that were run and, if they are not stored, why; what is left in `batch` was
+/// not run, because an error such as a full disk ended the transaction early.
+fn transact(db: &Connection, batch: &mut Vec<Box<dyn Write>>) -> (Vec<Box<dyn Write>>, Option<Error>) {
+    if let Err(error) = statement(db, "BEGIN IMMEDIATE") {
+        return (std::mem::take(batch), Some(error));
+    }
+    let mut ran = 0;
+    let mut failure = None;
+    for write in batch.iter_mut() {
+        ran += 1;
+        failure = in_savepoint(db, write.as_mut()).err();
+        if failure.is_none() && db.is_autocommit() {
+            failure = Some(Error::new(ErrorKind::Transient, "the database took the transaction back; try again"));
+        }
+        if failure.is_some() {
+            break;
+        }
+    }
+    if failure.is_none() {
+        failure = statement(db, "COMMIT").err();
+    }
+    if failure.is_some()
+        && !db.is_autocommit()
+        && let Err(error) = statement(db, "ROLLBACK")
+    {
+        tracing::error!(%error, "cannot roll a transaction back");
+    }
+    (batch.drain(..ran).collect(), failure)
+}
+
+fn in_savepoint(db: &Connection, write: &mut dyn Write) -> Result<()> {
+    statement(db, "SAVEPOINT one")?;
+    let keep = write.run(db);
+    if db.is_autocommit() {
+        return Ok(());
+    }
+    if !keep {
+        statement(db, "ROLLBACK TO one")?;
+    }
+    statement(db, "RELEASE one")
+}
+
+fn statement(db: &Connection, sql: &'static str) -> Result<()> {
+    db.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(db: &Connection, key: &str, bytes: usize) -> Result<()> {
+        db.execute("INSERT INTO outputs VALUES (?1, zeroblob(?2))", (key, i64::try_from(bytes).unwrap()))?;
+        Ok(())
+    }
+
+    async fn keys(db: &Db) -> Vec<String> {
+        db.read(|db| {
+            let mut statement = db.prepare("SELECT key FROM outputs ORDER BY key")?;
+            let keys = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            Ok(keys)
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_that_fails_spoils_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("db")).unwrap();
+        let bad = db.write(|db| {
+            insert(db, "half", 1)?;
+            Err::<(), _>(Error::new(ErrorKind::NotFound, "no"))
+        });
+        let (a, bad, b) = tokio::join!(db.write(|db| insert(db, "a", 1)), bad, db.write(|db| insert(db, "b", 1)));
+        a.unwrap();
+        b.unwrap();
+        assert_eq!(bad.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(keys(&db).await, ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_fails_writes_and_the_store_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("db")).unwrap();
+        db.write(|db| {
+            let pages: i64 = db.pragma_query_value(None, "page_count", |row| row.get(0))?;
+            db.pragma_update(None, "max_page_count", pages + 3)?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+        let (small, large) = tokio::join!(db.write(|db| insert(db, "a", 1)), db.write(|db| insert(db, "b", 1 << 20)));
+        assert_eq!(large.unwrap_err().kind(), ErrorKind::Full);
+        // It may have shared the transaction that was taken back; then it was told.
+        assert_eq!(keys(&db).await, if small.is_ok() { vec!["a"] } else { vec![] });
+        db.write(|db| insert(db, "c", 1)).await.unwrap();
+        assert!(keys(&db).await.contains(&"c".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn readers_cannot_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("db")).unwrap();
+        assert!(db.read(|db| insert(db, "a", 1)).await.is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! The image files: under random ids, never under names that users gave.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use crate::backend::{Error, ErrorKind, Result};
+
+/// Files in the data directory.
+const IMAGES: &str = "images";
+const SPOOL: &str = "spool";
+const LOCK: &str = "server.lock";
+
+/// The directories of one data directory.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    root: PathBuf,
+}
+
+/// Held by the one server of a data directory; released when dropped or when the process ends.
+#[derive(Debug)]
+pub struct ServerLock {
+    _file: File,
+    since: SystemTime,
+}
+
+impl ServerLock {
+    /// When it was taken, by the file system's time.
+    pub(super) fn since(&self) -> SystemTime {
+        self.since
+    }
+}
+
+/// A file that is in its place and not yet recorded: removed when dropped, unless it is kept.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) id: String,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Placed {
+    /// Leaves the file where it is.
+    pub(super) fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        if !self.kept {
+            remove(&self.path);
+        }
+    }
+}
+
+impl Files {
+    /// Creates the directories under `root`.
+    pub(super) fn create(root: &Path) -> Result<Self> {
+        let files = Self { root: root.to_owned() };
+        let images = root.join(IMAGES);
+        fs::create_dir_all(root.join(SPOOL)).map_err(|e| Error::from(e).of(root))?;
+        // The last one is there when all are.
+        if !images.join("ff").is_dir() {
+            for first in 0..=255_u8 {
+                fs::create_dir_all(images.join(format!("{first:02x}")))?;
+            }
+            sync_dir(&images)?;
+            sync_dir(root)?;
+        }
+        Ok(files)
+    }
+
+    /// Where uploads in progress are written.
+    pub(super) fn spool(&self) -> PathBuf {
+        self.root.join(SPOOL)
+    }
+
+    /// The file with this id.
+    pub(super) fn path(&self, id: &str) -> PathBuf {
+        let shard = id.get(..2).unwrap_or("00");
+        self.root.join(IMAGES).join(shard).join(id)
+    }
+
+    /// Moves a spooled file into its place; name and bytes are on disk when this returns.
+    pub(super) fn place(&self, spooled: &Path) -> Result<Placed> {
+        let id = hex::encode(rand::random::<[u8; 16]>());
+        let path = self.path(&id);
+        let told = |e: io::Error| Error::from(e).of(spooled);
+        File::open(spooled).and_then(|file| file.sync_data()).map_err(told)?;
+        fs::rename(spooled, &path).map_err(told)?;
+        let placed = Placed { id, path, kept: false };
+        if let Some(dir) = placed.path.parent() {
+            sync_dir(dir)?;
+        }
+        Ok(placed)
+    }
+
+    /// Removes the file with this id, if it is there.
+    pub(super) fn remove(&self, id: &str) {
+        remove(&self.path(id));
+    }
+
+    /// Takes the server's lock.
+    pub(super) fn lock_server(&self) -> Result<ServerLock> {
+        let path = self.root.join(LOCK);
+        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "another imgcls serve uses the data directory {}; stop it or choose another --data-dir",
+                    self.root.display()
+                ),
+            ),
+            TryLockError::Error(error) => Error::from(error).of(&path),
+        })?;
+        // The file system's own time, to compare with that of other files.
+        file.set_len(0)?;
+        file.set_modified(SystemTime::now())?;
+        let since = file.metadata()?.modified()?;
+        Ok(ServerLock { _file: file, since })
+    }
+
+    /// Removes uploads that a former server left half done, and image files that `is_known` does not know. Files that came after
+    /// `since` are left alone. Answers how many files went.
+    pub(super) fn sweep(&self, since: SystemTime, mut is_known: impl FnMut(&str) -> Result<bool>) -> Result<u64> {
+        let mut removed = 0;
+        let is_old =
+            |entry: &fs::DirEntry| entry.metadata().and_then(|m| m.modified()).is_ok_and(|modified| modified < since);
+        for entry in fs::read_dir(self.spool())?.flatten().filter(is_old) {
+            removed += u64::from(remove(&entry.path()));
+        }
+        for shard in fs::read_dir(self.root.join(IMAGES))?.flatten() {
+            for entry in fs::read_dir(shard.path())?.flatten() {
+                let name = entry.file_name();
+                if is_old(&entry) && !is_known(&name.to_string_lossy())? {
+                    removed += u64::from(remove(&entry.path()));
+                }
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Best effort: what cannot be removed is swept later. True if it went.
+fn remove(path: &Path) -> bool {
+    match fs::remove_file(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a file; it is removed at the next start");
+            false
+        }
+    }
+}
+
+/// Makes the names in a directory durable.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::create(dir.path()).unwrap();
+        let lock = files.lock_server().unwrap();
+        let error = files.lock_server().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert!(error.to_string().contains("another imgcls serve"), "{error}");
+        drop(lock);
+        files.lock_server().unwrap();
+    }
+
+    #[test]
+    fn what_nobody_knows_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::create(dir.path()).unwrap();
+        let spool = |name: &str| {
+            let path = files.spool().join(name);
+            fs::write(&path, name).unwrap();
+            path
+        };
+        let mut known = files.place(&spool("known")).unwrap();
+        known.keep();
+        let mut orphan = files.place(&spool("orphan")).unwrap();
+        orphan.keep();
+        let dropped = files.place(&spool("dropped")).unwrap();
+        let dropped_path = files.path(&dropped.id);
+        drop(dropped);
+        assert!(!dropped_path.exists());
+        let half = spool("half");
+        let past = SystemTime::now() - std::time::Duration::from_secs(5);
+        for path in [&half, &files.path(&known.id), &files.path(&orphan.id)] {
+            File::options().write(true).open(path).unwrap().set_modified(past).unwrap();
+        }
+        let lock = files.lock_server().unwrap();
+        let future = SystemTime::now() + std::time::Duration::from_secs(5);
+        let fresh = spool("fresh");
+        File::options().write(true).open(&fresh).unwrap().set_modified(future).unwrap();
+        assert_eq!(files.sweep(lock.since(), |id| Ok(id == known.id)).unwrap(), 2);
+        assert!(files.path(&known.id).exists() && fresh.exists());
+        assert!(!files.path(&orphan.id).exists() && !half.exists());
+    }
+}

@@ -1,0 +1,70 @@
+//! The fleet as everybody sees it: what is desired, and what the supervisor last observed.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Store, results::read_beats};
+use crate::backend::{Fleet, FleetState, Heartbeat, Result, SetDesired};
+
+/// The supervisor writes what it sees at least every second; an observation older than this is nobody's.
+const OBSERVED: Duration = Duration::from_secs(5);
+
+/// Worker processes by what they do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Observed {
+    /// They run and were heard of.
+    pub(super) running: u32,
+    /// They run and were not heard of yet.
+    pub(super) pending: u32,
+    /// They were told to stop.
+    pub(super) terminating: u32,
+}
+
+#[async_trait]
+impl Fleet for Store {
+    async fn observe(&self) -> Result<FleetState> {
+        let (min, max, now) = (self.fleet.min, self.fleet.max, self.clock.now_ms());
+        self.db
+            .read(move |db| {
+                let mut beats = read_beats(db, i64::MAX)?;
+                beats.retain(|beat| beat.is_alive(now));
+                let count = |is: &dyn Fn(&Heartbeat) -> bool| {
+                    u32::try_from(beats.iter().filter(|b| is(b)).count()).unwrap_or(u32::MAX)
+                };
+                let mut find =
+                    db.prepare_cached("SELECT desired, running, pending, terminating, observed_at FROM fleet")?;
+                let (desired, observed, at) = find.query_row([], |row| {
+                    let observed = Observed { running: row.get(1)?, pending: row.get(2)?, terminating: row.get(3)? };
+                    Ok((row.get::<_, Option<u32>>(0)?, observed, row.get::<_, i64>(4)?))
+                })?;
+                // Without a supervisor, those that were started by hand are the fleet.
+                let is_supervised = u128::from((now - at).unsigned_abs()) < OBSERVED.as_millis();
+                let observed = if is_supervised {
+                    observed
+                } else {
+                    Observed { running: count(&|b| !b.draining), pending: 0, terminating: count(&|b| b.draining) }
+                };
+                Ok(FleetState {
+                    min,
+                    max,
+                    desired: desired.unwrap_or(min).clamp(min, max),
+                    in_service: observed.running,
+                    pending: observed.pending,
+                    terminating: observed.terminating,
+                    protected: count(&|b| !b.draining && b.in_flight > 0).min(observed.running),
+                })
+            })
+            .await
+    }
+
+    async fn set_desired(&self, desired: u32) -> Result<SetDesired> {
+        let desired = desired.clamp(self.fleet.min, self.fleet.max);
+        self.db
+            .write(move |db| {
+                db.prepare_cached("UPDATE fleet SET desired = ?1")?.execute([desired])?;
+                Ok(SetDesired::Accepted)
+            })
+            .await
+    }
+}

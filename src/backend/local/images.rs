@@ -1,0 +1,236 @@
+//! Images: a record in the database, the bytes in a file. A new record and its message are one transaction.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rusqlite::{Connection, OptionalExtension};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Store, queue};
+use crate::{
+    backend::{Error, ErrorKind, Images, Put, Result, StoredImage, Upload},
+    contract::{Digest, ImageName, ObjectEvent, Sequencer},
+};
+
+/// The bucket that local events name.
+const BUCKET: &str = "local";
+
+/// All but RFC 3986's unreserved characters.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+#[async_trait]
+impl Images for Store {
+    fn location(&self, image: &ImageName) -> String {
+        format!("/images/{}", utf8_percent_encode(image.as_str(), ESCAPED))
+    }
+
+    fn image_of(&self, event: &ObjectEvent) -> Option<ImageName> {
+        (event.bucket == BUCKET).then(|| event.key.parse().ok()).flatten()
+    }
+
+    fn event_for(&self, image: &ImageName) -> ObjectEvent {
+        ObjectEvent { bucket: BUCKET.to_owned(), key: image.as_str().to_owned(), sequencer: None, time: None }
+    }
+
+    async fn put(&self, upload: &Upload) -> Result<Put> {
+        let (name, digest, size) = (upload.name.clone(), upload.digest, upload.size);
+        // Bytes that are known need no place on the disk.
+        let known = self.db.read(move |db| choose_name(db, &name, &digest)).await?;
+        if let (image, false) = known {
+            return Ok(Put { image, created: false });
+        }
+        let permit = Arc::clone(&self.syncs).acquire_owned().await;
+        let (files, path, name) = (self.files.clone(), upload.path.clone(), upload.name.clone());
+        let mut placed = self
+            .blocking(move || {
+                let _permit = permit;
+                files.place(&path)
+            })
+            .await?;
+        let now = self.clock.now_ms();
+        let put = self
+            .db
+            .write(move |db| {
+                let (image, is_free) = choose_name(db, &name, &digest)?;
+                if is_free {
+                    record(db, &image, &digest, size, &placed.id, now)?;
+                    placed.keep();
+                }
+                Ok(Put { image, created: is_free })
+            })
+            .await?;
+        if put.created {
+            self.arrived.notify_waiters();
+        }
+        Ok(put)
+    }
+
+    async fn get(&self, image: &ImageName, max_bytes: u64) -> Result<StoredImage> {
+        let name = image.clone();
+        let (file, size, sequencer) = self
+            .db
+            .read(move |db| {
+                let mut find = db.prepare_cached("SELECT file, size, sequencer FROM images WHERE name = ?1")?;
+                let row = find
+                    .query_row([name.as_str()], |row| {
+                        Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?, row.get::<_, u64>(2)?))
+                    })
+                    .optional()?;
+                row.ok_or_else(|| missing(&name))
+            })
+            .await?;
+        if size > max_bytes {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("image {image} has {size} bytes, more than the limit of {max_bytes}"),
+            ));
+        }
+        let path = self.files.path(&file);
+        let bytes = self.blocking(move || Ok(std::fs::read(path)?)).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => missing(image),
+            _ => error,
+        })?;
+        Ok(StoredImage { bytes, sequencer: Some(Sequencer::from_counter(sequencer)) })
+    }
+
+    async fn exists(&self, image: &ImageName) -> Result<bool> {
+        let name = image.clone();
+        self.db
+            .read(move |db| Ok(db.prepare_cached("SELECT 1 FROM images WHERE name = ?1")?.exists([name.as_str()])?))
+            .await
+    }
+
+    async fn list(&self, after: Option<&ImageName>, limit: usize) -> Result<Vec<ImageName>> {
+        // Every name is longer than nothing.
+        let after = after.map_or_else(String::new, |name| name.as_str().to_owned());
+        self.db
+            .read(move |db| {
+                let mut page = db.prepare_cached("SELECT name FROM images WHERE name > ?1 ORDER BY name LIMIT ?2")?;
+                let names = page.query_map((after, limit as i64), |row| row.get::<_, String>(0))?;
+                names.map(|name| stored_name(name?)).collect()
+            })
+            .await
+    }
+
+    async fn set_tags(&self, image: &ImageName, tags: &[(&'static str, String)]) -> Result<()> {
+        let (name, new) = (image.clone(), tags.to_vec());
+        self.db
+            .write(move |db| {
+                let mut tags = read_tags(db, &name)?;
+                tags.extend(new.into_iter().map(|(key, value)| (key.to_owned(), value)));
+                let json = serde_json::to_string(&tags).map_err(|e| corrupt("tags").because(e))?;
+                db.prepare_cached("UPDATE images SET tags = ?2 WHERE name = ?1")?.execute((name.as_str(), json))?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn tags(&self, image: &ImageName) -> Result<BTreeMap<String, String>> {
+        let name = image.clone();
+        self.db.read(move |db| read_tags(db, &name)).await
+    }
+
+    async fn delete(&self, image: &ImageName) -> Result<bool> {
+        let name = image.clone();
+        let file: Option<String> = self
+            .db
+            .write(move |db| {
+                let mut delete = db.prepare_cached("DELETE FROM images WHERE name = ?1 RETURNING file")?;
+                Ok(delete.query_row([name.as_str()], |row| row.get(0)).optional()?)
+            })
+            .await?;
+        let Some(file) = file else { return Ok(false) };
+        let files = self.files.clone();
+        self.blocking(move || {
+            files.remove(&file);
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn put_output(&self, key: &str, body: Vec<u8>) -> Result<()> {
+        let key = key.to_owned();
+        self.db
+            .write(move |db| {
+                db.prepare_cached("INSERT OR REPLACE INTO outputs (key, body) VALUES (?1, ?2)")?
+                    .execute((key, body))?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn output(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let key = key.to_owned();
+        self.db
+            .read(move |db| {
+                let mut find = db.prepare_cached("SELECT body FROM outputs WHERE key = ?1")?;
+                Ok(find.query_row([key], |row| row.get(0)).optional()?)
+            })
+            .await
+    }
+
+    async fn delete_output(&self, key: &str) -> Result<()> {
+        let key = key.to_owned();
+        self.db
+            .write(move |db| {
+                db.prepare_cached("DELETE FROM outputs WHERE key = ?1")?.execute([key])?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// The first of the name's candidates that is free (true) or holds the same bytes (false).
+fn choose_name(db: &Connection, name: &ImageName, digest: &Digest) -> Result<(ImageName, bool)> {
+    let mut find = db.prepare_cached("SELECT digest FROM images WHERE name = ?1")?;
+    for candidate in name.candidates(digest) {
+        match find.query_row([candidate.as_str()], |row| row.get::<_, [u8; 32]>(0)).optional()? {
+            None => return Ok((candidate, true)),
+            Some(stored) if stored == digest.0 => return Ok((candidate, false)),
+            Some(_) => {}
+        }
+    }
+    Err(Error::new(ErrorKind::Refused, format!("every name for {name} is taken by other bytes; rename the file")))
+}
+
+/// Writes the record of a new image and the message that asks for its classification.
+fn record(db: &Connection, image: &ImageName, digest: &Digest, size: u64, file: &str, now_ms: i64) -> Result<()> {
+    let sequencer: u64 = db
+        .prepare_cached("UPDATE counters SET value = value + 1 WHERE name = 'sequencer' RETURNING value")?
+        .query_row([], |row| row.get(0))?;
+    db.prepare_cached(
+        "INSERT INTO images (name, digest, size, file, sequencer, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute((image.as_str(), digest.0, size, file, sequencer, now_ms))?;
+    let event = ObjectEvent {
+        bucket: BUCKET.to_owned(),
+        key: image.as_str().to_owned(),
+        sequencer: Some(Sequencer::from_counter(sequencer)),
+        time: OffsetDateTime::from_unix_timestamp_nanos(i128::from(now_ms) * 1_000_000)
+            .ok()
+            .and_then(|at| at.format(&Rfc3339).ok()),
+    };
+    queue::insert(db, &event.to_body(), now_ms)
+}
+
+fn read_tags(db: &Connection, name: &ImageName) -> Result<BTreeMap<String, String>> {
+    let mut find = db.prepare_cached("SELECT tags FROM images WHERE name = ?1")?;
+    let json = find.query_row([name.as_str()], |row| row.get::<_, String>(0)).optional()?;
+    let json = json.ok_or_else(|| missing(name))?;
+    serde_json::from_str(&json).map_err(|e| corrupt("tags").because(e))
+}
+
+fn missing(image: &ImageName) -> Error {
+    Error::new(ErrorKind::NotFound, format!("image {image} is not stored"))
+}
+
+/// An error about something in the database that this program did not write so.
+pub(super) fn corrupt(what: &str) -> Error {
+    Error::new(ErrorKind::Refused, format!("the database holds malformed {what}"))
+}
+
+/// A name that comes from the database.
+pub(super) fn stored_name(name: String) -> Result<ImageName> {
+    name.parse().map_err(|e| corrupt("names").because(e))
+}

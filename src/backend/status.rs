@@ -1,0 +1,141 @@
+//! The system's status: queue, fleet, results, workers and throughput, as `imgcls status` and `/api/status` show it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Backend, Depth, FleetState, Heartbeat, Result, Totals};
+
+/// The status, in the shape of `GET /api/status`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// `local` or `aws`.
+    pub backend: &'static str,
+    /// The model's name.
+    pub model: String,
+    /// How many messages there are.
+    pub queue: Depth,
+    /// The app tier.
+    pub fleet: FleetStatus,
+    /// How many rows there are.
+    pub results: Totals,
+    /// Images in the last whole minute and the running one, per minute.
+    pub images_per_minute: f64,
+    /// Workers heard of lately.
+    pub workers: Vec<Heartbeat>,
+    /// Images by label, over all workers.
+    pub labels: BTreeMap<String, u64>,
+}
+
+/// The app tier in few numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FleetStatus {
+    /// Desired capacity.
+    pub desired: u32,
+    /// Workers that run.
+    pub running: u32,
+    /// Workers that hold messages.
+    pub busy: u32,
+    /// Smallest and largest capacity, workers that start and stop.
+    #[serde(flatten)]
+    pub state: FleetRest,
+}
+
+/// What else the manager knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FleetRest {
+    /// Smallest allowed capacity.
+    pub min: u32,
+    /// Largest allowed capacity.
+    pub max: u32,
+    /// Workers that start.
+    pub pending: u32,
+    /// Workers that stop.
+    pub terminating: u32,
+}
+
+/// Reads the status of `backend`, which runs `model`, at `now_ms`.
+///
+/// # Errors
+/// The first store's that cannot be read.
+pub async fn read(backend: &Backend, model: &str, now_ms: i64) -> Result<Status> {
+    let (queue, fleet, results, beats) = tokio::try_join!(
+        backend.queue.depth(),
+        backend.fleet.observe(),
+        backend.results.totals(),
+        backend.results.heartbeats(),
+    )?;
+    Ok(summarise(backend.name, model, queue, fleet, results, beats, now_ms))
+}
+
+fn summarise(
+    backend: &'static str,
+    model: &str,
+    queue: Depth,
+    fleet: FleetState,
+    results: Totals,
+    beats: Vec<Heartbeat>,
+    now_ms: i64,
+) -> Status {
+    let mut labels = BTreeMap::new();
+    for (label, count) in beats.iter().flat_map(|beat| &beat.labels) {
+        *labels.entry(label.clone()).or_default() += count;
+    }
+    let images_per_minute = rate(&beats, now_ms);
+    let mut workers: Vec<Heartbeat> = beats.into_iter().filter(|beat| beat.is_alive(now_ms)).collect();
+    workers.sort_by(|a, b| a.worker.cmp(&b.worker));
+    let busy = workers.iter().filter(|worker| worker.in_flight > 0).count();
+    let FleetState { min, max, desired, in_service, pending, terminating, .. } = fleet;
+    Status {
+        backend,
+        model: model.to_owned(),
+        queue,
+        fleet: FleetStatus {
+            desired,
+            running: in_service,
+            busy: u32::try_from(busy).unwrap_or(u32::MAX),
+            state: FleetRest { min, max, pending, terminating },
+        },
+        results,
+        images_per_minute,
+        workers,
+        labels,
+    }
+}
+
+/// Images per minute over the last whole minute and what there is of this one.
+fn rate(beats: &[Heartbeat], now_ms: i64) -> f64 {
+    let minute = now_ms.div_euclid(60_000);
+    let images: u64 = beats.iter().flat_map(|beat| beat.minutes.range(minute - 1..=minute)).map(|(_, n)| n).sum();
+    let minutes = 1.0 + now_ms.rem_euclid(60_000) as f64 / 60_000.0;
+    images as f64 / minutes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_summed_up_and_the_dead_left_out() {
+        let beat = |worker: &str, seen_at_ms, in_flight| Heartbeat {
+            worker: worker.into(),
+            seen_at_ms,
+            in_flight,
+            done: 30,
+            minutes: BTreeMap::from([(0, 5), (1, 20), (2, 10)]),
+            labels: BTreeMap::from([("cat".into(), 30)]),
+            ..Heartbeat::default()
+        };
+        let now_ms = 2 * 60_000 + 30_000;
+        let beats = vec![beat("b", now_ms - 1000, 0), beat("a", now_ms - 2000, 3), beat("gone", now_ms - 60_000, 9)];
+        let fleet = FleetState { min: 1, max: 4, desired: 2, in_service: 2, ..FleetState::default() };
+        let status = summarise("local", "m", Depth::default(), fleet, Totals::default(), beats, now_ms);
+        assert_eq!(status.workers.iter().map(|w| w.worker.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!((status.fleet.busy, status.fleet.running), (1, 2));
+        assert_eq!(status.labels["cat"], 90);
+        assert!((status.images_per_minute - 60.0).abs() < 1e-9, "{}", status.images_per_minute);
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["fleet"]["desired"], 2);
+        assert_eq!(json["queue"]["in_flight"], 0);
+    }
+}

@@ -1,0 +1,12 @@
+//! The roles and tools: each builds its parts from the configuration and runs them.
+
+pub mod classify;
+pub mod config;
+pub mod queue;
+pub mod reset;
+pub mod scale;
+pub mod serve;
+pub mod status;
+pub mod work;
+
+mod signals;

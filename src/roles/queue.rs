@@ -1,0 +1,94 @@
+//! `imgcls queue`: looks into the queue, and deals with dead letters.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+
+use crate::{
+    backend,
+    clock::SystemClock,
+    config::Config,
+    contract::event,
+    web::{Which, requeue},
+};
+
+/// Flags of `imgcls queue`.
+#[derive(Debug, Args)]
+pub struct QueueArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Shows waiting messages without taking them.
+    Peek {
+        /// Most messages.
+        #[arg(long, default_value_t = 10, value_name = "N")]
+        limit: usize,
+    },
+    /// Lists the dead letters: messages that were received too often.
+    Dead {
+        /// Most messages.
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        limit: usize,
+    },
+    /// Moves all dead letters back to the queue.
+    Redrive,
+    /// Deletes all dead letters.
+    Drop {
+        /// Do not ask for a terminal; deleted messages cannot be brought back.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Has stored images classified again.
+    Requeue {
+        /// Which images.
+        #[arg(value_enum)]
+        which: Which,
+    },
+}
+
+/// Runs one action on the queue.
+///
+/// # Errors
+/// What the backend says.
+pub async fn run(args: QueueArgs, config: Config) -> anyhow::Result<ExitCode> {
+    let backend = backend::open(&config, Arc::new(SystemClock)).await?;
+    let mut out = std::io::stdout().lock();
+    match args.action {
+        Action::Peek { limit } => {
+            for message in backend.queue.peek(limit).await? {
+                writeln!(out, "{}  received {} times  {}", message.id, message.receive_count, subject(&message.body))?;
+            }
+        }
+        Action::Dead { limit } => {
+            for letter in backend.queue.dead(limit).await? {
+                writeln!(out, "{}  received {} times  {}", letter.id, letter.receive_count, subject(&letter.body))?;
+            }
+        }
+        Action::Redrive => writeln!(out, "moved {} dead letters back", backend.queue.redrive().await?)?,
+        Action::Drop { yes } => {
+            if !yes && !std::io::stdin().is_terminal() {
+                bail!("dropping dead letters cannot be undone; say --yes");
+            }
+            writeln!(out, "deleted {} dead letters", backend.queue.drop_dead().await?)?;
+        }
+        Action::Requeue { which } => writeln!(out, "requeued {} images", requeue(&backend, which).await?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a message is about, in few words.
+fn subject(body: &str) -> String {
+    match event::parse(body) {
+        Ok(events) if events.is_empty() => "no created object".to_owned(),
+        Ok(events) => events.iter().map(|e| format!("{}/{}", e.bucket, e.key)).collect::<Vec<_>>().join(", "),
+        Err(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,112 @@
+//! `imgcls status`: queue, fleet, results and workers.
+
+use std::{io::Write, process::ExitCode, sync::Arc};
+
+use clap::Args;
+
+use super::work::load_bundle;
+use crate::{
+    backend::{self, Heartbeat, status::Status},
+    clock::{Clock, SystemClock},
+    config::Config,
+};
+
+/// Flags of `imgcls status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print JSON, as `/api/status` does.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the status.
+///
+/// # Errors
+/// If the backend cannot be read.
+pub async fn run(args: StatusArgs, config: Config) -> anyhow::Result<ExitCode> {
+    let model = load_bundle(&config.model)?.card.name;
+    let clock = Arc::new(SystemClock);
+    let backend = backend::open(&config, Arc::<SystemClock>::clone(&clock)).await?;
+    let now_ms = clock.now_ms();
+    let status = backend::status::read(&backend, &model, now_ms).await?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&status)?)?;
+    } else {
+        write!(out, "{}", text(&status, now_ms))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The status for people.
+fn text(status: &Status, now_ms: i64) -> String {
+    let Status { queue, fleet, results, .. } = status;
+    let about = if results.exact { "" } else { "about " };
+    let mut lines = vec![
+        format!("backend  {}", status.backend),
+        format!("model    {}", status.model),
+        format!("queue    {} waiting, {} in flight, {} dead letters", queue.visible, queue.in_flight, queue.dead),
+        format!(
+            "fleet    {} desired, {} running, {} busy ({} to {})",
+            fleet.desired, fleet.running, fleet.busy, fleet.state.min, fleet.state.max
+        ),
+        format!("results  {about}{}, {} of them failed", results.total, results.failed),
+        format!("rate     {:.0} images/min", status.images_per_minute),
+    ];
+    lines.extend(status.workers.iter().map(|worker| line(worker, now_ms)));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn line(worker: &Heartbeat, now_ms: i64) -> String {
+    let state = match (worker.draining, worker.in_flight) {
+        (true, _) => "stopping",
+        (_, 0) => "idle",
+        _ => "busy",
+    };
+    let seen = (now_ms - worker.seen_at_ms).max(0) / 1000;
+    format!(
+        "worker   {}  {state}, {} in flight, {} done, {} failed, seen {seen} s ago",
+        worker.worker, worker.in_flight, worker.done, worker.failed
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::backend::{
+        Depth, Totals,
+        status::{FleetRest, FleetStatus},
+    };
+
+    #[test]
+    fn text_for_people() {
+        let worker = Heartbeat { worker: "host-1".into(), seen_at_ms: 5000, in_flight: 3, done: 7, ..Heartbeat::default() };
+        let status = Status {
+            backend: "local",
+            model: "m".into(),
+            queue: Depth { visible: 5, in_flight: 3, dead: 1 },
+            fleet: FleetStatus {
+                desired: 2,
+                running: 1,
+                busy: 1,
+                state: FleetRest { min: 1, max: 2, pending: 1, terminating: 0 },
+            },
+            results: Totals { total: 10, failed: 2, exact: true },
+            images_per_minute: 41.6,
+            workers: vec![worker],
+            labels: BTreeMap::new(),
+        };
+        insta::assert_snapshot!(text(&status, 9000), @r"
+        backend  local
+        model    m
+        queue    5 waiting, 3 in flight, 1 dead letters
+        fleet    2 desired, 1 running, 1 busy (1 to 2)
+        results  10, 2 of them failed
+        rate     42 images/min
+        worker   host-1  busy, 3 in flight, 7 done, 0 failed, seen 4 s ago
+        ");
+    }
+}

@@ -1,0 +1,60 @@
+//! Acknowledgement: deletes settled messages, ten to a call, after a short linger.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable};
+use tokio::{sync::mpsc, time::Instant};
+use tracing::warn;
+
+use super::lease::Leases;
+use crate::backend::{Error, ErrorKind, Queue, Receipt};
+
+/// How long a receipt waits for others: long enough to fill calls under load, short against a visibility time-out.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// Most receipts in one call: SQS takes ten.
+const MOST: usize = 10;
+
+/// How long one call may take.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Deletes what comes over `settled` until its senders are gone. The leases are kept until then.
+pub async fn run(queue: Arc<dyn Queue>, leases: Arc<Leases>, mut settled: mpsc::Receiver<Receipt>) {
+    while let Some(first) = settled.recv().await {
+        let mut batch = vec![first];
+        let deadline = Instant::now() + LINGER;
+        while batch.len() < MOST {
+            match tokio::time::timeout_at(deadline, settled.recv()).await {
+                Ok(Some(receipt)) => batch.push(receipt),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if let Err(error) = delete(&*queue, &batch).await {
+            // The results are stored; the messages come again and find them.
+            warn!(%error, messages = batch.len(), "cannot delete messages; they will be done again");
+        }
+        leases.forget(&batch);
+    }
+}
+
+/// Deletes `receipts`, the failed ones again with back-off, a few times.
+async fn delete(queue: &dyn Queue, receipts: &[Receipt]) -> Result<(), Error> {
+    let left = std::sync::Mutex::new(receipts.to_vec());
+    let attempt = || async {
+        let now = left.lock().map(|left| left.clone()).unwrap_or_default();
+        let slow = |_| Error::new(ErrorKind::Transient, "deleting messages took too long");
+        let failed = tokio::time::timeout(DELETE_TIMEOUT, queue.delete(&now)).await.map_err(slow)??;
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::Transient, format!("{} messages were not deleted", failed.len()));
+        if let Ok(mut left) = left.lock() {
+            *left = failed;
+        }
+        Err(error)
+    };
+    attempt
+        .retry(ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_times(4).with_jitter())
+        .when(|error| error.kind() == ErrorKind::Transient)
+        .await
+}

@@ -1,0 +1,105 @@
+//! Batching: one thread owns the network; a batch is whatever is ready, it never waits for stragglers.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::heartbeat::Counters;
+use crate::{
+    contract::Score,
+    model::{Classifier, Input},
+};
+
+/// How many labels a result holds.
+pub const TOP: usize = 5;
+
+/// Why an input has no scores.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// The worker stops; the input had not entered the network.
+    #[error("the worker stops")]
+    Stopping,
+    /// The network failed.
+    #[error("the network failed: {0}")]
+    Network(String),
+}
+
+type Reply = Result<Vec<Score>, BatchError>;
+
+struct Item {
+    input: Input,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// Sends inputs to the network's thread.
+#[derive(Debug, Clone)]
+pub struct Batcher {
+    items: mpsc::Sender<Item>,
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Item").finish_non_exhaustive()
+    }
+}
+
+impl Batcher {
+    /// Starts the thread. It runs batches of at most `largest` inputs, answers [`BatchError::Stopping`] to what has not entered
+    /// the network once `stop` is cancelled, and ends when all batchers are dropped.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(
+        classifier: Arc<Classifier>,
+        largest: usize,
+        stop: CancellationToken,
+        counters: Arc<Counters>,
+    ) -> std::io::Result<Self> {
+        let (items, receiver) = mpsc::channel(largest * 2);
+        std::thread::Builder::new()
+            .name("network".to_owned())
+            .spawn(move || serve(&classifier, largest, &stop, &counters, receiver))?;
+        Ok(Self { items })
+    }
+
+    /// The scores of `input`, best first.
+    ///
+    /// # Errors
+    /// [`BatchError`].
+    pub async fn classify(&self, input: Input) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        self.items.send(Item { input, reply }).await.map_err(|_| BatchError::Stopping)?;
+        answer.await.unwrap_or(Err(BatchError::Stopping))
+    }
+}
+
+fn serve(
+    classifier: &Classifier,
+    largest: usize,
+    stop: &CancellationToken,
+    counters: &Counters,
+    mut items: mpsc::Receiver<Item>,
+) {
+    let mut batch = Vec::with_capacity(largest);
+    while items.blocking_recv_many(&mut batch, largest) > 0 {
+        let (inputs, replies): (Vec<Input>, Vec<_>) = batch.drain(..).map(|item| (item.input, item.reply)).unzip();
+        let answers: Vec<Reply> = if stop.is_cancelled() {
+            replies.iter().map(|_| Err(BatchError::Stopping)).collect()
+        } else {
+            let started = Instant::now();
+            // A defect in the network must not end the thread: its inputs fail, the next batch runs.
+            let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| classifier.classify(&inputs, TOP)));
+            counters.busy(started.elapsed());
+            match run {
+                Ok(Ok(scores)) => scores.into_iter().map(Ok).collect(),
+                Ok(Err(error)) => replies.iter().map(|_| Err(BatchError::Network(error.to_string()))).collect(),
+                Err(_) => replies.iter().map(|_| Err(BatchError::Network("it panicked".to_owned()))).collect(),
+            }
+        };
+        for (reply, answer) in replies.into_iter().zip(answers) {
+            // The asker may have gone; then nobody wants the answer.
+            drop(reply.send(answer));
+        }
+    }
+}

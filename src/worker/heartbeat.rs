@@ -1,0 +1,125 @@
+//! Heartbeats: what this worker did, counted here and written to the results store every ten seconds.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::lease::Leases;
+use crate::{
+    backend::{Heartbeat, Results},
+    clock::Clock,
+    contract::Outcome,
+};
+
+/// Time between heartbeats.
+pub const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Minutes that a heartbeat tells of.
+const MINUTES: i64 = 10;
+
+/// How long a write may take; the next one makes up for a lost one.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Counts the worker's deeds.
+#[derive(Debug)]
+pub struct Counters {
+    clock: Arc<dyn Clock>,
+    state: Mutex<Heartbeat>,
+}
+
+impl Counters {
+    /// Nothing done yet by `worker`.
+    #[must_use]
+    pub fn new(worker: String, clock: Arc<dyn Clock>) -> Self {
+        let state = Heartbeat { worker, started_at_ms: clock.now_ms(), ..Heartbeat::default() };
+        Self { clock, state: Mutex::new(state) }
+    }
+
+    /// Counts the network's time.
+    pub fn busy(&self, time: Duration) {
+        self.lock().busy_ms += u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// Counts a stored result.
+    pub fn stored(&self, outcome: &Outcome) {
+        let minute = self.clock.now_ms().div_euclid(60_000);
+        let mut state = self.lock();
+        match outcome {
+            Outcome::Labelled { label, .. } => {
+                state.done += 1;
+                *state.labels.entry(label.clone()).or_default() += 1;
+            }
+            Outcome::Failed { .. } => state.failed += 1,
+        }
+        *state.minutes.entry(minute).or_default() += 1;
+        prune(&mut state.minutes, minute);
+    }
+
+    /// The heartbeat for now.
+    #[must_use]
+    pub fn heartbeat(&self, in_flight: usize, draining: bool) -> Heartbeat {
+        let now_ms = self.clock.now_ms();
+        let mut state = self.lock();
+        prune(&mut state.minutes, now_ms.div_euclid(60_000));
+        Heartbeat {
+            seen_at_ms: now_ms,
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            draining,
+            ..state.clone()
+        }
+    }
+
+    /// Images done and failed.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.done, state.failed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Heartbeat> {
+        // Counters stay counters whatever happened to another thread.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn prune(minutes: &mut BTreeMap<i64, u64>, now: i64) {
+    minutes.retain(|minute, _| now - minute < MINUTES);
+}
+
+/// Writes a heartbeat now and every ten seconds until `stop`, and whenever work begins or ends, at most once a second.
+pub async fn beat(
+    results: Arc<dyn Results>,
+    counters: Arc<Counters>,
+    leases: Arc<Leases>,
+    draining: CancellationToken,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let (mut last, mut was_busy) = (None::<tokio::time::Instant>, false);
+    loop {
+        let ended = tokio::select! {
+            () = stop.cancelled() => true,
+            _ = ticks.tick() => false,
+        };
+        let busy = !leases.is_empty();
+        let due = last.is_none_or(|at| at.elapsed() >= INTERVAL);
+        if ended || due || busy != was_busy {
+            let heartbeat = counters.heartbeat(leases.len(), draining.is_cancelled() || ended);
+            match tokio::time::timeout(WRITE_TIMEOUT, results.beat(&heartbeat)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!(%error, "cannot write the heartbeat"),
+                Err(_) => warn!("writing the heartbeat took too long"),
+            }
+            last = Some(tokio::time::Instant::now());
+            was_busy = busy;
+        }
+        if ended {
+            return;
+        }
+    }
+}

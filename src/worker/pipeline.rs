@@ -1,0 +1,507 @@
+//! The pipeline: receives messages and follows each to its end, with bounds on everything that is held.
+//!
+//! receive -> fetch -> decode -> network -> publish -> delete. Each message is a task; semaphores bound how many are held, how many
+//! are fetched and decoded at a time, and how many bytes of pixels are in memory.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::RngExt;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, RwLock, Semaphore, mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use super::{
+    acknowledge,
+    batch::{BatchError, Batcher},
+    heartbeat::{self, Counters},
+    lease::Leases,
+    publish::{Published, publish},
+};
+use crate::{
+    backend::{Backend, Error, ErrorKind, Message, Receipt},
+    clock::Clock,
+    contract::{Classification, ImageName, ObjectEvent, Outcome, event},
+    model::{Classifier, DecodeError, Input, Limits},
+};
+
+/// From this receive on a message is processed alone: it may be the one that kills workers.
+const SUSPICIOUS_RECEIVES: u32 = 3;
+
+/// A message comes back after 2 s, then twice as long each time, at most this.
+const MAX_BACK_OFF: Duration = Duration::from_secs(300);
+
+/// How long one store call may take before the message is tried again later.
+const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time that a stopping worker has to finish what it started.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// What a worker is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its name in heartbeats and rows.
+    pub worker: String,
+    /// Threads of the network, and as many that decode.
+    pub threads: usize,
+    /// Most images in one batch.
+    pub batch: usize,
+    /// Concurrent receivers.
+    pub receivers: usize,
+    /// Bytes of decoded pixels in memory at a time.
+    pub pixel_budget: u64,
+    /// Limits for one image.
+    pub limits: Limits,
+    /// End when the queue is empty.
+    pub until_empty: bool,
+}
+
+/// What a worker did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Images classified.
+    pub done: u64,
+    /// Images recorded as failed.
+    pub failed: u64,
+}
+
+/// How a message ends.
+#[derive(Debug)]
+enum End {
+    /// Every store has the result, or there is nothing to do: delete the message.
+    Settled,
+    /// Not begun: show it to others at once.
+    HandBack,
+    /// Failed for now: show it again after a back-off.
+    Retry(String),
+}
+
+/// Runs the worker until `stop` is cancelled, or until the queue is empty if so told.
+///
+/// On `stop` it receives no more, hands back what has not entered the network, finishes the rest, and returns within 25 s.
+///
+/// # Errors
+/// If its threads cannot be started. Errors of stores never end it.
+pub async fn run(
+    backend: Backend,
+    classifier: Arc<Classifier>,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    stop: CancellationToken,
+) -> anyhow::Result<Summary> {
+    let counters = Arc::new(Counters::new(settings.worker.clone(), Arc::clone(&clock)));
+    let leases = Arc::new(Leases::new(Arc::clone(&backend.queue)));
+    let decoders =
+        rayon::ThreadPoolBuilder::new().num_threads(settings.threads).thread_name(|n| format!("decode-{n}")).build()?;
+    let batcher = Batcher::start(Arc::clone(&classifier), settings.batch, stop.clone(), Arc::clone(&counters))?;
+    let (settled, acknowledged) = mpsc::channel(256);
+    let background = CancellationToken::new();
+    let housekeeping = TaskTracker::new();
+    housekeeping.spawn({
+        let (leases, stop) = (Arc::clone(&leases), background.clone());
+        async move { leases.keep(stop).await }
+    });
+    let (results, draining, ended) = (Arc::clone(&backend.results), stop.clone(), background.clone());
+    housekeeping.spawn(heartbeat::beat(results, Arc::clone(&counters), Arc::clone(&leases), draining, ended));
+    let deleting = tokio::spawn(acknowledge::run(Arc::clone(&backend.queue), Arc::clone(&leases), acknowledged));
+
+    let pipeline = Arc::new(Pipeline {
+        // Enough to fill two batches while as many are fetched, and not more: what is held is kept from other workers.
+        held: Arc::new(Semaphore::new((settings.batch * 3).max(10))),
+        fetching: Semaphore::new(settings.threads * 2 + 4),
+        pixels: Semaphore::new(kibibytes(settings.pixel_budget)),
+        alone: RwLock::default(),
+        suspicious: AtomicUsize::new(0),
+        calm: Notify::new(),
+        tasks: TaskTracker::new(),
+        backend,
+        classifier,
+        clock,
+        settings,
+        stop,
+        counters: Arc::clone(&counters),
+        leases,
+        decoders,
+        batcher,
+        settled,
+    });
+    let receivers = TaskTracker::new();
+    for _ in 0..pipeline.settings.receivers {
+        receivers.spawn(Arc::clone(&pipeline).receive());
+    }
+    receivers.close();
+    pipeline.stop.cancelled().await;
+    let deadline = Instant::now() + DRAIN;
+    info!(held = pipeline.leases.len(), "draining");
+    pipeline.tasks.close();
+    let finished = tokio::time::timeout_at(deadline, async {
+        receivers.wait().await;
+        pipeline.tasks.wait().await;
+        drop(pipeline);
+        deleting.await
+    });
+    match finished.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => error!(%error, "the acknowledging task failed"),
+        Err(_) => warn!("not everything could be finished in time; what is left comes back to the queue by itself"),
+    }
+    background.cancel();
+    housekeeping.close();
+    // The last heartbeat has its own time-out.
+    housekeeping.wait().await;
+    let (done, failed) = counters.totals();
+    Ok(Summary { done, failed })
+}
+
+#[derive(Debug)]
+struct Pipeline {
+    backend: Backend,
+    classifier: Arc<Classifier>,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    stop: CancellationToken,
+    counters: Arc<Counters>,
+    leases: Arc<Leases>,
+    decoders: rayon::ThreadPool,
+    batcher: Batcher,
+    settled: mpsc::Sender<Receipt>,
+    held: Arc<Semaphore>,
+    fetching: Semaphore,
+    pixels: Semaphore,
+    /// Read by ordinary messages at work, written by a suspicious one.
+    alone: RwLock<()>,
+    /// Suspicious messages held; while there are any, nothing is received.
+    suspicious: AtomicUsize,
+    calm: Notify,
+    tasks: TaskTracker,
+}
+
+impl Pipeline {
+    async fn receive(self: Arc<Self>) {
+        let mut failures = 0;
+        while !self.stop.is_cancelled() {
+            let Some(permits) = self.room().await else { return };
+            let wait = self.backend.queue.long_poll();
+            let asked = Instant::now();
+            // Not cancelled by a stop: its messages would be hidden from everybody for a whole visibility time-out.
+            match tokio::time::timeout(wait + STORE_TIMEOUT, self.backend.queue.receive(permits.len(), wait)).await {
+                Ok(Ok(messages)) if messages.is_empty() => {
+                    failures = 0;
+                    drop(permits);
+                    if self.settings.until_empty && self.is_queue_empty().await {
+                        info!("the queue is empty");
+                        self.stop.cancel();
+                    }
+                }
+                Ok(Ok(messages)) => {
+                    failures = 0;
+                    self.begin(messages, permits, asked);
+                }
+                Ok(Err(error)) => {
+                    failures += 1;
+                    warn!(%error, failures, "cannot receive messages; trying again");
+                    self.pause(failures).await;
+                }
+                Err(_) => {
+                    failures += 1;
+                    warn!(failures, "receiving messages took too long; trying again");
+                    self.pause(failures).await;
+                }
+            }
+        }
+    }
+
+    /// Room for one to ten messages, or `None` at a stop.
+    async fn room(&self) -> Option<Vec<OwnedSemaphorePermit>> {
+        let first = async {
+            loop {
+                let calm = self.calm.notified();
+                if self.suspicious.load(Ordering::SeqCst) == 0 {
+                    break;
+                }
+                calm.await;
+            }
+            Arc::clone(&self.held).acquire_owned().await.ok()
+        };
+        let first = tokio::select! {
+            () = self.stop.cancelled() => None,
+            permit = first => permit,
+        }?;
+        let more = std::iter::from_fn(|| Arc::clone(&self.held).try_acquire_owned().ok()).take(9);
+        Some(std::iter::once(first).chain(more).collect())
+    }
+
+    async fn is_queue_empty(&self) -> bool {
+        match self.backend.queue.depth().await {
+            Ok(depth) => depth.visible == 0 && depth.in_flight == 0 && self.leases.is_empty(),
+            Err(error) => {
+                warn!(%error, "cannot read the queue's depth");
+                false
+            }
+        }
+    }
+
+    async fn pause(&self, failures: u32) {
+        let longest = Duration::from_secs(30).min(Duration::from_millis(200) * 2u32.saturating_pow(failures));
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(jitter(longest)) => {}
+        }
+    }
+
+    /// Starts a task for each message, those that were received least often first, so that they are not behind one that kills.
+    fn begin(self: &Arc<Self>, mut messages: Vec<Message>, mut permits: Vec<OwnedSemaphorePermit>, asked: Instant) {
+        self.leases.take(messages.iter().map(|m| &m.receipt), asked);
+        messages.sort_by_key(|message| message.receive_count);
+        for message in messages {
+            let (pipeline, permit) = (Arc::clone(self), permits.pop());
+            let suspect = (message.receive_count >= SUSPICIOUS_RECEIVES).then(|| Suspect::new(Arc::clone(self)));
+            let span = info_span!("message", id = %message.id, attempt = message.receive_count);
+            self.tasks.spawn(
+                async move {
+                    pipeline.follow(message, suspect.is_some()).await;
+                    drop((suspect, permit));
+                }
+                .instrument(span),
+            );
+        }
+    }
+
+    /// One message from its receive to its end.
+    async fn follow(&self, message: Message, alone: bool) {
+        let end = if alone {
+            let _guard = self.alone.write().await;
+            self.process(&message).await
+        } else {
+            let _guard = self.alone.read().await;
+            self.process(&message).await
+        };
+        match end {
+            End::Settled => {
+                if self.settled.send(message.receipt).await.is_err() {
+                    warn!("the message is done and cannot be deleted; it will be done again");
+                }
+            }
+            End::HandBack => self.leases.release(&message.receipt, Duration::ZERO).await,
+            End::Retry(_) if self.is_last_receive(&message) => {
+                // Its next receive would be one too many: shown at once, it goes to the dead-letter queue.
+                self.leases.release(&message.receipt, Duration::ZERO).await;
+            }
+            End::Retry(reason) => {
+                let delay = back_off(message.receive_count);
+                warn!(reason, again_in_s = delay.as_secs(), "trying again later");
+                self.leases.release(&message.receipt, delay).await;
+            }
+        }
+    }
+
+    fn is_last_receive(&self, message: &Message) -> bool {
+        self.backend.queue.max_receives().is_some_and(|most| message.receive_count >= most)
+    }
+
+    async fn process(&self, message: &Message) -> End {
+        let events = match event::parse(&message.body) {
+            Ok(events) => events,
+            Err(error) => {
+                warn!(%error, "dropping a message that no one can understand");
+                return End::Settled;
+            }
+        };
+        for event in &events {
+            let Some(image) = self.backend.images.image_of(event) else {
+                warn!(bucket = event.bucket, key = event.key, "refusing an object that is not ours");
+                continue;
+            };
+            let span = info_span!("image", %image);
+            match self.classify(message, event, &image).instrument(span).await {
+                End::Settled => {}
+                End::Retry(reason) if self.is_last_receive(message) => {
+                    return self.give_up(message, event, image, reason).await;
+                }
+                end => return end,
+            }
+        }
+        End::Settled
+    }
+
+    /// Classifies one image and publishes the result.
+    async fn classify(&self, message: &Message, event: &ObjectEvent, image: &ImageName) -> End {
+        let prepared = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return End::HandBack,
+            prepared = self.prepare(image) => prepared,
+        };
+        let outcome = match prepared {
+            Ok(input) => match self.batcher.classify(input).await {
+                Ok(top) => match Outcome::labelled(top) {
+                    Some(outcome) => outcome,
+                    None => return End::Retry("the network gave no scores".to_owned()),
+                },
+                Err(BatchError::Stopping) => return End::HandBack,
+                Err(error) => return End::Retry(error.to_string()),
+            },
+            Err(Failure::Gone) => {
+                info!("the image is gone; nothing to do");
+                return End::Settled;
+            }
+            Err(Failure::Permanent(error)) => {
+                info!(error, "the image cannot be classified");
+                Outcome::Failed { error }
+            }
+            Err(Failure::Transient(error)) => return End::Retry(error),
+        };
+        self.store(message, event, image, outcome).await
+    }
+
+    /// Fetches and decodes one image.
+    async fn prepare(&self, image: &ImageName) -> Result<Input, Failure> {
+        let closed = |_| Failure::Transient("the worker stops".to_owned());
+        let _fetching = self.fetching.acquire().await.map_err(closed)?;
+        let limits = self.settings.limits;
+        let stored = timed(self.backend.images.get(image, limits.max_bytes)).await?;
+        let header = self.classifier.preprocessor().measure(&stored.bytes, &limits)?;
+        // Four bytes a pixel, and never more than there are permits, so that one huge image can still run alone.
+        let most = kibibytes(self.settings.pixel_budget);
+        let needed = u32::try_from(kibibytes(header.pixels * 4).min(most)).unwrap_or(u32::MAX);
+        let _pixels = self.pixels.acquire_many(needed).await.map_err(closed)?;
+        let (answer, decoded) = oneshot::channel();
+        let classifier = Arc::clone(&self.classifier);
+        self.decoders.spawn(move || {
+            // The asker may have been stopped; then nobody wants the answer.
+            drop(answer.send(classifier.preprocessor().prepare(&stored.bytes, &limits)));
+        });
+        decoded.await.map_err(|_| Failure::Transient("decoding was interrupted".to_owned()))?.map_err(Failure::from)
+    }
+
+    async fn store(&self, message: &Message, event: &ObjectEvent, image: &ImageName, outcome: Outcome) -> End {
+        let millis = i128::from(self.clock.now_ms());
+        let result = Classification {
+            image: image.clone(),
+            outcome,
+            location: self.backend.images.location(image),
+            model: self.classifier.card().name.clone(),
+            worker: self.settings.worker.clone(),
+            classified_at: time::OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000)
+                .unwrap_or(time::OffsetDateTime::UNIX_EPOCH),
+            sequencer: event.sequencer.clone(),
+            asked_at_ms: message.sent_at_ms,
+        };
+        match timed(publish(&self.backend, &result)).await {
+            Ok(Published::Stored) => {
+                debug!(label = result.outcome.label(), "stored");
+                self.counters.stored(&result.outcome);
+                End::Settled
+            }
+            Ok(Published::Discarded) => {
+                info!("the image was removed or is newer; the result is discarded");
+                End::Settled
+            }
+            Err(Failure::Gone) => End::Settled,
+            Err(Failure::Permanent(error) | Failure::Transient(error)) => End::Retry(error),
+        }
+    }
+
+    /// The last receive failed too: the row says so, as well as it can be written, and the message becomes a dead letter.
+    async fn give_up(&self, message: &Message, event: &ObjectEvent, image: ImageName, reason: String) -> End {
+        error!(%image, reason, "giving up; the message goes to the dead-letter queue");
+        let outcome = Outcome::Failed { error: format!("gave up: {reason}") };
+        if let End::Retry(error) = self.store(message, event, &image, outcome).await {
+            warn!(%image, error, "cannot record that this image was given up");
+        }
+        End::Retry(reason)
+    }
+}
+
+/// Why an image has no input.
+#[derive(Debug)]
+enum Failure {
+    Gone,
+    Permanent(String),
+    Transient(String),
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        Self::Permanent(error.to_string())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound => Self::Gone,
+            ErrorKind::TooLarge => Self::Permanent(error.to_string()),
+            ErrorKind::Transient | ErrorKind::Full | ErrorKind::Refused => Self::Transient(error.to_string()),
+        }
+    }
+}
+
+/// A store call with a time-out.
+async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    match tokio::time::timeout(STORE_TIMEOUT, call).await {
+        Ok(done) => done.map_err(Failure::from),
+        Err(_) => Err(Failure::Transient("a store took too long to answer".to_owned())),
+    }
+}
+
+/// Counts a suspicious message for as long as it is held.
+struct Suspect(Arc<Pipeline>);
+
+impl Suspect {
+    fn new(pipeline: Arc<Pipeline>) -> Self {
+        pipeline.suspicious.fetch_add(1, Ordering::SeqCst);
+        Self(pipeline)
+    }
+}
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        if self.0.suspicious.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.calm.notify_waiters();
+        }
+    }
+}
+
+/// 2 s, 4 s, 8 s… up to [`MAX_BACK_OFF`], of which between half and all is taken.
+fn back_off(receives: u32) -> Duration {
+    jitter(MAX_BACK_OFF.min(Duration::from_secs(2u64.saturating_pow(receives))))
+}
+
+/// Between half of `longest` and all of it.
+fn jitter(longest: Duration) -> Duration {
+    longest.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+/// Bytes in KiB, rounded up, at least one, at most what a semaphore takes.
+fn kibibytes(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_doubles_within_bounds() {
+        for receives in 1..40 {
+            let longest = MAX_BACK_OFF.min(Duration::from_secs(2u64.saturating_pow(receives)));
+            let delay = back_off(receives);
+            assert!(delay >= longest / 2 && delay <= longest, "{receives}: {delay:?}");
+        }
+    }
+
+    #[test]
+    fn permits_are_never_zero_or_too_many() {
+        assert_eq!(kibibytes(0), 1);
+        assert_eq!(kibibytes(1025), 2);
+        assert!(kibibytes(u64::MAX) <= Semaphore::MAX_PERMITS);
+    }
+}

@@ -1,0 +1,179 @@
+//! The whole system on one machine: `imgcls serve` with its workers.
+
+use std::{collections::HashSet, time::Duration};
+
+use crate::support::{Server, eventually, form, imgcls, picture, results, shared, upload};
+
+/// Waits until every image has a result, and answers the results.
+async fn all_done(client: &reqwest::Client, url: &str, count: usize) -> Vec<serde_json::Value> {
+    eventually(&format!("{count} results"), async || {
+        let status: serde_json::Value = client.get(format!("{url}/api/status")).send().await.ok()?.json().await.ok()?;
+        (status["results"]["total"] == count).then_some(())
+    })
+    .await;
+    results(client, url).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_of_a_hundred_images_is_shown_in_natural_order() {
+    let server = Server::start(&[]);
+    let client = reqwest::Client::new();
+    let entries = upload(&client, &server.url, (0..100).map(|n| (format!("{n}_x.png"), picture(n)))).await;
+    assert!(entries.iter().all(|e| e["error"].is_null() && e["image"] == e["file"]), "{entries:?}");
+    let done = all_done(&client, &server.url, 100).await;
+    let names: Vec<&str> = done.iter().map(|r| r["image"].as_str().unwrap()).collect();
+    let expected: Vec<String> = (0..100).map(|n| format!("{n}_x.png")).collect();
+    assert_eq!(names, expected);
+    assert!(done.iter().all(|r| r["label"].is_string() && r["top"].as_array().is_some_and(|t| t.len() == 5)), "{:?}", done[0]);
+    let page = client.get(format!("{}/results", server.url)).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("2_x.png") && page.find("2_x.png") < page.find("10_x.png"));
+    // The same bytes again: no new work.
+    let again = upload(&client, &server.url, [("5_x.png".to_owned(), picture(5))]).await;
+    assert_eq!(again[0]["image"], "5_x.png");
+    assert!(again[0]["renamed"].is_null());
+    // Other bytes under a name that is taken: a new name, told.
+    let other = upload(&client, &server.url, [("5_x.png".to_owned(), picture(1000))]).await;
+    let renamed = other[0]["image"].as_str().unwrap();
+    assert!(other[0]["renamed"] == true && renamed.starts_with("5_x.") && renamed.ends_with(".png"), "{other:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_files_in_one_request_and_the_fleet_follows() {
+    let server = Server::start(&["--max-workers", "2", "--set", "scaling.interval=1s"]);
+    let client = reqwest::Client::new();
+    let entries = upload(&client, &server.url, (0..2500).map(|n| (format!("img{n}.png"), picture(n)))).await;
+    assert_eq!(entries.len(), 2500);
+    assert!(entries.iter().all(|e| e["error"].is_null()), "{:?}", entries.iter().find(|e| !e["error"].is_null()));
+    eventually("two workers", async || {
+        let output = server.tool(&["status", "--json"]).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        (status["fleet"]["running"] == 2).then_some(())
+    })
+    .await;
+    let done = all_done(&client, &server.url, 2500).await;
+    let names: HashSet<&str> = done.iter().filter_map(|r| r["image"].as_str()).collect();
+    assert_eq!(names.len(), 2500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_callers_at_once_get_their_own_labels() {
+    let server = Server::start(&[]);
+    let client = reqwest::Client::new();
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let (client, url) = (client.clone(), server.url.clone());
+        calls.spawn(async move {
+            let part = reqwest::multipart::Part::bytes(picture(n)).file_name(format!("call{n}.png"));
+            let form = reqwest::multipart::Form::new().part("myfile", part);
+            let response = client.post(format!("{url}/classify")).multipart(form).send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
+            (n, response.text().await.unwrap())
+        });
+    }
+    let answers = calls.join_all().await;
+    for (n, label) in answers {
+        let row: serde_json::Value =
+            client.get(format!("{}/api/results/call{n}.png", server.url)).send().await.unwrap().json().await.unwrap();
+        assert_eq!(row["label"], label.trim(), "{row}");
+    }
+}
+
+/// The promise of the whole: what was acknowledged has exactly one result, whatever is killed and when.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_at_random_moments_lose_and_double_nothing() {
+    let args = ["--max-workers", "2", "--set", "queue.visibility_timeout=2s", "--set", "scaling.interval=1s"];
+    let mut server = Server::start(&args);
+    let client = reqwest::Client::new();
+    let mut acknowledged = HashSet::new();
+    let mut next = 0;
+    for round in 0..24u32 {
+        let files: Vec<(String, Vec<u8>)> = (next..next + 25).map(|n| (format!("{n}.png"), picture(n))).collect();
+        next += 25;
+        let (url, sender) = (server.url.clone(), client.clone());
+        let request =
+            tokio::spawn(async move { sender.post(format!("{url}/")).header("accept", "application/json").multipart(form(files)).send().await?.json().await });
+        // Anything from the middle of the upload to the middle of the work.
+        tokio::time::sleep(Duration::from_millis(u64::from(round * 37 % 400))).await;
+        if round % 3 == 2 {
+            server.kill();
+            server.restart();
+        } else if let Some(worker) = server.workers().first() {
+            std::process::Command::new("kill").args(["-9", &worker.to_string()]).status().unwrap();
+        }
+        let answer: Result<serde_json::Value, reqwest::Error> = request.await.unwrap();
+        if let Ok(answer) = answer {
+            let stored = answer["files"].as_array().unwrap().iter().filter(|entry| entry["error"].is_null());
+            acknowledged.extend(stored.map(|entry| entry["image"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert!(acknowledged.len() >= 300, "only {} uploads were acknowledged", acknowledged.len());
+    eventually("an empty queue", async || {
+        let status: serde_json::Value = client.get(format!("{}/api/status", server.url)).send().await.ok()?.json().await.ok()?;
+        (status["queue"]["visible"] == 0 && status["queue"]["in_flight"] == 0).then_some(())
+    })
+    .await;
+    let rows = results(&client, &server.url).await;
+    let names: Vec<&str> = rows.iter().map(|r| r["image"].as_str().unwrap()).collect();
+    assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "a row is doubled");
+    for image in &acknowledged {
+        assert!(names.contains(&image.as_str()), "{image} was acknowledged and has no result; log: {}", server.log());
+    }
+    assert!(rows.iter().all(|row| row["label"].is_string()), "{:?}", rows.iter().find(|row| !row["label"].is_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reset_and_stop() {
+    let mut server = Server::start(&[]);
+    let client = reqwest::Client::new();
+    upload(&client, &server.url, (0..10).map(|n| (format!("{n}.png"), picture(n)))).await;
+    all_done(&client, &server.url, 10).await;
+    let refused = server.tool(&["reset"]).stdin(std::process::Stdio::null()).output().unwrap();
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--yes"));
+    let output = server.tool(&["reset", "--yes"]).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "removed 10 images, 10 outputs, 0 messages, 10 results\n");
+    assert!(results(&client, &server.url).await.is_empty());
+    assert!(server.terminate().success(), "{}", server.log());
+    assert!(server.workers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_ones_own_ends_with_the_queue() {
+    let server = Server::start(&["--no-workers"]);
+    let client = reqwest::Client::new();
+    upload(&client, &server.url, (0..20).map(|n| (format!("{n}.png"), picture(n)))).await;
+    let marker = server.dir.join("shut-down");
+    let command = format!("worker.shutdown_command=[\"touch\", \"{}\"]", marker.display());
+    let output = server.tool(&["work", "--until-empty", "--shutdown-after", "--set", &command]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(results(&client, &server.url).await.len(), 20);
+    assert!(marker.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pictures_of_the_original_report_get_their_labels() {
+    let Some(samples) = shared("samples") else { return eprintln!("skipped: no shared samples here") };
+    let server = Server::start(&[]);
+    let client = reqwest::Client::new();
+    let files: Vec<_> = std::fs::read_dir(samples)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "png"))
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()))
+        .collect();
+    let count = files.len();
+    upload(&client, &server.url, files).await;
+    for row in all_done(&client, &server.url, count).await {
+        let name = row["image"].as_str().unwrap();
+        assert!(name.contains(&format!("_{}.", row["label"].as_str().unwrap())), "{row}");
+    }
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_is_refused() {
+    let server = Server::start(&["--no-workers"]);
+    let output = imgcls().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&server.dir).output().unwrap();
+    assert!(!output.status.success());
+    assert!(output.stdout.is_empty());
+}

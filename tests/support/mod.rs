@@ -1,0 +1,181 @@
+//! Fixtures: the real server on a free port with a data directory of its own, and pictures drawn by program.
+
+use std::{
+    io::{BufRead, BufReader, Cursor},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long a test waits for a state; far more than it takes, so that a loaded machine fails nothing.
+pub const DEADLINE: Duration = Duration::from_secs(240);
+
+/// The binary under test, without the environment's configuration.
+pub fn imgcls() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imgcls"));
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("IMGCLS_") {
+            command.env_remove(key);
+        }
+    }
+    command
+}
+
+/// A running `imgcls serve`; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    pub dir: PathBuf,
+    args: Vec<String>,
+    log: PathBuf,
+    /// Removed with the server, unless another owns it.
+    _temp: Option<tempfile::TempDir>,
+}
+
+impl Server {
+    /// Starts a server with its own data directory and these further arguments.
+    pub fn start(args: &[&str]) -> Self {
+        let temp = tempfile::tempdir().expect("a temporary directory can be made");
+        let dir = temp.path().join("data");
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        let log = temp.path().join("log");
+        let (child, url) = spawn(&dir, &args, &log);
+        Self { child, url, dir, args, log, _temp: Some(temp) }
+    }
+
+    /// Kills the server (SIGKILL), and with it its workers, since their standard input closes.
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    /// Starts it again on the same directory, on another port.
+    pub fn restart(&mut self) {
+        let (child, url) = spawn(&self.dir, &self.args, &self.log);
+        self.child = child;
+        self.url = url;
+    }
+
+    /// SIGTERM; answers how it ended.
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the server is our child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server does not stop; its log: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What the server logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The processes of the workers.
+    pub fn workers(&self) -> Vec<u32> {
+        let parent = self.child.id().to_string();
+        let output = Command::new("ps").args(["-o", "pid=", "--ppid", &parent]).output().expect("ps runs");
+        String::from_utf8_lossy(&output.stdout).split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// A command of the same binary on the same data directory.
+    pub fn tool(&self, args: &[&str]) -> Command {
+        let mut command = imgcls();
+        command.args(args).arg("--data-dir").arg(&self.dir);
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(dir: &Path, args: &[String], log: &Path) -> (Child, String) {
+    let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
+    let mut child = imgcls()
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir)
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(log_file)
+        .spawn()
+        .expect("the binary starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("the server writes a line");
+    let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
+    let url = url.unwrap_or_else(|| panic!("no address in {line:?}; log: {}", std::fs::read_to_string(log).unwrap_or_default()));
+    (child, url)
+}
+
+/// A picture that differs for each `seed`: PNG, 40 x 36 pixels.
+pub fn picture(seed: u32) -> Vec<u8> {
+    let noise = |x: u32, y: u32| (x.wrapping_mul(31) ^ y.wrapping_mul(17) ^ seed.wrapping_mul(2_654_435_761)).to_le_bytes();
+    let image = image::RgbImage::from_fn(40, 36, |x, y| {
+        let [r, g, b, _] = noise(x / 6, y / 6);
+        image::Rgb([r, g, b])
+    });
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).expect("a picture can be encoded");
+    bytes.into_inner()
+}
+
+/// Asks until the answer is `Some`, or fails after [`DEADLINE`] with what was waited for.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A multipart form with these files in the field `file`.
+pub fn form(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> reqwest::multipart::Form {
+    files.into_iter().fold(reqwest::multipart::Form::new(), |form, (name, bytes)| {
+        form.part("file", reqwest::multipart::Part::bytes(bytes).file_name(name))
+    })
+}
+
+/// Uploads files and answers the per-file entries.
+pub async fn upload(
+    client: &reqwest::Client,
+    url: &str,
+    files: impl IntoIterator<Item = (String, Vec<u8>)>,
+) -> Vec<serde_json::Value> {
+    let response =
+        client.post(format!("{url}/")).header("accept", "application/json").multipart(form(files)).send().await.unwrap();
+    let answer: serde_json::Value = response.json().await.unwrap();
+    answer["files"].as_array().unwrap_or_else(|| panic!("no files in {answer}")).clone()
+}
+
+/// All results, page by page.
+pub async fn results(client: &reqwest::Client, url: &str) -> Vec<serde_json::Value> {
+    let mut all = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let mut request = client.get(format!("{url}/api/results")).query(&[("limit", "500")]);
+        if let Some(name) = &after {
+            request = request.query(&[("after", name)]);
+        }
+        let page: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
+        all.extend(page["results"].as_array().unwrap_or_else(|| panic!("no results in {page}")).iter().cloned());
+        match page["next"].as_str() {
+            Some(next) => after = Some(next.to_owned()),
+            None => return all,
+        }
+    }
+}
+
+/// The files shared among the developers, where there are any.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let base = std::env::var_os("IMGCLS_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    Some(base.join(path)).filter(|path| path.exists())
+}
