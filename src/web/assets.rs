@@ -30,8 +30,11 @@ fn serve(file: &str, headers: &HeaderMap) -> Result<Response> {
         FILES.iter().find(|(name, ..)| *name == file).ok_or_else(|| Error::not_found("there is no such file"))?;
     let etag = format!("\"{}\"", &Digest::of(bytes).to_hex()[..32]);
     let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(&etag));
-    let mut response =
-        if fresh { StatusCode::NOT_MODIFIED.into_response() } else { ([(header::CONTENT_TYPE, *kind)], *bytes).into_response() };
+    let mut response = if fresh {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(header::CONTENT_TYPE, *kind)], *bytes).into_response()
+    };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if let Ok(etag) = HeaderValue::try_from(etag) {
         response.headers_mut().insert(header::ETAG, etag);

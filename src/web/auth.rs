@@ -1,9 +1,13 @@
 //! Who may do what: tokens, and session cookies derived from them.
 
-use std::{collections::HashMap, net::IpAddr, sync::{Arc, Mutex, PoisonError}};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{
-    extract::{FromRequestParts, OriginalUri, Request, State},
+    extract::{FromRequestParts, Request, State},
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Redirect, Response},
@@ -13,7 +17,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{App, accept::Accept, error::{Error, Result}};
+use super::{
+    App,
+    accept::Accept,
+    error::{Error, Result},
+};
 use crate::{clock::Clock, config::Web};
 
 /// The session cookie.
@@ -241,15 +249,22 @@ pub(crate) async fn require_user(State(app): State<Arc<App>>, mut request: Reque
     };
     if level < Level::User {
         let page = *request.method() == Method::GET && Accept::of(request.headers()).html;
-        return if page { to_login(request.uri().path_and_query().map_or("/", |p| p.as_str())) } else { unauthorized() };
+        return if page {
+            to_login(request.uri().path_and_query().map_or("/", |p| p.as_str()))
+        } else {
+            unauthorized()
+        };
     }
     request.extensions_mut().insert(level);
     next.run(request).await
 }
 
 fn unauthorized() -> Response {
-    Error::new(StatusCode::UNAUTHORIZED, "a token is needed; send it as \"Authorization: Bearer TOKEN\" or log in at /login")
-        .into_response()
+    Error::new(
+        StatusCode::UNAUTHORIZED,
+        "a token is needed; send it as \"Authorization: Bearer TOKEN\" or log in at /login",
+    )
+    .into_response()
 }
 
 fn to_login(next: &str) -> Response {
@@ -268,8 +283,7 @@ impl<S: Sync> FromRequestParts<S> for Admin {
             return Ok(Self);
         }
         if parts.method == Method::GET && Accept::of(&parts.headers).html {
-            let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |o| &o.0);
-            return Err(to_login(uri.path_and_query().map_or("/", |p| p.as_str())));
+            return Err(to_login(parts.uri.path_and_query().map_or("/", |p| p.as_str())));
         }
         Err(Error::new(StatusCode::FORBIDDEN, "the admin token is needed for this").into_response())
     }

@@ -186,7 +186,8 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
         })
         .collect();
     // Lines that are ready together leave together.
-    let lines = pending.ready_chunks(256).map(|lines| lines.into_iter().collect::<Result<Vec<_>, _>>().map(|l| l.concat()));
+    let lines =
+        pending.ready_chunks(256).map(|lines| lines.into_iter().collect::<Result<Vec<_>, _>>().map(|l| l.concat()));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 

@@ -15,7 +15,10 @@ use super::{
     error::Result,
     results::{PageParams, params},
 };
-use crate::{backend::PageQuery, contract::{Classification, Outcome}};
+use crate::{
+    backend::PageQuery,
+    contract::{Classification, Outcome},
+};
 
 /// Rows read at a time.
 const ROWS: usize = 500;
@@ -28,7 +31,9 @@ pub(crate) async fn get(
     let query = PageQuery { limit: ROWS, before: None, ..params(query)?.query()? };
     // The first page before the headers leave, so that a store that is down is an error and no empty file.
     let first = ask(app.backend.results.page(&query)).await?;
-    let head = line(["image", "label", "confidence", "error", "location", "model", "worker", "classified_at"].map(String::from))?;
+    let head = line(
+        ["image", "label", "confidence", "error", "location", "model", "worker", "classified_at"].map(String::from),
+    )?;
     let pages = stream::try_unfold((Some(first), query, head), move |(page, query, head)| {
         let app = Arc::clone(&app);
         async move {
@@ -69,7 +74,8 @@ fn cells(row: &Classification) -> [String; 8] {
 /// One record, its cells defused: spreadsheets run cells that begin with one of these as formulas.
 fn line(cells: [String; 8]) -> Result<Vec<u8>> {
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
-    let defused = cells.map(|cell| if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell });
+    let defused =
+        cells.map(|cell| if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell });
     // Writing to memory fails for nothing but a bug.
     let failed = |error: String| super::Error::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error);
     writer.write_record(defused).map_err(|e| failed(e.to_string()))?;
@@ -83,6 +89,9 @@ mod tests {
     #[test]
     fn formulas_are_defused_and_cells_quoted() {
         let cells = ["=1+1", "+a", "-b", "@c", "x,\"y\"", "plain", "", "0.5"].map(String::from);
-        assert_eq!(String::from_utf8(line(cells).unwrap()).unwrap(), "'=1+1,'+a,'-b,'@c,\"x,\"\"y\"\"\",plain,,0.5\r\n");
+        assert_eq!(
+            String::from_utf8(line(cells).unwrap()).unwrap(),
+            "'=1+1,'+a,'-b,'@c,\"x,\"\"y\"\"\",plain,,0.5\r\n"
+        );
     }
 }

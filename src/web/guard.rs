@@ -48,7 +48,11 @@ pub(crate) struct Hosts {
 impl Hosts {
     pub(crate) fn new(web: &Web) -> Self {
         Self {
-            public: web.public_hosts.iter().map(|host| without_default_port(&host.to_ascii_lowercase()).to_owned()).collect(),
+            public: web
+                .public_hosts
+                .iter()
+                .map(|host| without_default_port(&host.to_ascii_lowercase()).to_owned())
+                .collect(),
             listen: web.listen.ip(),
             proxies: web.trusted_proxies.clone(),
         }
@@ -79,7 +83,9 @@ impl Hosts {
 
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if !name.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !unbracketed_v6(name) => name,
+        Some((name, port)) if !name.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !unbracketed_v6(name) => {
+            name
+        }
         _ => host,
     }
 }
@@ -216,14 +222,34 @@ mod tests {
     #[test]
     fn only_our_hosts_are_served() {
         for host in [
-            "localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.9.9.9", "[::1]:8080", "img.example.com", "img.example.com:443",
-            "IMG.example.com:80", "other.example:8443", "192.168.1.5:8080", "app.localhost:3000",
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:8080",
+            "img.example.com",
+            "img.example.com:443",
+            "IMG.example.com:80",
+            "other.example:8443",
+            "192.168.1.5:8080",
+            "app.localhost:3000",
         ] {
             assert!(ask("GET", "127.0.0.1", &[("host", host)]).is_ok(), "{host}");
         }
         for host in [
-            "evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.1.6", "img.example.com:8080",
-            "other.example", "", ":80", "[::2]", "0.0.0.0", "img.example.com.", "127.0.0.1@evil.example",
+            "evil.example",
+            "evil.example:80",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "192.168.1.6",
+            "img.example.com:8080",
+            "other.example",
+            "",
+            ":80",
+            "[::2]",
+            "0.0.0.0",
+            "img.example.com.",
+            "127.0.0.1@evil.example",
         ] {
             let error = ask("GET", "127.0.0.1", &[("host", host)]).unwrap_err();
             assert_eq!(error.status(), StatusCode::FORBIDDEN, "{host}");
@@ -256,11 +282,8 @@ mod tests {
 
     #[test]
     fn forwarded_headers_count_from_proxies_only() {
-        let headers = [
-            ("host", "localhost"),
-            ("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.2"),
-            ("x-forwarded-proto", "https"),
-        ];
+        let headers =
+            [("host", "localhost"), ("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.2"), ("x-forwarded-proto", "https")];
         let direct = ask("GET", "5.5.5.5", &headers).unwrap();
         assert_eq!((direct.address, direct.https), ("5.5.5.5".parse().unwrap(), false));
         let proxied = ask("GET", "10.0.0.1", &headers).unwrap();

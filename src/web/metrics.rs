@@ -1,7 +1,10 @@
 //! What the server counts, as Prometheus text.
 
 use std::{
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -17,7 +20,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{App, error::{Error, Result}, status, upload::FileOutcome};
+use super::{
+    App,
+    error::{Error, Result},
+    status,
+    upload::FileOutcome,
+};
 
 /// Seconds: from a page out of memory to a result that is waited for.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];

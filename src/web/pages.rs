@@ -12,8 +12,9 @@ use axum::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    App, ask,
+    App,
     accept::Accept,
+    ask,
     error::{Error, Result, Shown},
     results::{PageParams, params},
     status::{self, Status},
@@ -189,7 +190,9 @@ struct ErrorPage<'a> {
 fn render(page: &impl Template) -> Response {
     match page.render() {
         Ok(text) => Html(text).into_response(),
-        Err(error) => Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot render the page: {error}")).into_response(),
+        Err(error) => {
+            Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot render the page: {error}")).into_response()
+        }
     }
 }
 

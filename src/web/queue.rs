@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use axum::{
     Form, Json,
-    extract::{Query, State, rejection::{FormRejection, QueryRejection}},
+    extract::{
+        Query, State,
+        rejection::{FormRejection, QueryRejection},
+    },
     http::StatusCode,
     response::{IntoResponse, Redirect, Response},
 };
@@ -12,8 +15,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    App, ask,
+    App,
     accept::Accept,
+    ask,
     auth::Admin,
     error::{Error, Result},
     pages,

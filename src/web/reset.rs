@@ -9,8 +9,9 @@ use axum::{
 };
 
 use super::{
-    App, ask,
+    App,
     accept::Accept,
+    ask,
     auth::Admin,
     error::{Error, Result},
     pages,

@@ -124,8 +124,9 @@ pub(crate) async fn lookup(
     State(app): State<Arc<App>>,
     names: Result<Json<Names>, JsonRejection>,
 ) -> Result<Json<Found>> {
-    let Json(Names::Wrapped { names } | Names::Bare(names)) =
-        names.map_err(|error| Error::new(error.status(), format!("send {{\"names\": [\"a.png\"]}}: {}", error.body_text())))?;
+    let Json(Names::Wrapped { names } | Names::Bare(names)) = names.map_err(|error| {
+        Error::new(error.status(), format!("send {{\"names\": [\"a.png\"]}}: {}", error.body_text()))
+    })?;
     if names.len() > MAX_LIMIT {
         return Err(Error::bad_request(format!("{} names; ask for at most {MAX_LIMIT} at a time", names.len())));
     }
@@ -155,7 +156,8 @@ mod tests {
         let query = params("", "", "").unwrap();
         assert_eq!((query.limit, query.filter.as_deref()), (50, Some("cat")));
         assert!(params("a", "", "1000").is_ok());
-        for (after, before, limit) in [("a", "b", ""), ("", "", "0"), ("", "", "1001"), ("", "", "x"), ("a/b", "", "")] {
+        for (after, before, limit) in [("a", "b", ""), ("", "", "0"), ("", "", "1001"), ("", "", "x"), ("a/b", "", "")]
+        {
             assert!(params(after, before, limit).is_err(), "{after} {before} {limit}");
         }
     }

@@ -12,7 +12,8 @@ use axum::{
 };
 
 use super::{
-    App, Error, assets, auth, classify, csv, guard, images, login, metrics, pages, queue, reset, results, status, upload,
+    App, Error, assets, auth, classify, csv, guard, images, login, metrics, pages, queue, reset, results, status,
+    upload,
 };
 
 /// Largest body of a call that is no upload.

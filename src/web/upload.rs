@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    body::Body,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
@@ -302,13 +301,8 @@ async fn keep_inner(app: &App, writer: Writer, file: &str) -> Result<FileOutcome
     let media_type = format::sniff(writer.head()).map_err(not_an_image)?.media_type();
     let spooled = writer.finish().await?;
     let name = ImageName::from_upload(file, &spooled.digest)?;
-    let upload = Upload {
-        name,
-        path: spooled.path().to_owned(),
-        size: spooled.size,
-        digest: spooled.digest,
-        media_type,
-    };
+    let upload =
+        Upload { name, path: spooled.path().to_owned(), size: spooled.size, digest: spooled.digest, media_type };
     let put = timeout(STORE_TIMEOUT, app.backend.images.put(&upload))
         .await
         .map_err(|_| Error::unavailable("the store did not take the file in time; send it again"))??;
@@ -343,7 +337,8 @@ fn file_name(field: &multer::Field<'_>) -> Option<Result<String, String>> {
     let text = String::from_utf8_lossy(header);
     if let Some(start) = text.to_ascii_lowercase().find("filename*=") {
         let value = text[start + "filename*=".len()..].split(';').next().unwrap_or_default().trim().trim_matches('"');
-        if let Some((_, encoded)) = value.split_once("''").filter(|(charset, _)| charset.eq_ignore_ascii_case("utf-8")) {
+        if let Some((_, encoded)) = value.split_once("''").filter(|(charset, _)| charset.eq_ignore_ascii_case("utf-8"))
+        {
             return Some(match percent_encoding::percent_decode_str(encoded).decode_utf8() {
                 Ok(name) => Ok(name.into_owned()),
                 Err(_) => Err(encoded.to_owned()),
