@@ -16,7 +16,7 @@ const asJson = { headers: { Accept: "application/json" } };
 function show(status) {
   for (const element of document.querySelectorAll("[data-status]")) {
     const value = element.dataset.status.split(".").reduce((at, key) => at?.[key], status);
-    if (value !== undefined) element.textContent = Number(value).toLocaleString();
+    if (value !== undefined) element.textContent = Math.round(value).toLocaleString();
   }
 }
 
@@ -27,7 +27,7 @@ async function refresh() {
   const status = await response.json();
   show(status);
   // Only a page whose rows can have changed is fetched again; a person who reads a page further on is left alone with it.
-  const state = JSON.stringify([status.results, status.done, status.failed, $("#live") && [status.workers, status.fleet, status.scaling]]);
+  const state = JSON.stringify([status.results, status.labels, $("#live") && [status.workers, status.fleet, status.scaling]]);
   if (state === shown) return;
   const first = shown === "";
   shown = state;

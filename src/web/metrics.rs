@@ -150,19 +150,20 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Result<Response> {
     metrics.waiting.set(app.waiters.len() as u64);
     match status::current(&app).await {
         Ok(status) => {
+            let system = &status.system;
             metrics.stores_up.set(1);
             let queue = |state, count| metrics.queue.get_or_create(&Kind { state }).set(count);
-            queue("visible", status.queue.visible);
-            queue("in_flight", status.queue.in_flight);
-            queue("dead", status.queue.dead);
+            queue("visible", system.queue.visible);
+            queue("in_flight", system.queue.in_flight);
+            queue("dead", system.queue.dead);
             let workers = |state, count: u64| metrics.workers.get_or_create(&Kind { state }).set(count);
-            workers("desired", status.fleet.desired.into());
-            workers("running", status.fleet.running.into());
-            workers("busy", status.fleet.busy as u64);
-            for (state, count) in [("classified", status.done), ("failed", status.failed)] {
+            workers("desired", system.fleet.desired.into());
+            workers("running", system.fleet.running.into());
+            workers("busy", system.fleet.busy.into());
+            for (state, count) in [("classified", system.labels.values().sum()), ("failed", system.results.failed)] {
                 metrics.classified.get_or_create(&Kind { state }).inner().store(count, Ordering::Relaxed);
             }
-            metrics.rate.set(status.images_per_minute);
+            metrics.rate.set(system.images_per_minute);
         }
         Err(error) => {
             tracing::warn!(%error, "metrics without the stores' part");

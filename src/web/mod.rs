@@ -75,7 +75,7 @@ pub struct App {
 }
 
 impl App {
-    /// The web tier of `backend`. Uploads in progress go to `spool` in the configured data directory.
+    /// The web tier of `backend`. Uploads in progress go to `uploads` in the configured data directory.
     ///
     /// # Errors
     /// If the spool cannot be made.
@@ -83,7 +83,7 @@ impl App {
         Ok(Arc::new(Self {
             auth: auth::Auth::new(&config.web, Arc::clone(&clock)),
             hosts: guard::Hosts::new(&config.web),
-            spool: spool::Spool::open(&config.data_dir.join("spool"))?,
+            spool: spool::Spool::open(&config.data_dir.join("uploads"))?,
             storing: Arc::new(Semaphore::new(upload::MAX_STORING)),
             waiters: classify::Waiters::new(Arc::clone(&backend.results)),
             image_memory: images::memory(&config.limits),

@@ -21,7 +21,7 @@ use super::{
     upload::Outcomes,
 };
 use crate::{
-    backend::{DeadLetter, Page, ResetReport, Totals},
+    backend::{DeadLetter, Page, ResetReport, Totals, status::Status as System},
     contract::{Classification, Outcome, event},
 };
 
@@ -123,7 +123,7 @@ impl Table {
 #[template(path = "index.html")]
 struct IndexPage<'a> {
     frame: Frame<'a>,
-    status: &'a Status,
+    status: &'a System,
     table: Table,
     limit: String,
 }
@@ -132,7 +132,7 @@ struct IndexPage<'a> {
 #[template(path = "results.html")]
 struct ResultsPage<'a> {
     frame: Frame<'a>,
-    status: &'a Status,
+    status: &'a System,
     table: Table,
     jump: &'a str,
 }
@@ -141,7 +141,8 @@ struct ResultsPage<'a> {
 #[template(path = "status.html")]
 struct StatusPage<'a> {
     frame: Frame<'a>,
-    status: &'a Status,
+    status: &'a System,
+    classes: &'a [String],
     scaling: String,
 }
 
@@ -205,7 +206,12 @@ pub(crate) async fn index(
     let page = ask(app.backend.results.page(&params.query()?)).await?;
     let status = status::current(&app).await?;
     let limit = super::upload::readable(app.config.limits.max_bytes);
-    Ok(render(&IndexPage { frame: app.frame("upload"), status: &status, table: Table::new(&page, &params), limit }))
+    Ok(render(&IndexPage {
+        frame: app.frame("upload"),
+        status: &status.system,
+        table: Table::new(&page, &params),
+        limit,
+    }))
 }
 
 /// `GET /results`
@@ -217,7 +223,7 @@ pub(crate) async fn results(
     let page = ask(app.backend.results.page(&params.query()?)).await?;
     let status = status::current(&app).await?;
     let table = Table::new(&page, &params);
-    Ok(render(&ResultsPage { frame: app.frame("results"), status: &status, table, jump: &params.after }))
+    Ok(render(&ResultsPage { frame: app.frame("results"), status: &status.system, table, jump: &params.after }))
 }
 
 /// `GET /status`
@@ -227,7 +233,7 @@ pub(crate) fn status(app: &App, status: &Status) -> Response {
     } else {
         serde_json::to_string_pretty(&status.scaling).unwrap_or_default()
     };
-    render(&StatusPage { frame: app.frame("status"), status, scaling })
+    render(&StatusPage { frame: app.frame("status"), status: &status.system, classes: &status.classes, scaling })
 }
 
 /// What became of an upload.

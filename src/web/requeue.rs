@@ -16,7 +16,7 @@ const BATCH: usize = 500;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Which images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
     /// Every stored image.

@@ -327,7 +327,11 @@ fn echo(file: &str) -> String {
     if file.len() <= MAX_ECHO_BYTES {
         return file.to_owned();
     }
-    format!("{}…", &file[..file.floor_char_boundary(MAX_ECHO_BYTES)])
+    let mut end = MAX_ECHO_BYTES;
+    while !file.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &file[..end])
 }
 
 /// The part's file name: `filename*` (RFC 5987, which some libraries send for names beyond ASCII), else `filename`. `None` if it has
