@@ -8,4 +8,5 @@ pub mod config;
 pub mod contract;
 pub mod model;
 pub mod scaling;
+pub mod web;
 pub mod worker;

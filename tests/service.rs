@@ -24,7 +24,11 @@ async fn a_form_of_a_hundred_images_is_shown_in_natural_order() {
     let names: Vec<&str> = done.iter().map(|r| r["image"].as_str().unwrap()).collect();
     let expected: Vec<String> = (0..100).map(|n| format!("{n}_x.png")).collect();
     assert_eq!(names, expected);
-    assert!(done.iter().all(|r| r["label"].is_string() && r["top"].as_array().is_some_and(|t| t.len() == 5)), "{:?}", done[0]);
+    assert!(
+        done.iter().all(|r| r["label"].is_string() && r["top"].as_array().is_some_and(|t| t.len() == 5)),
+        "{:?}",
+        done[0]
+    );
     let page = client.get(format!("{}/results", server.url)).send().await.unwrap().text().await.unwrap();
     assert!(page.contains("2_x.png") && page.find("2_x.png") < page.find("10_x.png"));
     // The same bytes again: no new work.
@@ -91,8 +95,16 @@ async fn kills_at_random_moments_lose_and_double_nothing() {
         let files: Vec<(String, Vec<u8>)> = (next..next + 25).map(|n| (format!("{n}.png"), picture(n))).collect();
         next += 25;
         let (url, sender) = (server.url.clone(), client.clone());
-        let request =
-            tokio::spawn(async move { sender.post(format!("{url}/")).header("accept", "application/json").multipart(form(files)).send().await?.json().await });
+        let request = tokio::spawn(async move {
+            sender
+                .post(format!("{url}/"))
+                .header("accept", "application/json")
+                .multipart(form(files))
+                .send()
+                .await?
+                .json()
+                .await
+        });
         // Anything from the middle of the upload to the middle of the work.
         tokio::time::sleep(Duration::from_millis(u64::from(round * 37 % 400))).await;
         if round % 3 == 2 {
@@ -109,7 +121,8 @@ async fn kills_at_random_moments_lose_and_double_nothing() {
     }
     assert!(acknowledged.len() >= 300, "only {} uploads were acknowledged", acknowledged.len());
     eventually("an empty queue", async || {
-        let status: serde_json::Value = client.get(format!("{}/api/status", server.url)).send().await.ok()?.json().await.ok()?;
+        let status: serde_json::Value =
+            client.get(format!("{}/api/status", server.url)).send().await.ok()?.json().await.ok()?;
         (status["queue"]["visible"] == 0 && status["queue"]["in_flight"] == 0).then_some(())
     })
     .await;

@@ -106,15 +106,19 @@ fn spawn(dir: &Path, args: &[String], log: &Path) -> (Child, String) {
         .spawn()
         .expect("the binary starts");
     let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("the server writes a line");
+    BufReader::new(child.stdout.take().expect("stdout is piped"))
+        .read_line(&mut line)
+        .expect("the server writes a line");
     let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
-    let url = url.unwrap_or_else(|| panic!("no address in {line:?}; log: {}", std::fs::read_to_string(log).unwrap_or_default()));
+    let url = url
+        .unwrap_or_else(|| panic!("no address in {line:?}; log: {}", std::fs::read_to_string(log).unwrap_or_default()));
     (child, url)
 }
 
 /// A picture that differs for each `seed`: PNG, 40 x 36 pixels.
 pub fn picture(seed: u32) -> Vec<u8> {
-    let noise = |x: u32, y: u32| (x.wrapping_mul(31) ^ y.wrapping_mul(17) ^ seed.wrapping_mul(2_654_435_761)).to_le_bytes();
+    let noise =
+        |x: u32, y: u32| (x.wrapping_mul(31) ^ y.wrapping_mul(17) ^ seed.wrapping_mul(2_654_435_761)).to_le_bytes();
     let image = image::RgbImage::from_fn(40, 36, |x, y| {
         let [r, g, b, _] = noise(x / 6, y / 6);
         image::Rgb([r, g, b])
@@ -149,8 +153,13 @@ pub async fn upload(
     url: &str,
     files: impl IntoIterator<Item = (String, Vec<u8>)>,
 ) -> Vec<serde_json::Value> {
-    let response =
-        client.post(format!("{url}/")).header("accept", "application/json").multipart(form(files)).send().await.unwrap();
+    let response = client
+        .post(format!("{url}/"))
+        .header("accept", "application/json")
+        .multipart(form(files))
+        .send()
+        .await
+        .unwrap();
     let answer: serde_json::Value = response.json().await.unwrap();
     answer["files"].as_array().unwrap_or_else(|| panic!("no files in {answer}")).clone()
 }

@@ -1,0 +1,375 @@
+//! Who may do what: tokens, and session cookies derived from them.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, Method, StatusCode, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Redirect, Response},
+};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::{
+    App,
+    accept::Accept,
+    error::{Error, Result},
+};
+use crate::{clock::Clock, config::Web};
+
+/// The session cookie.
+const COOKIE: &str = "imgcls_session";
+
+/// A session ends after this time, or with its token.
+const SESSION_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// So many wrong tokens may an address try in [`WINDOW_MS`].
+const MAX_FAILURES: u32 = 10;
+
+/// The span in which failures are counted.
+const WINDOW_MS: i64 = 5 * 60 * 1000;
+
+/// Most addresses whose failures are remembered.
+const MAX_ADDRESSES: usize = 10_000;
+
+/// What a request may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// Nothing but to log in.
+    Nobody,
+    /// Everything but what an administrator does.
+    User,
+    /// Everything.
+    Admin,
+}
+
+impl Level {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// The tokens, and the failures of those who do not have them.
+#[derive(Debug)]
+pub(crate) struct Auth {
+    user: Option<Token>,
+    admin: Option<Token>,
+    clock: Arc<dyn Clock>,
+    failures: Mutex<HashMap<IpAddr, Failures>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    since_ms: i64,
+    count: u32,
+}
+
+/// A token's hash, to compare without telling its length, and the key for its sessions.
+struct Token {
+    hash: [u8; 32],
+    key: Hmac<Sha256>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl Token {
+    fn new(text: &str) -> Option<Self> {
+        // HMAC takes keys of any length, so this is always a key.
+        Some(Self { hash: Sha256::digest(text).into(), key: Hmac::new_from_slice(text.as_bytes()).ok()? })
+    }
+
+    fn is(&self, presented: &str) -> bool {
+        let presented: [u8; 32] = Sha256::digest(presented).into();
+        self.hash.ct_eq(&presented).into()
+    }
+
+    fn mac(&self, level: Level, until_ms: i64) -> Hmac<Sha256> {
+        let mut mac = self.key.clone();
+        mac.update(format!("imgcls session 1|{}|{until_ms}", level.name()).as_bytes());
+        mac
+    }
+}
+
+impl Auth {
+    pub(crate) fn new(web: &Web, clock: Arc<dyn Clock>) -> Self {
+        let token = |secret: &crate::config::Secret| secret.expose().and_then(Token::new);
+        Self { user: token(&web.token), admin: token(&web.admin_token), clock, failures: Mutex::default() }
+    }
+
+    /// What anybody may do.
+    fn anybody(&self) -> Level {
+        match (&self.user, &self.admin) {
+            (None, None) => Level::Admin,
+            (None, Some(_)) => Level::User,
+            (Some(_), _) => Level::Nobody,
+        }
+    }
+
+    /// Whether there is anything to log in to.
+    pub(crate) fn has_tokens(&self) -> bool {
+        self.anybody() < Level::Admin
+    }
+
+    /// What the holder of `token` may do.
+    pub(crate) fn level_of(&self, token: &str) -> Option<Level> {
+        if self.admin.as_ref().is_some_and(|admin| admin.is(token)) {
+            return Some(Level::Admin);
+        }
+        let level = if self.admin.is_some() { Level::User } else { Level::Admin };
+        self.user.as_ref().is_some_and(|user| user.is(token)).then_some(level)
+    }
+
+    /// The token whose sessions have `level`.
+    fn token_for(&self, level: Level) -> Option<&Token> {
+        match level {
+            Level::Nobody => None,
+            Level::User => self.user.as_ref(),
+            Level::Admin => self.admin.as_ref().or(self.user.as_ref()),
+        }
+    }
+
+    /// The `Set-Cookie` value of a new session.
+    pub(crate) fn cookie(&self, level: Level, https: bool) -> Option<String> {
+        let until_ms = self.clock.now_ms() + SESSION_MS;
+        let mac = hex::encode(self.token_for(level)?.mac(level, until_ms).finalize().into_bytes());
+        Some(set_cookie(&format!("{}.{until_ms}.{mac}", level.name()), SESSION_MS / 1000, https))
+    }
+
+    fn level_of_session(&self, value: &str) -> Option<Level> {
+        let mut parts = value.splitn(3, '.');
+        let level = match parts.next()? {
+            "user" => Level::User,
+            "admin" => Level::Admin,
+            _ => return None,
+        };
+        let until_ms: i64 = parts.next()?.parse().ok()?;
+        let mac = hex::decode(parts.next()?).ok()?;
+        self.token_for(level)?.mac(level, until_ms).verify_slice(&mac).ok()?;
+        (self.clock.now_ms() < until_ms).then_some(level)
+    }
+
+    /// What the request may do.
+    ///
+    /// # Errors
+    /// 401 for a wrong token: who sends one wants to know.
+    fn level(&self, headers: &HeaderMap) -> Result<Level> {
+        if let Some(value) = headers.get(header::AUTHORIZATION)
+            && self.has_tokens()
+        {
+            let token = value.to_str().ok().and_then(|v| {
+                let (scheme, token) = v.split_once(' ')?;
+                scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+            });
+            return token
+                .and_then(|token| self.level_of(token))
+                .ok_or_else(|| Error::new(StatusCode::UNAUTHORIZED, "the token is wrong"));
+        }
+        let sessions = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
+        let session = sessions
+            .flat_map(|v| v.split(';'))
+            .filter_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+            .find_map(|value| self.level_of_session(value));
+        Ok(session.unwrap_or(Level::Nobody).max(self.anybody()))
+    }
+
+    /// Refuses an address that has tried too many wrong tokens.
+    ///
+    /// # Errors
+    /// 429 with the time to wait.
+    pub(crate) fn may_try(&self, address: IpAddr) -> Result<()> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now_ms();
+        match failures.get(&network(address)) {
+            Some(f) if f.count >= MAX_FAILURES && now - f.since_ms < WINDOW_MS => {
+                let wait = u64::try_from((f.since_ms + WINDOW_MS - now).max(0)).unwrap_or_default().div_ceil(1000);
+                Err(Error::new(StatusCode::TOO_MANY_REQUESTS, format!("too many wrong tokens; try again in {wait} s"))
+                    .retry_after(wait))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers that an address tried a wrong token.
+    pub(crate) fn failed(&self, address: IpAddr) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now_ms();
+        if failures.len() >= MAX_ADDRESSES {
+            failures.retain(|_, f| now - f.since_ms < WINDOW_MS);
+        }
+        if failures.len() >= MAX_ADDRESSES {
+            // A flood from that many addresses: those remembered longest make room.
+            failures.clear();
+        }
+        let entry = failures.entry(network(address)).or_insert(Failures { since_ms: now, count: 0 });
+        if now - entry.since_ms >= WINDOW_MS {
+            *entry = Failures { since_ms: now, count: 0 };
+        }
+        entry.count += 1;
+    }
+}
+
+/// Who has one IPv6 address has all of its /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+fn set_cookie(value: &str, max_age_s: i64, https: bool) -> String {
+    let secure = if https { "; Secure" } else { "" };
+    format!("{COOKIE}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}")
+}
+
+/// The `Set-Cookie` value that ends a session.
+pub(crate) fn no_cookie(https: bool) -> String {
+    set_cookie("", 0, https)
+}
+
+/// Lets through who may at least look.
+pub(crate) async fn require_user(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let level = match app.auth.level(request.headers()) {
+        Ok(level) => level,
+        Err(error) => return error.into_response(),
+    };
+    if level < Level::User {
+        let page = *request.method() == Method::GET && Accept::of(request.headers()).html;
+        return if page {
+            to_login(request.uri().path_and_query().map_or("/", |p| p.as_str()))
+        } else {
+            unauthorized()
+        };
+    }
+    request.extensions_mut().insert(level);
+    next.run(request).await
+}
+
+fn unauthorized() -> Response {
+    Error::new(
+        StatusCode::UNAUTHORIZED,
+        "a token is needed; send it as \"Authorization: Bearer TOKEN\" or log in at /login",
+    )
+    .into_response()
+}
+
+fn to_login(next: &str) -> Response {
+    Redirect::to(&format!("/login?next={}", utf8_percent_encode(next, NON_ALPHANUMERIC))).into_response()
+}
+
+/// Proof that the request may do what an administrator does.
+#[derive(Debug)]
+pub(crate) struct Admin;
+
+impl<S: Sync> FromRequestParts<S> for Admin {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        if parts.extensions.get::<Level>().is_some_and(|level| *level == Level::Admin) {
+            return Ok(Self);
+        }
+        if parts.method == Method::GET && Accept::of(&parts.headers).html {
+            return Err(to_login(parts.uri.path_and_query().map_or("/", |p| p.as_str())));
+        }
+        Err(Error::new(StatusCode::FORBIDDEN, "the admin token is needed for this").into_response())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::ManualClock, config::Config};
+
+    fn auth(user: &str, admin: &str) -> (Auth, Arc<ManualClock>) {
+        let mut web = Config::default().web;
+        web.token = user.to_owned().into();
+        web.admin_token = admin.to_owned().into();
+        let clock = Arc::new(ManualClock::at(1_000_000));
+        (Auth::new(&web, Arc::clone(&clock) as Arc<dyn Clock>), clock)
+    }
+
+    fn with(name: header::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, value.parse().unwrap())])
+    }
+
+    fn session(auth: &Auth, level: Level) -> HeaderMap {
+        let cookie = auth.cookie(level, false).unwrap();
+        with(header::COOKIE, &format!("other=1; {}", cookie.split(';').next().unwrap()))
+    }
+
+    #[test]
+    fn tokens_open_what_they_should() {
+        for (user, admin, anybody, by_user, by_admin) in [
+            ("", "", Level::Admin, None, None),
+            ("u", "", Level::Nobody, Some(Level::Admin), None),
+            ("u", "a", Level::Nobody, Some(Level::User), Some(Level::Admin)),
+            ("", "a", Level::User, None, Some(Level::Admin)),
+            ("same", "same", Level::Nobody, None, None),
+        ] {
+            let (auth, _) = auth(user, admin);
+            assert_eq!(auth.anybody(), anybody, "{user:?} {admin:?}");
+            assert_eq!((auth.level_of("u"), auth.level_of("a")), (by_user, by_admin), "{user:?} {admin:?}");
+            assert_eq!(auth.level_of(""), None);
+        }
+    }
+
+    #[test]
+    fn bearer_tokens_and_sessions() {
+        let (auth, clock) = auth("u", "a");
+        assert_eq!(auth.level(&with(header::AUTHORIZATION, "Bearer u")).unwrap(), Level::User);
+        assert_eq!(auth.level(&with(header::AUTHORIZATION, "bearer a")).unwrap(), Level::Admin);
+        assert!(auth.level(&with(header::AUTHORIZATION, "Bearer x")).is_err());
+        assert!(auth.level(&with(header::AUTHORIZATION, "Basic dTp1")).is_err());
+        let (user, admin) = (session(&auth, Level::User), session(&auth, Level::Admin));
+        assert_eq!(auth.level(&user).unwrap(), Level::User);
+        assert_eq!(auth.level(&admin).unwrap(), Level::Admin);
+        let forged = user[header::COOKIE].to_str().unwrap().replace("=user.", "=admin.");
+        assert_eq!(auth.level(&with(header::COOKIE, &forged)).unwrap(), Level::Nobody);
+
+        let other = self::auth("other", "a").0;
+        assert_eq!(other.level(&user).unwrap(), Level::Nobody, "a session dies with its token");
+        let same = self::auth("u", "a").0;
+        assert_eq!(same.level(&user).unwrap(), Level::User, "every instance takes it");
+        clock.advance(std::time::Duration::from_secs(8 * 24 * 3600));
+        assert_eq!(auth.level(&user).unwrap(), Level::Nobody, "it ends by itself");
+    }
+
+    #[test]
+    fn cookies_are_kept_from_scripts_and_other_sites() {
+        let (auth, _) = auth("u", "");
+        let cookie = auth.cookie(Level::Admin, true).unwrap();
+        for attribute in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/"] {
+            assert!(cookie.contains(attribute), "{cookie}");
+        }
+        assert!(!auth.cookie(Level::Admin, false).unwrap().contains("Secure"));
+        assert!(!cookie.contains("=u"), "the token itself is not in it");
+    }
+
+    #[test]
+    fn guessing_is_slow() {
+        let (auth, clock) = auth("u", "");
+        let address: IpAddr = "2001:db8::1".parse().unwrap();
+        for _ in 0..MAX_FAILURES {
+            auth.may_try(address).unwrap();
+            auth.failed(address);
+        }
+        assert_eq!(auth.may_try("2001:db8::2".parse().unwrap()).unwrap_err().status(), StatusCode::TOO_MANY_REQUESTS);
+        auth.may_try("10.0.0.1".parse().unwrap()).unwrap();
+        clock.advance(std::time::Duration::from_secs(301));
+        auth.may_try(address).unwrap();
+    }
+}

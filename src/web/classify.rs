@@ -1,0 +1,214 @@
+//! `POST /classify`: stores images and waits for their results, all waiters on one poll.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use serde::Serialize;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    App,
+    accept::Accept,
+    error::{Error, Result},
+    upload::{self, FileOutcome},
+};
+use crate::{
+    backend::Results,
+    contract::{Classification, ImageName, Outcome},
+};
+
+/// The poll comes back so soon after results came.
+const SHORTEST: Duration = Duration::from_millis(20);
+
+/// And so late when none come.
+const LONGEST: Duration = Duration::from_millis(200);
+
+/// When the store cannot be asked.
+const AFTER_ERROR: Duration = Duration::from_secs(2);
+
+/// Most images that are waited for at a time.
+const MAX_WAITING: usize = 50_000;
+
+/// So many names are asked for in one call of the store.
+const NAMES_PER_CALL: usize = 1000;
+
+/// Those who wait for results. One task asks for all of them while there are any.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    results: Arc<dyn Results>,
+    state: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    by_image: HashMap<ImageName, Vec<oneshot::Sender<Classification>>>,
+    polling: bool,
+    /// Somebody came since the last poll.
+    fresh: bool,
+}
+
+impl Waiters {
+    pub(crate) fn new(results: Arc<dyn Results>) -> Arc<Self> {
+        Arc::new(Self { results, state: Mutex::default() })
+    }
+
+    /// How many images are waited for.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().by_image.len()
+    }
+
+    /// Receives the image's result once there is one. Dropping the receiver ends the waiting.
+    fn wait(self: &Arc<Self>, image: &ImageName) -> Result<oneshot::Receiver<Classification>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        if state.by_image.len() >= MAX_WAITING {
+            return Err(Error::unavailable("too many images are waited for; ask for the result later").of_image(image));
+        }
+        state.by_image.entry(image.clone()).or_default().push(sender);
+        state.fresh = true;
+        if !std::mem::replace(&mut state.polling, true) {
+            tokio::spawn(Arc::clone(self).poll());
+        }
+        Ok(receiver)
+    }
+
+    async fn poll(self: Arc<Self>) {
+        let mut pause = SHORTEST;
+        loop {
+            let Some(names) = self.names() else { return };
+            let mut answered = 0;
+            let mut failed = false;
+            for names in names.chunks(NAMES_PER_CALL) {
+                match super::ask(self.results.get(names)).await {
+                    Ok(rows) => answered += self.answer(rows),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot ask for results that are waited for");
+                        failed = true;
+                        break;
+                    }
+                }
+            }
+            pause = match (failed, answered) {
+                (true, _) => AFTER_ERROR,
+                (false, 0) if !std::mem::take(&mut self.lock().fresh) => (pause * 3 / 2).clamp(SHORTEST, LONGEST),
+                _ => SHORTEST,
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The images that somebody still waits for; `None`, and the poll is over, if there are none.
+    fn names(&self) -> Option<Vec<ImageName>> {
+        let mut state = self.lock();
+        state.by_image.retain(|_, senders| {
+            senders.retain(|sender| !sender.is_closed());
+            !senders.is_empty()
+        });
+        state.polling = !state.by_image.is_empty();
+        state.polling.then(|| state.by_image.keys().cloned().collect())
+    }
+
+    fn answer(&self, rows: Vec<Classification>) -> usize {
+        let mut state = self.lock();
+        let mut answered = 0;
+        for row in rows {
+            for sender in state.by_image.remove(&row.image).unwrap_or_default() {
+                answered += 1;
+                // Who went away in this moment needs no answer.
+                drop(sender.send(row.clone()));
+            }
+        }
+        answered
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One line of an answer about several files.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line {
+    Result {
+        file: String,
+        #[serde(flatten)]
+        result: Classification,
+    },
+    Error(Error),
+}
+
+/// `POST /classify`: the label of one file as text, or a JSON line for each of several, as soon as it is there.
+pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: Request) -> Result<Response> {
+    let mut outcomes = upload::store(&app, request).await?;
+    let deadline = Instant::now() + app.config.web.classify_timeout;
+    if outcomes.files.len() == 1
+        && let Some(outcome) = outcomes.files.pop()
+    {
+        let file = outcome.file.clone();
+        let result = result_of(&app, outcome, deadline).await?;
+        return match &result.outcome {
+            Outcome::Labelled { label, .. } if !accept.json => Ok(label.clone().into_response()),
+            Outcome::Labelled { .. } => Ok(Json(result).into_response()),
+            Outcome::Failed { error } => {
+                let error = Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.clone());
+                Err(error.about(&file).of_image(&result.image))
+            }
+        };
+    }
+    let pending: FuturesUnordered<_> = outcomes
+        .files
+        .into_iter()
+        .map(|outcome| {
+            let app = Arc::clone(&app);
+            async move {
+                let file = outcome.file.clone();
+                let line = match result_of(&app, outcome, deadline).await {
+                    Ok(result) => Line::Result { file, result },
+                    Err(error) => Line::Error(error.about(&file)),
+                };
+                let mut text = serde_json::to_vec(&line).unwrap_or_default();
+                text.push(b'\n');
+                Ok::<_, Infallible>(Bytes::from(text))
+            }
+        })
+        .collect();
+    // Lines that are ready together leave together.
+    let lines =
+        pending.ready_chunks(256).map(|lines| lines.into_iter().collect::<Result<Vec<_>, _>>().map(|l| l.concat()));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// Waits for the result of a stored file.
+async fn result_of(app: &Arc<App>, outcome: FileOutcome, deadline: Instant) -> Result<Classification> {
+    let image = match (outcome.image, outcome.failure) {
+        (Some(image), _) => image,
+        (None, Some(error)) => return Err(error),
+        (None, None) => return Err(Error::unavailable("the file is not stored").about(&outcome.file)),
+    };
+    let receiver = app.waiters.wait(&image)?;
+    let later = |status, why: &str| {
+        let message = format!("{why}; the image is stored as {image}, and its result will be at /api/results");
+        Err(Error::new(status, message).about(&outcome.file).of_image(&image))
+    };
+    tokio::select! {
+        result = receiver => match result {
+            Ok(result) => Ok(result),
+            Err(_) => later(StatusCode::SERVICE_UNAVAILABLE, "waiting for the result ended abruptly"),
+        },
+        () = tokio::time::sleep_until(deadline) => later(StatusCode::GATEWAY_TIMEOUT, "no result in time"),
+        () = app.stopping.cancelled() => later(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
+    }
+}

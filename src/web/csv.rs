@@ -1,0 +1,97 @@
+//! All results as CSV, streamed page by page.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Query, State, rejection::QueryRejection},
+    http::header,
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+
+use super::{
+    App, ask,
+    error::Result,
+    results::{PageParams, params},
+};
+use crate::{
+    backend::PageQuery,
+    contract::{Classification, Outcome},
+};
+
+/// Rows read at a time.
+const ROWS: usize = 500;
+
+/// `GET /api/results.csv`. Rows that are written meanwhile may or may not be in it.
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    query: Result<Query<PageParams>, QueryRejection>,
+) -> Result<Response> {
+    let query = PageQuery { limit: ROWS, before: None, ..params(query)?.query()? };
+    // The first page before the headers leave, so that a store that is down is an error and no empty file.
+    let first = ask(app.backend.results.page(&query)).await?;
+    let head = line(
+        ["image", "label", "confidence", "error", "location", "model", "worker", "classified_at"].map(String::from),
+    )?;
+    let pages = stream::try_unfold((Some(first), query, head), move |(page, query, head)| {
+        let app = Arc::clone(&app);
+        async move {
+            let Some(page) = page else { return Ok::<_, super::Error>(None) };
+            let mut text = head;
+            for row in &page.results {
+                text.extend(line(cells(row))?);
+            }
+            let query = PageQuery { after: page.next, ..query };
+            let next = if query.after.is_some() { Some(ask(app.backend.results.page(&query)).await?) } else { None };
+            Ok(Some((text, (next, query, Vec::new()))))
+        }
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=\"results.csv\""),
+    ];
+    Ok((headers, Body::from_stream(pages)).into_response())
+}
+
+fn cells(row: &Classification) -> [String; 8] {
+    let (label, confidence, error) = match &row.outcome {
+        Outcome::Labelled { label, confidence, .. } => (label.as_str(), format!("{confidence:.4}"), ""),
+        Outcome::Failed { error } => ("", String::new(), error.as_str()),
+    };
+    [
+        row.image.to_string(),
+        label.to_owned(),
+        confidence,
+        error.to_owned(),
+        row.location.clone(),
+        row.model.clone(),
+        row.worker.clone(),
+        row.classified_at_text(),
+    ]
+}
+
+/// One record, its cells defused: spreadsheets run cells that begin with one of these as formulas.
+fn line(cells: [String; 8]) -> Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    let defused =
+        cells.map(|cell| if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell });
+    // Writing to memory fails for nothing but a bug.
+    let failed = |error: String| super::Error::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error);
+    writer.write_record(defused).map_err(|e| failed(e.to_string()))?;
+    writer.into_inner().map_err(|e| failed(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formulas_are_defused_and_cells_quoted() {
+        let cells = ["=1+1", "+a", "-b", "@c", "x,\"y\"", "plain", "", "0.5"].map(String::from);
+        assert_eq!(
+            String::from_utf8(line(cells).unwrap()).unwrap(),
+            "'=1+1,'+a,'-b,'@c,\"x,\"\"y\"\"\",plain,,0.5\r\n"
+        );
+    }
+}

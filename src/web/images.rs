@@ -1,0 +1,125 @@
+//! Stored images: shown, and removed.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use super::{
+    App, ask,
+    auth::Admin,
+    error::{Error, Result},
+    results::image_in,
+};
+use crate::{
+    contract::{Digest, ImageName},
+    model::{Limits, format},
+};
+
+/// Memory for images on their way out, unless a single one may be larger.
+const MEMORY_KIB: u64 = 64 << 10;
+
+/// So long a request waits for its share of that memory.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A body is handed out in pieces of this size, so that its memory is given back when the client has it.
+const PIECE: usize = 256 << 10;
+
+/// Kibibytes for images on their way out.
+pub(crate) fn memory(limits: &Limits) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(kib(limits.max_bytes).max(kib(MEMORY_KIB << 10)) as usize))
+}
+
+fn kib(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 4)
+}
+
+/// `GET /images/{name}`
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let image = image_in(path)?;
+    let max_bytes = app.config.limits.max_bytes;
+    let share = Arc::clone(&app.image_memory).acquire_many_owned(kib(max_bytes));
+    let mut share = match timeout(PATIENCE, share).await {
+        Ok(Ok(share)) => share,
+        _ => return Err(Error::unavailable("too many images are being sent; try again")),
+    };
+    let stored = ask(app.backend.images.get(&image, max_bytes)).await?;
+    // What this one does not need, others may use at once.
+    if let Some(rest) = share.split(share.num_permits().saturating_sub(kib(stored.bytes.len() as u64) as usize)) {
+        drop(rest);
+    }
+    let etag = format!("\"{}\"", &Digest::of(&stored.bytes).to_hex()[..32]);
+    let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(&etag));
+    let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { body(stored.bytes, share, &image) };
+    let headers = response.headers_mut();
+    // A name may get other bytes after a reset, so a copy is asked about each time.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    if let Ok(etag) = HeaderValue::try_from(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    Ok(response)
+}
+
+fn body(bytes: Vec<u8>, share: OwnedSemaphorePermit, image: &ImageName) -> Response {
+    let format = format::sniff(&bytes);
+    let disposition = if format.is_ok() { "inline" } else { "attachment" };
+    let disposition =
+        format!("{disposition}; filename*=UTF-8''{}", utf8_percent_encode(image.as_str(), NON_ALPHANUMERIC));
+    let length = bytes.len();
+    let pieces = stream::unfold((Bytes::from(bytes), share), |(mut rest, share)| async move {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        (!piece.is_empty()).then(|| (Ok::<_, std::convert::Infallible>(piece), (rest, share)))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, format.map_or("application/octet-stream", format::Format::media_type).to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+        (header::CONTENT_DISPOSITION, disposition),
+    ];
+    (headers, Body::from_stream(pieces)).into_response()
+}
+
+/// What was removed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Deleted {
+    image: ImageName,
+    deleted: bool,
+}
+
+/// `DELETE /images/{name}`: the image with its tags, then its row and output object.
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    _: Admin,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Json<Deleted>> {
+    let image = image_in(path)?;
+    // The image first: a worker that has it at this moment then finds it gone and writes no row. If this ends half-way, the row
+    // still shows the name, and asking again does the rest.
+    let was_there = ask(app.backend.images.delete(&image)).await?;
+    let row = ask(app.backend.results.delete(&image)).await?;
+    if let Some(key) = row.as_ref().and_then(crate::contract::Classification::output_key) {
+        ask(app.backend.images.delete_output(&key)).await?;
+    }
+    app.status.forget().await;
+    if !was_there && row.is_none() {
+        return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
+    }
+    tracing::info!(%image, "image removed");
+    Ok(Json(Deleted { image, deleted: true }))
+}

@@ -1,0 +1,108 @@
+//! The web tier: upload page and API, results, status, reset and health over HTTP.
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    backend::{self, Backend},
+    clock::Clock,
+    config::Config,
+};
+
+mod accept;
+mod assets;
+mod auth;
+mod body;
+mod classify;
+mod csv;
+mod error;
+mod guard;
+mod images;
+mod login;
+mod metrics;
+mod pages;
+mod queue;
+mod requeue;
+mod reset;
+mod results;
+mod router;
+mod serve;
+mod spool;
+mod status;
+mod upload;
+
+pub use error::Error;
+pub use requeue::{Which, requeue};
+pub use router::router;
+pub use serve::serve;
+
+/// A store must answer a question within this time.
+const STORE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What pages and answers tell of the model.
+#[derive(Debug, Clone, Default)]
+pub struct ModelFacts {
+    /// Its name.
+    pub name: String,
+    /// Its classes.
+    pub labels: Vec<String>,
+    /// What a user should know before trusting a label.
+    pub note: String,
+}
+
+/// Everything that the handlers share.
+#[derive(Debug)]
+pub struct App {
+    backend: Backend,
+    config: Config,
+    model: ModelFacts,
+    clock: Arc<dyn Clock>,
+    auth: auth::Auth,
+    hosts: guard::Hosts,
+    spool: Arc<spool::Spool>,
+    /// Uploads that are being stored.
+    storing: Arc<Semaphore>,
+    waiters: Arc<classify::Waiters>,
+    image_memory: Arc<Semaphore>,
+    metrics: metrics::Metrics,
+    status: status::Cache,
+    /// Work that outlives the request that began it.
+    tasks: TaskTracker,
+    /// Cancelled when the server begins to stop.
+    stopping: CancellationToken,
+}
+
+impl App {
+    /// The web tier of `backend`. Uploads in progress go to `uploads` in the configured data directory.
+    ///
+    /// # Errors
+    /// If the spool cannot be made.
+    pub fn new(backend: Backend, config: Config, model: ModelFacts, clock: Arc<dyn Clock>) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            auth: auth::Auth::new(&config.web, Arc::clone(&clock)),
+            hosts: guard::Hosts::new(&config.web),
+            spool: spool::Spool::open(&config.data_dir.join("uploads"))?,
+            storing: Arc::new(Semaphore::new(upload::MAX_STORING)),
+            waiters: classify::Waiters::new(Arc::clone(&backend.results)),
+            image_memory: images::memory(&config.limits),
+            metrics: metrics::Metrics::new(),
+            status: status::Cache::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            backend,
+            config,
+            model,
+            clock,
+        }))
+    }
+}
+
+/// A store's answer, or an error if it takes too long.
+async fn ask<T>(question: impl Future<Output = backend::Result<T>>) -> error::Result<T> {
+    match timeout(STORE_TIMEOUT, question).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Error::unavailable(format!("the store did not answer within {} s", STORE_TIMEOUT.as_secs()))),
+    }
+}

@@ -1,0 +1,83 @@
+//! Asks for images to be classified again.
+
+use std::{collections::HashSet, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{
+    backend::{Backend, Error, ErrorKind, PageQuery, Result},
+    contract::ImageName,
+};
+
+/// Names handled at a time.
+const BATCH: usize = 500;
+
+/// Each call of a store has this long.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Which images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// Every stored image.
+    All,
+    /// Those whose row says that they failed.
+    Failed,
+    /// Those without a row. Images that still wait in the queue are among them; classifying one twice does no harm.
+    Missing,
+}
+
+/// Sends an event for each of these images and answers how many. Memory does not depend on how many there are.
+///
+/// # Errors
+/// The store's; what was sent until then stays sent.
+pub async fn requeue(backend: &Backend, which: Which) -> Result<u64> {
+    match which {
+        Which::Failed => requeue_failed(backend).await,
+        Which::All | Which::Missing => requeue_listed(backend, which).await,
+    }
+}
+
+async fn requeue_failed(backend: &Backend) -> Result<u64> {
+    let mut sent = 0;
+    let mut query = PageQuery { limit: BATCH, ..PageQuery::default() };
+    loop {
+        let page = within(backend.results.page(&query)).await?;
+        let failed = page.results.into_iter().filter(|row| row.outcome.error().is_some()).map(|row| row.image);
+        sent += send(backend, failed.collect()).await?;
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => return Ok(sent),
+        }
+    }
+}
+
+async fn requeue_listed(backend: &Backend, which: Which) -> Result<u64> {
+    let mut sent = 0;
+    let mut after: Option<ImageName> = None;
+    loop {
+        let mut names = within(backend.images.list(after.as_ref(), BATCH)).await?;
+        let Some(last) = names.last().cloned() else { return Ok(sent) };
+        if which == Which::Missing {
+            let rows = within(backend.results.get(&names)).await?;
+            let known: HashSet<ImageName> = rows.into_iter().map(|row| row.image).collect();
+            names.retain(|name| !known.contains(name));
+        }
+        sent += send(backend, names).await?;
+        after = Some(last);
+    }
+}
+
+async fn send(backend: &Backend, names: Vec<ImageName>) -> Result<u64> {
+    if names.is_empty() {
+        return Ok(0);
+    }
+    let bodies: Vec<String> = names.iter().map(|name| backend.images.event_for(name).to_body()).collect();
+    within(backend.queue.send(&bodies)).await?;
+    Ok(bodies.len() as u64)
+}
+
+async fn within<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || Error::new(ErrorKind::Transient, format!("the store did not answer within {} s", TIMEOUT.as_secs()));
+    tokio::time::timeout(TIMEOUT, call).await.map_err(|_| late())?
+}

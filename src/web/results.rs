@@ -1,0 +1,164 @@
+//! Results as JSON: pages, one, and many by name.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    App, ask,
+    error::{Error, Result},
+};
+use crate::{
+    backend::{Page, PageQuery},
+    contract::{Classification, ImageName},
+};
+
+/// Rows of a page unless asked otherwise.
+const DEFAULT_LIMIT: usize = 50;
+
+/// Most rows of a page, and most names of a lookup.
+pub(crate) const MAX_LIMIT: usize = 1000;
+
+/// The query of a page of results; empty values count as absent, as forms send them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PageParams {
+    pub(crate) after: String,
+    pub(crate) before: String,
+    pub(crate) limit: String,
+    pub(crate) q: String,
+}
+
+impl PageParams {
+    /// The query for the store.
+    ///
+    /// # Errors
+    /// 400 that names the parameter.
+    pub(crate) fn query(&self) -> Result<PageQuery> {
+        let limit = match self.limit.as_str() {
+            "" => DEFAULT_LIMIT,
+            text => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+                .ok_or_else(|| Error::bad_request(format!("limit is {text:?}; it must be 1 to {MAX_LIMIT}")))?,
+        };
+        let (after, before) = (cursor("after", &self.after)?, cursor("before", &self.before)?);
+        if after.is_some() && before.is_some() {
+            return Err(Error::bad_request("after and before cannot be used together; leave one out"));
+        }
+        let filter = Some(self.q.trim().to_owned()).filter(|q| !q.is_empty());
+        Ok(PageQuery { after, before, limit, filter })
+    }
+}
+
+fn cursor(key: &str, value: &str) -> Result<Option<ImageName>> {
+    match value {
+        "" => Ok(None),
+        value => value.parse().map(Some).map_err(|error| Error::bad_request(format!("{key}: {error}"))),
+    }
+}
+
+/// The parameters of a page, or what is wrong with them.
+pub(crate) fn params(query: Result<Query<PageParams>, QueryRejection>) -> Result<PageParams> {
+    query.map(|Query(params)| params).map_err(|error| Error::bad_request(error.body_text()))
+}
+
+/// `GET /api/results`
+pub(crate) async fn page(
+    State(app): State<Arc<App>>,
+    query: Result<Query<PageParams>, QueryRejection>,
+) -> Result<Json<Page>> {
+    let query = params(query)?.query()?;
+    Ok(Json(ask(app.backend.results.page(&query)).await?))
+}
+
+/// The image that the last part of the address names.
+pub(crate) fn image_in(path: Result<Path<String>, PathRejection>) -> Result<ImageName> {
+    let Path(name) = path.map_err(|error| Error::bad_request(error.body_text()))?;
+    name.parse().map_err(|error| Error::not_found(format!("there is no such image: {error}")))
+}
+
+/// `GET /api/results/{name}`
+pub(crate) async fn one(
+    State(app): State<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Json<Classification>> {
+    let image = image_in(path)?;
+    if let Some(row) = ask(app.backend.results.get(std::slice::from_ref(&image))).await?.pop() {
+        return Ok(Json(row));
+    }
+    let message = if ask(app.backend.images.exists(&image)).await? {
+        format!("{image} is stored and not classified yet; ask again soon")
+    } else {
+        format!("there is no image {image}")
+    };
+    Err(Error::not_found(message).of_image(&image))
+}
+
+/// The names to look up: `{"names": […]}` or the list alone.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Names {
+    Wrapped { names: Vec<String> },
+    Bare(Vec<String>),
+}
+
+/// The results of some images.
+#[derive(Debug, Serialize)]
+pub(crate) struct Found {
+    results: Vec<Classification>,
+    /// Names without a result.
+    missing: Vec<String>,
+}
+
+/// `POST /api/results/lookup`: names in, results out, in the order of the names.
+pub(crate) async fn lookup(
+    State(app): State<Arc<App>>,
+    names: Result<Json<Names>, JsonRejection>,
+) -> Result<Json<Found>> {
+    let Json(Names::Wrapped { names } | Names::Bare(names)) = names.map_err(|error| {
+        Error::new(error.status(), format!("send {{\"names\": [\"a.png\"]}}: {}", error.body_text()))
+    })?;
+    if names.len() > MAX_LIMIT {
+        return Err(Error::bad_request(format!("{} names; ask for at most {MAX_LIMIT} at a time", names.len())));
+    }
+    let images: Vec<ImageName> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let rows = if images.is_empty() { Vec::new() } else { ask(app.backend.results.get(&images)).await? };
+    let mut by_name: std::collections::HashMap<String, Classification> =
+        rows.into_iter().map(|row| (row.image.to_string(), row)).collect();
+    let (mut results, mut missing) = (Vec::new(), Vec::new());
+    for name in names {
+        match by_name.remove(&name) {
+            Some(row) => results.push(row),
+            None => missing.push(name),
+        }
+    }
+    Ok(Json(Found { results, missing }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_checked() {
+        let params = |after: &str, before: &str, limit: &str| {
+            PageParams { after: after.into(), before: before.into(), limit: limit.into(), q: " cat ".into() }.query()
+        };
+        let query = params("", "", "").unwrap();
+        assert_eq!((query.limit, query.filter.as_deref()), (50, Some("cat")));
+        assert!(params("a", "", "1000").is_ok());
+        for (after, before, limit) in [("a", "b", ""), ("", "", "0"), ("", "", "1001"), ("", "", "x"), ("a/b", "", "")]
+        {
+            assert!(params(after, before, limit).is_err(), "{after} {before} {limit}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Which call goes where, and through which gates.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::StatusCode,
+    middleware::{from_fn, from_fn_with_state},
+    response::IntoResponse,
+    routing::{get, post},
+};
+
+use super::{
+    App, Error, assets, auth, classify, csv, guard, images, login, metrics, pages, queue, reset, results, status,
+    upload,
+};
+
+/// Largest body of a call that is no upload.
+const SMALL_BODY_BYTES: usize = 2 << 20;
+
+/// The service of all routes.
+pub fn router(app: Arc<App>) -> Router {
+    let guarded = Router::new()
+        .route("/", get(pages::index).post(upload::post))
+        .route("/classify", post(classify::post))
+        .route("/results", get(pages::results))
+        .route("/api/results", get(results::page))
+        .route("/api/results/{name}", get(results::one))
+        .route("/api/results/lookup", post(results::lookup))
+        .route("/api/results.csv", get(csv::get))
+        .route("/images/{name}", get(images::get).delete(images::delete))
+        .route("/status", get(status::page))
+        .route("/api/status", get(status::api))
+        .route("/queue/dead", get(queue::dead))
+        .route("/queue/redrive", post(queue::redrive))
+        .route("/queue/drop", post(queue::drop_dead))
+        .route("/requeue", post(queue::requeue))
+        .route("/reset", get(reset::confirm).post(reset::post))
+        .route("/readyz", get(status::ready))
+        .route("/metrics", get(metrics::get))
+        .fallback(|| async { Error::not_found("there is no such page") })
+        .layer(from_fn_with_state(Arc::clone(&app), auth::require_user));
+    Router::new()
+        .merge(guarded)
+        .route("/healthcheck", get(|| async { "Healthy" }))
+        .route("/login", get(login::form).post(login::post))
+        .route("/logout", post(login::logout))
+        .route("/assets/{file}", get(assets::get))
+        .route("/favicon.ico", get(assets::favicon))
+        .method_not_allowed_fallback(|| async {
+            Error::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take that method").into_response()
+        })
+        .layer(DefaultBodyLimit::max(SMALL_BODY_BYTES))
+        .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
+        .layer(from_fn_with_state(Arc::clone(&app), pages::errors_as_pages))
+        .layer(from_fn(guard::security_headers))
+        .layer(from_fn_with_state(Arc::clone(&app), metrics::observe))
+        .with_state(app)
+}
