@@ -142,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::Limits;
+    use crate::model::{Limits, preprocess::tests::expected};
 
     fn classifier(engine: Engine) -> Classifier {
         Classifier::new(Bundle::embedded().unwrap(), engine, 1).unwrap()
@@ -205,6 +205,33 @@ mod tests {
     fn classifier_once() -> &'static Classifier {
         static ONCE: std::sync::OnceLock<Classifier> = std::sync::OnceLock::new();
         ONCE.get_or_init(|| classifier(Engine::default()))
+    }
+
+    /// The logits of PyTorch for the same pixels, in `tests/fixtures`.
+    #[test]
+    fn logits_are_those_of_pytorch() {
+        let expected = expected();
+        let logits = expected.tensor("logits").unwrap();
+        let logits: Vec<f32> =
+            logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let mut crops: Vec<&str> = expected.names().into_iter().filter(|name| name.starts_with("64/64/")).collect();
+        crops.sort_unstable();
+        assert_eq!(logits.len(), crops.len() * 10);
+        for engine in [Engine::Kernel, Engine::Reference] {
+            let classifier = classifier(engine);
+            let inputs: Vec<Input> = crops
+                .iter()
+                .map(|name| classifier.preprocessor().normalise(expected.tensor(name).unwrap().data()))
+                .collect();
+            let found = classifier.logits(&inputs).unwrap();
+            for ((name, want), found) in crops.iter().zip(logits.chunks_exact(10)).zip(&found) {
+                let largest = want.iter().fold(0.0, |max: f32, v| max.max(v.abs()));
+                for (want, found) in want.iter().zip(found) {
+                    let error = (want - found).abs() / largest;
+                    assert!(error < 1e-4, "{name} with {engine:?}: {found} instead of {want}, {error:e} relative");
+                }
+            }
+        }
     }
 
     #[test]

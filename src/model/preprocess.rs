@@ -115,3 +115,79 @@ impl Preprocessor {
         Some(Input(input))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    static EXPECTED: &[u8] = include_bytes!("../../tests/fixtures/expected.safetensors");
+
+    /// What torchvision and PyTorch make of the images in `tests/fixtures`; `make.py` there tells how it is made.
+    pub(crate) fn expected() -> SafeTensors<'static> {
+        SafeTensors::deserialize(EXPECTED).unwrap()
+    }
+
+    fn preprocessor(resize: u32, side: u32) -> Preprocessor {
+        Preprocessor::new(&Card { resize, input: side, ..crate::model::Bundle::embedded().unwrap().card })
+    }
+
+    impl Preprocessor {
+        /// The input for the pixels of a square.
+        pub(crate) fn normalise(&self, rgb: &[u8]) -> Input {
+            Input(rgb.iter().enumerate().map(|(i, v)| self.table[i % 3][usize::from(*v)]).collect())
+        }
+
+        /// The mean absolute difference from a square in RGB, in steps of 1/255.
+        fn difference(&self, input: &Input, rgb: &[u8]) -> f64 {
+            assert_eq!(input.0.len(), rgb.len());
+            let values =
+                input.0.iter().enumerate().map(|(i, v)| f64::from((v * self.std[i % 3] + self.mean[i % 3]) * 255.0));
+            values.zip(rgb).map(|(found, want)| (found - f64::from(*want)).abs()).sum::<f64>() / rgb.len() as f64
+        }
+    }
+
+    /// Compares every expectation with what is made of the file, and returns the differences by expectation.
+    fn differences(expected: &SafeTensors<'_>, images: &Path) -> BTreeMap<String, f64> {
+        let mut out = BTreeMap::new();
+        for (key, want) in expected.iter().filter(|(key, _)| key.contains('/')) {
+            let [resize, side, name] = key.splitn(3, '/').collect::<Vec<_>>().try_into().unwrap();
+            let preprocessor = preprocessor(resize.parse().unwrap(), side.parse().unwrap());
+            let bytes = std::fs::read(images.join(name)).unwrap();
+            let input = preprocessor.prepare(&bytes, &Limits::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            out.insert(key.to_owned(), preprocessor.difference(&input, want.data()));
+        }
+        out
+    }
+
+    #[test]
+    fn inputs_are_those_of_torchvision() {
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+        let differences = differences(&expected(), &images);
+        assert!(differences.len() > 80);
+        for (key, difference) in differences {
+            // Decoders of lossless formats agree on every pixel; those of lossy ones round each in its way, and Pillow's for WebP blackens
+            // what is wholly transparent.
+            let lossy = [".jpg", "lossy.webp", "alpha.webp"].iter().any(|end| key.ends_with(end));
+            let limit = if lossy { 1.0 } else { 0.01 };
+            assert!(difference < limit, "{key}: {difference} / 255 mean absolute error");
+        }
+    }
+
+    #[test]
+    fn photos_are_as_torchvision_has_them() {
+        let (Some(expected), Some(photos)) =
+            (std::env::var_os("TORCHVISION_EXPECTED"), std::env::var_os("TORCHVISION_PHOTOS"))
+        else {
+            return;
+        };
+        let bytes = std::fs::read(expected).unwrap();
+        for (key, difference) in differences(&SafeTensors::deserialize(&bytes).unwrap(), Path::new(&photos)) {
+            println!("{difference:.4} / 255  {key}");
+            assert!(difference < 1.0, "{key}: {difference} / 255 mean absolute error");
+        }
+    }
+}
