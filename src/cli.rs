@@ -50,8 +50,6 @@ pub enum Command {
     Serve(roles::serve::ServeArgs),
     /// App tier: takes messages, classifies the images, stores the results.
     Work(roles::work::WorkArgs),
-    /// Makes one scaling decision for the app tier (a cron job), or simulates many.
-    Scale(roles::scale::ScaleArgs),
     /// Empties the system: images, outputs, messages and results.
     Reset(roles::reset::ResetArgs),
     /// Labels local files; needs no service.
@@ -107,8 +105,10 @@ mod tests {
 
     #[test]
     fn flags_become_configuration_keys() {
-        let cli = Cli::parse_from(["imgcls", "status", "--set", "fleet.max=4", "--data-dir", "/x", "--backend", "local"]);
-        let want = [("fleet.max", "4"), ("backend", "local"), ("data_dir", "/x")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let cli =
+            Cli::parse_from(["imgcls", "status", "--set", "fleet.max=4", "--data-dir", "/x", "--backend", "local"]);
+        let want =
+            [("fleet.max", "4"), ("backend", "local"), ("data_dir", "/x")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(cli.global.overrides(), want);
         assert!(Cli::try_parse_from(["imgcls", "status", "--set", "fleet.max"]).is_err());
     }

@@ -3,10 +3,13 @@
 //! A module uses only those below it: `roles`, then `web`, `worker` and `scaling`, then `backend`, then `model` and `contract`.
 
 pub mod backend;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod model;
+pub mod roles;
 pub mod scaling;
+pub mod telemetry;
 pub mod web;
 pub mod worker;

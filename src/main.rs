@@ -46,16 +46,19 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = Config::load(global.config.as_deref(), utf8_environment(), &flags)?;
     telemetry::start(config.log_format);
     match command {
-        Command::Classify(args) => roles::classify::run(args, &config),
+        Command::Classify(args) => Ok(exit(roles::classify::run(&args, &config)?)),
         Command::Serve(args) => in_runtime(roles::serve::run(args, config, &global)),
         Command::Work(args) => in_runtime(roles::work::run(args, config)),
-        Command::Scale(args) => in_runtime(roles::scale::run(args, config)),
         Command::Reset(args) => in_runtime(roles::reset::run(args, config)),
         Command::Status(args) => in_runtime(roles::status::run(args, config)),
         Command::Queue(args) => in_runtime(roles::queue::run(args, config)),
         Command::Config => roles::config::run(&config),
         Command::Completions { .. } | Command::Man => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn exit(all_well: bool) -> ExitCode {
+    if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn in_runtime(role: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

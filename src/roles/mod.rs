@@ -4,7 +4,6 @@ pub mod classify;
 pub mod config;
 pub mod queue;
 pub mod reset;
-pub mod scale;
 pub mod serve;
 pub mod status;
 pub mod work;

@@ -12,7 +12,7 @@ use super::{signals::stop_token, work::load_bundle};
 use crate::{
     backend::{
         self, Backend,
-        local::{Store, Supervisor, WorkerCommand},
+        local::{Supervisor, WorkerCommand},
     },
     cli::Global,
     clock::{Clock, SystemClock},
@@ -103,11 +103,13 @@ pub async fn run(_args: ServeArgs, config: Config, global: &Global) -> anyhow::R
     let mut background = tokio::task::JoinSet::new();
     if let Some(store) = store.filter(|_| config.fleet.supervise) {
         let command = worker_command(&config, global)?;
-        background.spawn(supervise(store, command, clock.clone(), stop.clone()));
+        background.spawn(Supervisor::new(store, command).run(stop.clone()));
         background.spawn(scale(backend, config.scaling.clone(), clock, stop.clone()));
     }
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "listening on http://{bound}").and_then(|()| stdout.flush()).context("cannot write to standard output")?;
+    writeln!(stdout, "listening on http://{bound}")
+        .and_then(|()| stdout.flush())
+        .context("cannot write to standard output")?;
     web::serve(listener, app, stop.clone()).await?;
     stop.cancel();
     while let Some(ended) = background.join_next().await {
@@ -121,12 +123,6 @@ pub async fn run(_args: ServeArgs, config: Config, global: &Global) -> anyhow::R
 fn facts(bundle: Bundle) -> ModelFacts {
     let note = format!("It knows {} classes only and gives one of them to every picture.", bundle.labels.len());
     ModelFacts { name: bundle.card.name, labels: bundle.labels, note }
-}
-
-async fn supervise(store: Arc<Store>, command: WorkerCommand, clock: Arc<dyn Clock>, stop: CancellationToken) {
-    if let Err(error) = Supervisor::new(store, command, clock).run(stop).await {
-        warn!(%error, "the supervisor ended; images wait until workers run again");
-    }
 }
 
 /// How a worker process is started: this binary, this configuration, its share of the cores.
@@ -145,7 +141,7 @@ fn worker_command(config: &Config, global: &Global) -> anyhow::Result<WorkerComm
         args.push(format!("--model={}", config.model.display()));
     }
     let program = std::env::current_exe().context("cannot find this program's file to start workers from")?;
-    Ok(WorkerCommand { program, args, envs: Vec::new() })
+    Ok(WorkerCommand { program, args })
 }
 
 /// Ticks the scaling policy.

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn text_for_people() {
-        let worker = Heartbeat { worker: "host-1".into(), seen_at_ms: 5000, in_flight: 3, done: 7, ..Heartbeat::default() };
+        let worker =
+            Heartbeat { worker: "host-1".into(), seen_at_ms: 5000, in_flight: 3, done: 7, ..Heartbeat::default() };
         let status = Status {
             backend: "local",
             model: "m".into(),

@@ -68,3 +68,18 @@ impl Fleet for Store {
             .await
     }
 }
+
+impl Store {
+    /// Writes what the supervisor sees.
+    pub(super) async fn write_observed(&self, observed: Observed) -> Result<()> {
+        let now = self.clock.now_ms();
+        self.db
+            .write(move |db| {
+                let Observed { running, pending, terminating } = observed;
+                db.prepare_cached("UPDATE fleet SET running = ?1, pending = ?2, terminating = ?3, observed_at = ?4")?
+                    .execute((running, pending, terminating, now))?;
+                Ok(())
+            })
+            .await
+    }
+}

@@ -30,8 +30,10 @@ mod queue;
 mod reset;
 mod results;
 mod schema;
+mod supervisor;
 
 pub use files::ServerLock;
+pub use supervisor::{Supervisor, WorkerCommand};
 
 /// Uploads that are made durable at the same time: enough for the disk to join their journal writes.
 const CONCURRENT_SYNCS: usize = 16;
