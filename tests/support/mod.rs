@@ -8,10 +8,10 @@ use std::{
 };
 
 /// How long a test waits for a state; far more than it takes, so that a loaded machine fails nothing.
-pub const DEADLINE: Duration = Duration::from_secs(240);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(240);
 
 /// The binary under test, without the environment's configuration.
-pub fn imgcls() -> Command {
+pub(crate) fn imgcls() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_imgcls"));
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("IMGCLS_") {
@@ -22,10 +22,10 @@ pub fn imgcls() -> Command {
 }
 
 /// A running `imgcls serve`; killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub url: String,
-    pub dir: PathBuf,
+    pub(crate) url: String,
+    pub(crate) dir: PathBuf,
     args: Vec<String>,
     log: PathBuf,
     /// Removed with the server, unless another owns it.
@@ -34,7 +34,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server with its own data directory and these further arguments.
-    pub fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let temp = tempfile::tempdir().expect("a temporary directory can be made");
         let dir = temp.path().join("data");
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
@@ -44,20 +44,20 @@ impl Server {
     }
 
     /// Kills the server (SIGKILL), and with it its workers, since their standard input closes.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
     }
 
     /// Starts it again on the same directory, on another port.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let (child, url) = spawn(&self.dir, &self.args, &self.log);
         self.child = child;
         self.url = url;
     }
 
     /// SIGTERM; answers how it ended.
-    pub fn terminate(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
         Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -70,19 +70,19 @@ impl Server {
     }
 
     /// What the server logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// The processes of the workers.
-    pub fn workers(&self) -> Vec<u32> {
+    pub(crate) fn workers(&self) -> Vec<u32> {
         let parent = self.child.id().to_string();
         let output = Command::new("ps").args(["-o", "pid=", "--ppid", &parent]).output().expect("ps runs");
         String::from_utf8_lossy(&output.stdout).split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// A command of the same binary on the same data directory.
-    pub fn tool(&self, args: &[&str]) -> Command {
+    pub(crate) fn tool(&self, args: &[&str]) -> Command {
         let mut command = imgcls();
         command.args(args).arg("--data-dir").arg(&self.dir);
         command
@@ -116,7 +116,7 @@ fn spawn(dir: &Path, args: &[String], log: &Path) -> (Child, String) {
 }
 
 /// A picture that differs for each `seed`: PNG, 40 x 36 pixels.
-pub fn picture(seed: u32) -> Vec<u8> {
+pub(crate) fn picture(seed: u32) -> Vec<u8> {
     let noise =
         |x: u32, y: u32| (x.wrapping_mul(31) ^ y.wrapping_mul(17) ^ seed.wrapping_mul(2_654_435_761)).to_le_bytes();
     let image = image::RgbImage::from_fn(40, 36, |x, y| {
@@ -129,7 +129,7 @@ pub fn picture(seed: u32) -> Vec<u8> {
 }
 
 /// Asks until the answer is `Some`, or fails after [`DEADLINE`] with what was waited for.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(answer) = ask().await {
@@ -141,14 +141,14 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 }
 
 /// A multipart form with these files in the field `file`.
-pub fn form(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> reqwest::multipart::Form {
+pub(crate) fn form(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> reqwest::multipart::Form {
     files.into_iter().fold(reqwest::multipart::Form::new(), |form, (name, bytes)| {
         form.part("file", reqwest::multipart::Part::bytes(bytes).file_name(name))
     })
 }
 
 /// Uploads files and answers the per-file entries.
-pub async fn upload(
+pub(crate) async fn upload(
     client: &reqwest::Client,
     url: &str,
     files: impl IntoIterator<Item = (String, Vec<u8>)>,
@@ -165,7 +165,7 @@ pub async fn upload(
 }
 
 /// All results, page by page.
-pub async fn results(client: &reqwest::Client, url: &str) -> Vec<serde_json::Value> {
+pub(crate) async fn results(client: &reqwest::Client, url: &str) -> Vec<serde_json::Value> {
     let mut all = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -183,7 +183,7 @@ pub async fn results(client: &reqwest::Client, url: &str) -> Vec<serde_json::Val
 }
 
 /// The files shared among the developers, where there are any.
-pub fn shared(path: &str) -> Option<PathBuf> {
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let base = std::env::var_os("IMGCLS_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     Some(base.join(path)).filter(|path| path.exists())
