@@ -5,6 +5,7 @@ pub mod classifier;
 pub mod decode;
 pub mod format;
 mod geometry;
+pub mod kernel;
 pub mod layout;
 pub mod preprocess;
 pub mod resnet;

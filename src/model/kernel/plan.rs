@@ -1,0 +1,102 @@
+//! Which algorithm runs a layer, and in what pieces.
+
+use super::conv::Shape;
+use super::gemm::MAX_ROWS;
+use super::simd::Simd;
+use super::{direct, winograd};
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Algorithm {
+    /// Implicit matrix product.
+    Direct,
+    /// Winograd F(2x2, 3x3), stride 1.
+    F2,
+    /// Winograd F(4x4, 3x3), stride 1.
+    F4,
+    /// Stride 2 by parity, odd phase F(2, 2).
+    Strided2,
+    /// Stride 2 by parity, odd phase F(4, 2).
+    Strided4,
+}
+
+impl Algorithm {
+    /// Number of algorithms.
+    pub(super) const COUNT: usize = 5;
+
+    /// Chooses by shape and batch; `lanes` is the vector width.
+    ///
+    /// Multiplications per output of a 3x3 filter, padding left out where it can be skipped:
+    ///
+    /// | stride | output side | algorithm | multiplications |
+    /// |---|---|---|---|
+    /// | 1 | 1, 2 | direct: most taps meet padding only | 1, 4 |
+    /// | 1 | 3 and more | F(4x4, 3x3) | 2.25, more where tiles hang over the edge |
+    /// | 2 | 1, 2 | direct | 4, 6.25 |
+    /// | 2 | 3 and more | by parity with F(4, 2) | 5.06 |
+    ///
+    /// F(2x2, 3x3) needs 4 and by parity with F(2, 2) 6.25; they win where the larger tile would hang over the edge by half. Other filters, and inputs that do not fill vectors,
+    /// are direct.
+    pub(super) fn choose(shape: &Shape, _batch: usize, lanes: usize) -> Self {
+        if shape.kernel != 3 || shape.padding != 1 || !shape.inputs.is_multiple_of(lanes) {
+            return Self::Direct;
+        }
+        let side = shape.output_height().max(shape.output_width());
+        match (shape.stride, side) {
+            (1, 3..) => Self::F4,
+            (2, 3..) => Self::Strided4,
+            _ => Self::Direct,
+        }
+    }
+}
+
+/// A layer's algorithm and pieces for one batch size.
+pub(super) struct Plan {
+    /// How the layer is computed.
+    pub(super) algorithm: Algorithm,
+    /// How it is cut into tasks.
+    pub(super) pieces: Pieces,
+    /// Distance from the start of the input to at least [`Shape::inputs`] zeros, read where the filter hangs over the edge.
+    pub(super) zeros: usize,
+    /// Direct: where each row reads, `[row][tap]`. Winograd: the distance of each row of a plane from the first.
+    pub(super) offsets: Vec<u32>,
+    /// Floats of scratch seen by all threads.
+    pub(super) shared: usize,
+    /// Floats of scratch for each thread.
+    pub(super) private: usize,
+}
+
+/// How a layer is cut into tasks. Direct: pieces are rows (output pixels). Winograd: pieces are tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pieces {
+    /// A task computes all output channels of this many pieces.
+    Block(usize),
+    /// A task computes one panel of output channels of this many pieces, so that each weight is read once.
+    Panel(usize),
+}
+
+impl Plan {
+    /// Plans `shape` for `batch` images, whose input is followed by zeros at a distance of `zeros`, on `threads` threads.
+    pub(super) fn new<S: Simd>(
+        algorithm: Algorithm,
+        shape: &Shape,
+        batch: usize,
+        zeros: usize,
+        threads: usize,
+    ) -> Self {
+        match algorithm {
+            Algorithm::Direct => direct::plan::<S>(shape, batch, zeros, threads),
+            _ => winograd::plan::<S>(algorithm, shape, batch, zeros, threads),
+        }
+    }
+}
+
+/// Cuts `total` into equal parts of at most `most`, as many as a multiple of `threads` where that leaves enough in each: the size of a part.
+pub(super) fn part(total: usize, most: usize, threads: usize) -> usize {
+    let mut parts = total.div_ceil(most);
+    let even = parts.next_multiple_of(threads);
+    if total / even >= MAX_ROWS / 2 {
+        parts = even;
+    }
+    total.div_ceil(parts)
+}

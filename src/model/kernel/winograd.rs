@@ -1,0 +1,407 @@
+//! Winograd convolution: transform tiles of the input, multiply each point's plane with that point's filters, transform back.
+//!
+//! The products of one panel stay in the first two cache levels and the output transform follows at once (Lavin & Gray 2015 as one fused pass; compare
+//! Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018). Transformed filters are two to four times as large as the filters,
+//! so a layer with few tiles, bound by memory, transforms them anew each time, a cache-sized block ahead of its use; others keep them.
+
+use super::conv::{Conv, Data, Scratch, Shape};
+use super::gemm::{Product, Start};
+use super::memory::{Buffer, Shared};
+use super::plan::{Algorithm, Pieces, Plan, part};
+use super::simd::Simd;
+use super::threads::Threads;
+use super::tile::{FilterTransform, InputTransform, MAX_PLANES, OutputTransform};
+use super::transforms::{F2, F4, Strided2, Strided4, Transform};
+
+/// Floats between planes, so that the lines of one tile do not all fall into one set of the cache.
+const GAP: usize = 32;
+
+/// Input channels multiplied at once.
+const DEPTH: usize = 256;
+
+/// Input channels whose filters are transformed at once when they are not kept: 36 blocks fit the second-level cache.
+const FRESH_DEPTH: usize = 128;
+
+/// Tiles in a block of a layer with many: their planes fit the second-level cache.
+const TILES: usize = 28;
+
+/// Tiles up to which transforming the filters anew beats reading the transformed ones from memory.
+const FEW_TILES: usize = 4;
+
+/// Most filter values of any algorithm.
+const MAX_FILTERS: usize = 36;
+
+/// Calls `$f::<S, T, POINTS, FILTER, OUTPUTS>` for an [`Algorithm`].
+macro_rules! dispatch {
+    ($algorithm:expr, $f:ident::<$s:ty>($($argument:expr),*)) => {
+        match $algorithm {
+            Algorithm::F2 => $f::<$s, F2, 4, 4, 2>($($argument),*),
+            Algorithm::F4 => $f::<$s, F4, 6, 6, 4>($($argument),*),
+            Algorithm::Strided2 => $f::<$s, Strided2, 5, 4, 2>($($argument),*),
+            Algorithm::Strided4 => $f::<$s, Strided4, 9, 6, 4>($($argument),*),
+            Algorithm::Direct => unreachable!("not a Winograd algorithm"),
+        }
+    };
+}
+
+/// Cuts the layer into tasks.
+pub(super) fn plan<S: Simd>(algorithm: Algorithm, shape: &Shape, batch: usize, zeros: usize, threads: usize) -> Plan {
+    dispatch!(algorithm, plan_for::<S>(algorithm, shape, batch, zeros, threads))
+}
+
+fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>(
+    algorithm: Algorithm,
+    shape: &Shape,
+    batch: usize,
+    zeros: usize,
+    threads: usize,
+) -> Plan {
+    let planes = Planes::new::<T, P, F, M>();
+    let tiles = batch * shape.output_height().div_ceil(M) * shape.output_width().div_ceil(M);
+    let pieces = if tiles > TILES * if threads == 1 { 1 } else { 2 * threads } {
+        Pieces::Block(part(tiles, TILES, threads))
+    } else {
+        let for_all_threads = threads.div_ceil(shape.outputs.div_ceil(S::PANEL));
+        Pieces::Panel(tiles.div_ceil(for_all_threads.max(tiles.div_ceil(4 * TILES))))
+    };
+    let (Pieces::Block(piece) | Pieces::Panel(piece)) = pieces;
+    let data = planes.len(piece, shape.inputs);
+    let products = planes.len(piece, S::PANEL);
+    let filters = F * F * (FRESH_DEPTH * S::PANEL + GAP);
+    let (shared, private) = match pieces {
+        Pieces::Block(_) => (0, data + products),
+        Pieces::Panel(_) => (tiles.div_ceil(piece) * data, products + filters),
+    };
+    Plan {
+        algorithm,
+        pieces,
+        zeros,
+        offsets: (0..piece * planes.most).map(|row| (row * shape.inputs) as u32).collect(),
+        shared,
+        private,
+    }
+}
+
+/// The order of planes in memory: those that meet the same filters are neighbours, and so are one product.
+struct Planes {
+    /// Place of the plane of point (i, j), at `i * P + j`.
+    place: [usize; MAX_PLANES],
+    /// Filters that this plane meets.
+    group: [usize; MAX_PLANES],
+    /// First place of each group, and the end.
+    first: [usize; MAX_FILTERS + 1],
+    /// Groups.
+    groups: usize,
+    /// Most planes in one group.
+    most: usize,
+}
+
+impl Planes {
+    fn new<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>() -> Self {
+        let mut planes = Self {
+            place: [0; MAX_PLANES],
+            group: [0; MAX_PLANES],
+            first: [0; MAX_FILTERS + 1],
+            groups: F * F,
+            most: 0,
+        };
+        let mut place = 0;
+        for group in 0..F * F {
+            planes.first[group] = place;
+            for plane in 0..P * P {
+                if T::filter_of(plane / P) * F + T::filter_of(plane % P) == group {
+                    planes.place[plane] = place;
+                    planes.group[plane] = group;
+                    place += 1;
+                }
+            }
+            planes.first[group + 1] = place;
+            planes.most = planes.most.max(place - planes.first[group]);
+        }
+        planes
+    }
+
+    /// Floats of all planes of `tiles` tiles with `depth` floats for each tile and plane.
+    fn len(&self, tiles: usize, depth: usize) -> usize {
+        self.first[self.groups] * tiles * depth + self.groups * GAP
+    }
+
+    /// Where the first tile of the first plane of a group is.
+    fn group_offset(&self, group: usize, tiles: usize, depth: usize) -> usize {
+        self.first[group] * tiles * depth + group * GAP
+    }
+
+    /// Where each point's plane starts.
+    fn offsets(&self, tiles: usize, depth: usize) -> [usize; MAX_PLANES] {
+        std::array::from_fn(|plane| self.place[plane] * tiles * depth + self.group[plane] * GAP)
+    }
+}
+
+/// Runs the layer.
+///
+/// # Safety
+/// As [`Conv::run`].
+pub(super) unsafe fn run<S: Simd>(
+    simd: S,
+    threads: &mut Threads,
+    conv: &Conv,
+    plan: &Plan,
+    scratch: Scratch,
+    data: Data,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { dispatch!(plan.algorithm, run_as::<S>(simd, threads, conv, plan, scratch, data)) }
+}
+
+unsafe fn run_as<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>(
+    simd: S,
+    threads: &mut Threads,
+    conv: &Conv,
+    plan: &Plan,
+    scratch: Scratch,
+    data: Data,
+) {
+    let shape = &conv.shape;
+    let layer = Layer::<S, T, P, F, M> {
+        simd,
+        conv,
+        plan,
+        data,
+        planes: Planes::new::<T, P, F, M>(),
+        rows: shape.output_height().div_ceil(M),
+        columns: shape.output_width().div_ceil(M),
+        transform: std::marker::PhantomData,
+    };
+    let tiles = data.batch * layer.rows * layer.columns;
+    let panels = shape.outputs.div_ceil(S::PANEL);
+    match plan.pieces {
+        Pieces::Block(piece) => {
+            let filters = kept_filters::<S, T, P, F, M>(simd, threads, conv, plan.algorithm);
+            threads.run(tiles.div_ceil(piece), &|task, thread| {
+                let tiles = task * piece..tiles.min((task + 1) * piece);
+                let planes = scratch.private(thread);
+                // SAFETY: the plan has made room for both.
+                unsafe {
+                    let products = planes.add(layer.planes.len(piece, shape.inputs));
+                    for tile in tiles.clone() {
+                        layer.transform_input(tile, planes, tile - tiles.start, tiles.len());
+                    }
+                    for panel in 0..panels {
+                        layer.multiply(panel, Filters::Kept(filters), tiles.len(), planes, products);
+                        for tile in tiles.clone() {
+                            layer.transform_output(tile, products, tile - tiles.start, tiles.len(), panel);
+                        }
+                    }
+                }
+            });
+        }
+        Pieces::Panel(piece) => {
+            let pieces = tiles.div_ceil(piece);
+            let kept = (pieces > 1 || piece > FEW_TILES) && conv.used_before();
+            let kept = kept.then(|| &**kept_filters::<S, T, P, F, M>(simd, threads, conv, plan.algorithm));
+            let data_len = layer.planes.len(piece, shape.inputs);
+            let tiles_of = |index: usize| index * piece..tiles.min((index + 1) * piece);
+            let share = tiles.div_ceil(4 * threads.count());
+            threads.run(tiles.div_ceil(share), &|task, _| {
+                for tile in task * share..tiles.min((task + 1) * share) {
+                    let (index, tiles) = (tile / piece, tiles_of(tile / piece));
+                    // SAFETY: the plan has made room for every piece; each tile is written by one task.
+                    unsafe {
+                        let planes = scratch.shared.get().add(index * data_len);
+                        layer.transform_input(tile, planes, tile - tiles.start, tiles.len());
+                    }
+                }
+            });
+            threads.run(panels * pieces, &|task, thread| {
+                let (panel, index) = (task / pieces, task % pieces);
+                let tiles = tiles_of(index);
+                // SAFETY: as above; the private part holds products and a block of filters.
+                unsafe {
+                    let planes = scratch.shared.get().add(index * data_len);
+                    let products = scratch.private(thread);
+                    let fresh = products.add(layer.planes.len(piece, S::PANEL));
+                    let filters = kept.map_or(Filters::Fresh(fresh), Filters::Kept);
+                    layer.multiply(panel, filters, tiles.len(), planes, products);
+                    for tile in tiles.clone() {
+                        layer.transform_output(tile, products, tile - tiles.start, tiles.len(), panel);
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// Where the transformed filters of a panel come from.
+#[derive(Clone, Copy)]
+enum Filters<'a> {
+    /// Made before: `[panel][filter value][input channel][PANEL]`.
+    Kept(&'a [f32]),
+    /// Made for this use in memory of this thread.
+    Fresh(*mut f32),
+}
+
+/// Transforms all filters of a layer when they are first asked for.
+fn kept_filters<'a, S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>(
+    simd: S,
+    threads: &mut Threads,
+    conv: &'a Conv,
+    algorithm: Algorithm,
+) -> &'a Buffer {
+    conv.transformed[algorithm as usize].get_or_init(|| {
+        let (depth, panels) = (conv.shape.inputs, conv.shape.outputs.div_ceil(S::PANEL));
+        let stride = depth * S::PANEL + GAP;
+        let mut filters = Buffer::zeroed(panels * F * F * stride);
+        let to = Shared(filters.as_mut_ptr());
+        threads.run(panels, &|panel, _| {
+            // SAFETY: each task reads and writes its own panel.
+            unsafe {
+                simd.launch(FilterTransform::<T, P, F, M> {
+                    from: conv.weights.as_ptr().add(panel * 9 * depth * S::PANEL),
+                    tap_stride: depth * S::PANEL,
+                    to: to.get().add(panel * F * F * stride),
+                    to_stride: stride,
+                    depth,
+                    transform: std::marker::PhantomData,
+                });
+            }
+        });
+        filters
+    })
+}
+
+/// One call of one layer.
+struct Layer<'a, S, T, const P: usize, const F: usize, const M: usize> {
+    simd: S,
+    conv: &'a Conv,
+    plan: &'a Plan,
+    data: Data,
+    planes: Planes,
+    /// Tiles in a column of an image.
+    rows: usize,
+    /// Tiles in a row of an image.
+    columns: usize,
+    transform: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Layer<'_, S, T, P, F, M> {
+    /// Image, row and column of a tile.
+    fn place(&self, tile: usize) -> (usize, usize, usize) {
+        (tile / (self.rows * self.columns), tile / self.columns % self.rows, tile % self.columns)
+    }
+
+    /// Writes the planes of one tile, the `index`th of a piece of `count`.
+    ///
+    /// # Safety
+    /// `planes` holds the planes of a piece.
+    unsafe fn transform_input(&self, tile: usize, planes: *mut f32, index: usize, count: usize) {
+        let shape = &self.conv.shape;
+        let (image, row, column) = self.place(tile);
+        let inside = |tile: usize, point: usize, side: usize| {
+            (tile * M * T::STRIDE).checked_add_signed(T::position(point)).filter(|&at| at < side)
+        };
+        let input = self.data.input.get().cast_const();
+        let mut pixels = [input.wrapping_add(self.plan.zeros); MAX_PLANES];
+        for i in 0..P {
+            let Some(y) = inside(row, i, shape.height) else { continue };
+            for j in 0..P {
+                if let Some(x) = inside(column, j, shape.width) {
+                    pixels[i * P + j] =
+                        input.wrapping_add(image * shape.input_len() + (y * shape.width + x) * shape.inputs);
+                }
+            }
+        }
+        // SAFETY: every pixel is one of the input or zeros; the caller answers for the planes.
+        unsafe {
+            self.simd.launch(InputTransform::<T, P, F, M> {
+                pixels: &pixels,
+                depth: shape.inputs,
+                planes: planes.add(index * shape.inputs),
+                offsets: &self.planes.offsets(count, shape.inputs),
+                transform: std::marker::PhantomData,
+            });
+        }
+    }
+
+    /// Multiplies all planes of `count` tiles with the filters of one panel.
+    ///
+    /// # Safety
+    /// `planes` and `products` hold those of a piece; fresh filters have room for [`FRESH_DEPTH`] input channels.
+    unsafe fn multiply(
+        &self,
+        panel: usize,
+        filters: Filters<'_>,
+        count: usize,
+        planes: *const f32,
+        products: *mut f32,
+    ) {
+        let depth = self.conv.shape.inputs;
+        let at_once = if matches!(filters, Filters::Kept(_)) { DEPTH } else { FRESH_DEPTH };
+        for k in (0..depth).step_by(at_once) {
+            let slice = at_once.min(depth - k);
+            // SAFETY: the caller's promise, and `Conv` holds whole panels.
+            unsafe {
+                let (weights, stride) = match filters {
+                    Filters::Kept(kept) => {
+                        let stride = depth * S::PANEL + GAP;
+                        (kept.as_ptr().add(panel * F * F * stride + k * S::PANEL), stride)
+                    }
+                    Filters::Fresh(fresh) => {
+                        let stride = slice * S::PANEL + GAP;
+                        self.simd.launch(FilterTransform::<T, P, F, M> {
+                            from: self.conv.weights.as_ptr().add((panel * 9 * depth + k) * S::PANEL),
+                            tap_stride: depth * S::PANEL,
+                            to: fresh,
+                            to_stride: stride,
+                            depth: slice,
+                            transform: std::marker::PhantomData,
+                        });
+                        (fresh.cast_const(), stride)
+                    }
+                };
+                for group in 0..F * F {
+                    let product = Product {
+                        input: planes.add(self.planes.group_offset(group, count, depth) + k),
+                        offsets: self.plan.offsets.as_ptr(),
+                        offset_stride: 1,
+                        taps: 1,
+                        depth: slice,
+                        weights: weights.add(group * stride),
+                        output: products.add(self.planes.group_offset(group, count, S::PANEL)),
+                        output_stride: S::PANEL,
+                        start: if k == 0 { Start::Zero } else { Start::Output },
+                    };
+                    product.multiply(self.simd, (self.planes.first[group + 1] - self.planes.first[group]) * count);
+                }
+            }
+        }
+    }
+
+    /// Writes the outputs of one tile and panel from its products.
+    ///
+    /// # Safety
+    /// `products` holds those of a piece.
+    unsafe fn transform_output(&self, tile: usize, products: *const f32, index: usize, count: usize, panel: usize) {
+        let (shape, channel) = (&self.conv.shape, panel * S::PANEL);
+        let (image, row, column) = self.place(tile);
+        let (height, width) = (shape.output_height(), shape.output_width());
+        let at = image * shape.output_len() + (row * M * width + column * M) * shape.outputs + channel;
+        // SAFETY: the tile's first pixel lies in the output, and so do as many as are left of the image.
+        unsafe {
+            self.simd.launch(OutputTransform::<T, P, F, M> {
+                products: products.add(index * S::PANEL),
+                offsets: &self.planes.offsets(count, S::PANEL),
+                bias: self.conv.bias.as_ptr().add(channel),
+                residual: self.data.residual.get().wrapping_add(at),
+                has_residual: !self.data.residual.get().is_null(),
+                output: self.data.output.get().add(at),
+                channels: S::PANEL.min(shape.outputs - channel),
+                row_stride: width * shape.outputs,
+                pixel_stride: shape.outputs,
+                rows: M.min(height - row * M),
+                columns: M.min(width - column * M),
+                relu: self.data.relu,
+                transform: std::marker::PhantomData,
+            });
+        }
+    }
+}
