@@ -1,0 +1,371 @@
+//! `imgcls classify`: labels files without any service.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, File},
+    io::{self, IsTerminal, Read, Write},
+    num::NonZero,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver, Sender, SyncSender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    config::Config,
+    contract::{Outcome, Score, order},
+    model::{Bundle, Classifier, Engine, Input, Limits, Preprocessor},
+};
+
+/// Files in a directory that count as images; what is named on the command line always does. The last five are named
+/// so that a folder of them gets a reason and not silence.
+const EXTENSIONS: [&str; 14] =
+    ["png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "heic", "heif", "avif", "tif", "tiff"];
+
+/// A run that takes longer gets a progress bar.
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+
+/// Label image files, without any service.
+#[derive(Debug, clap::Args)]
+pub struct ClassifyArgs {
+    /// Files, directories (their image files, recursively) or `-` for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Print one JSON object a line instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// How many labels to tell for each image
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub top: NonZero<usize>,
+    /// Directory of a model bundle to use instead of the embedded one
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// What runs the network
+    #[arg(long, value_enum)]
+    pub engine: Option<Engine>,
+    /// Threads for inference, and as many for decoding; one per core by default
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZero<usize>>,
+    /// Largest file in bytes
+    #[arg(long, value_name = "BYTES")]
+    pub max_bytes: Option<u64>,
+    /// Longest side in pixels
+    #[arg(long, value_name = "PIXELS")]
+    pub max_side: Option<u32>,
+    /// Most pixels of an image
+    #[arg(long, value_name = "PIXELS")]
+    pub max_pixels: Option<u64>,
+}
+
+/// One line of output: a path and where its bytes are.
+#[derive(Debug)]
+struct Item {
+    path: PathBuf,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    File,
+    Stdin,
+    /// A path that leads to no image.
+    Nothing(String),
+}
+
+/// Labels the files and tells whether all went well. A reader that closes the output early is no failure.
+///
+/// # Errors
+/// If the model cannot be loaded, or the output fails; failures of files are told in the output.
+pub fn run(args: &ClassifyArgs, config: &Config) -> Result<bool> {
+    let limits = Limits {
+        max_bytes: args.max_bytes.unwrap_or(config.limits.max_bytes),
+        max_side: args.max_side.unwrap_or(config.limits.max_side),
+        max_pixels: args.max_pixels.unwrap_or(config.limits.max_pixels),
+    };
+    let bundle = match args.model.as_deref().or(Some(&config.model)).filter(|dir| !dir.as_os_str().is_empty()) {
+        Some(dir) => Bundle::load(dir)?,
+        None => Bundle::embedded()?,
+    };
+    let threads = args.threads.map_or(config.worker.threads, NonZero::get).max(1);
+    let classifier = Classifier::new(bundle, args.engine.unwrap_or(config.worker.engine), threads)?;
+    let items = find(&args.paths);
+    let mut printer = Printer::new(&items, &classifier, args.json);
+    let mut failed = false;
+    let done = label_all(&items, &classifier, &limits, threads, config.worker.batch, args.top.get(), |item, outcome| {
+        failed |= outcome.error().is_some();
+        printer.print(item, outcome)
+    });
+    printer.finish();
+    match done {
+        Ok(()) => Ok(!failed),
+        Err(e) if is_broken_pipe(&e) => Ok(!failed),
+        Err(e) => Err(e),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The items that the paths stand for, in the order given, those of a directory in natural order.
+fn find(paths: &[PathBuf]) -> Vec<Item> {
+    let mut items = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            items.push(Item { path: path.clone(), source: Source::Stdin });
+        } else if path.is_dir() {
+            let before = items.len();
+            walk(path, &mut items);
+            if items.len() == before {
+                items.push(Item { path: path.clone(), source: Source::Nothing("no images in the directory".to_owned()) });
+            }
+        } else {
+            items.push(Item { path: path.clone(), source: Source::File });
+        }
+    }
+    items
+}
+
+/// Adds the image files below a directory. Links to directories are not followed, as they may lead round in circles.
+fn walk(dir: &Path, items: &mut Vec<Item>) {
+    let entries = match fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        Ok(entries) => entries,
+        Err(e) => {
+            items.push(Item { path: dir.to_owned(), source: Source::Nothing(format!("cannot read the directory: {e}")) });
+            return;
+        }
+    };
+    let mut paths: Vec<(String, PathBuf, bool)> = entries
+        .into_iter()
+        .map(|entry| {
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            (order::sort_key(&entry.file_name().to_string_lossy()), entry.path(), is_dir)
+        })
+        .collect();
+    paths.sort();
+    for (_, path, is_dir) in paths {
+        if is_dir {
+            walk(&path, items);
+        } else if is_image_name(&path) && path.is_file() {
+            items.push(Item { path, source: Source::File });
+        }
+    }
+}
+
+fn is_image_name(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    !hidden && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
+}
+
+/// Labels the items and hands their outcomes to `emit` in their order. Decoding runs on threads of its own, ahead of the network by a few
+/// batches at most, whatever the number of items.
+fn label_all(
+    items: &[Item],
+    classifier: &Classifier,
+    limits: &Limits,
+    threads: usize,
+    batch: usize,
+    top: usize,
+    mut emit: impl FnMut(&Item, &Outcome) -> Result<()>,
+) -> Result<()> {
+    let window = 2 * batch + threads;
+    let next = AtomicUsize::new(0);
+    let (permit, permits): (SyncSender<()>, Receiver<()>) = mpsc::sync_channel(window);
+    let permits = Mutex::new(permits);
+    let (ready, inputs) = mpsc::channel();
+    thread::scope(|scope| {
+        // Owned here, so that an early return closes both channels and the decoders end.
+        let (permit, inputs) = (permit, inputs);
+        for _ in 0..window {
+            permit.send(()).context("the decoders are gone")?;
+        }
+        for _ in 0..threads.min(items.len()) {
+            let ready = ready.clone();
+            let (permits, next) = (&permits, &next);
+            scope.spawn(move || decode_all(items, classifier.preprocessor(), limits, permits, next, &ready));
+        }
+        drop(ready);
+
+        let mut waiting: VecDeque<(usize, Input)> = VecDeque::new();
+        let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
+        let mut emitted = 0;
+        while emitted < items.len() {
+            let mut arrived = Vec::new();
+            if waiting.is_empty() {
+                arrived.push(inputs.recv().context("a decoder ended early")?);
+            }
+            arrived.extend(inputs.try_iter());
+            for (at, result) in arrived {
+                match result {
+                    Ok(input) => waiting.push_back((at, input)),
+                    Err(error) => drop(outcomes.insert(at, Outcome::Failed { error })),
+                }
+            }
+            let (indices, batch): (Vec<usize>, Vec<Input>) = waiting.drain(..batch.min(waiting.len())).unzip();
+            for (at, scores) in indices.into_iter().zip(classifier.classify(&batch, top)?) {
+                outcomes.insert(at, Outcome::labelled(scores).context("the model has no labels")?);
+            }
+            while let Some(outcome) = outcomes.remove(&emitted) {
+                emit(&items[emitted], &outcome)?;
+                emitted += 1;
+                // Decoders that have seen the last item take no more permits.
+                permit.try_send(()).ok();
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Takes item after item until there are no more. The permit comes first: the lowest item that is not emitted always has one.
+fn decode_all(
+    items: &[Item],
+    preprocessor: &Preprocessor,
+    limits: &Limits,
+    permits: &Mutex<Receiver<()>>,
+    next: &AtomicUsize,
+    ready: &Sender<(usize, Result<Input, String>)>,
+) {
+    while next.load(Ordering::Relaxed) < items.len() {
+        let permit = permits.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        let (Ok(()), Some(item)) = (permit, items.get(at)) else { return };
+        let input = read(item, limits.max_bytes)
+            .and_then(|bytes| preprocessor.prepare(&bytes, limits).map_err(|e| e.to_string()));
+        if ready.send((at, input)).is_err() {
+            return;
+        }
+    }
+}
+
+/// An item's bytes, one more than the limit at most.
+fn read(item: &Item, max_bytes: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let most = max_bytes.saturating_add(1);
+    let result = match &item.source {
+        Source::Nothing(why) => return Err(why.clone()),
+        Source::Stdin => io::stdin().lock().take(most).read_to_end(&mut bytes),
+        Source::File => File::open(&item.path).and_then(|file| file.take(most).read_to_end(&mut bytes)),
+    };
+    result.map_err(|e| format!("cannot read the file: {e}"))?;
+    Ok(bytes)
+}
+
+/// A line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    image: &'a str,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    location: &'a str,
+    model: &'a str,
+    worker: &'a str,
+    classified_at: String,
+}
+
+/// Writes outcomes as they come, and a progress bar on a terminal if it takes long.
+struct Printer<'a> {
+    json: bool,
+    model: &'a str,
+    worker: String,
+    path_width: usize,
+    label_width: usize,
+    total: u64,
+    done: u64,
+    started: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl<'a> Printer<'a> {
+    fn new(items: &[Item], classifier: &'a Classifier, json: bool) -> Self {
+        let widest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0).min(60);
+        Self {
+            json,
+            model: &classifier.card().name,
+            worker: format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id()),
+            path_width: widest(&mut items.iter().map(|item| shown(&item.path).chars().count())),
+            label_width: widest(&mut classifier.labels().iter().map(|label| label.chars().count())),
+            total: items.len() as u64,
+            done: 0,
+            started: Instant::now(),
+            bar: None,
+        }
+    }
+
+    fn print(&mut self, item: &Item, outcome: &Outcome) -> Result<()> {
+        let line = if self.json { self.json_line(item, outcome)? } else { self.row(item, outcome) };
+        let write = || {
+            let mut out = io::stdout().lock();
+            out.write_all(line.as_bytes()).and_then(|()| out.flush())
+        };
+        self.done += 1;
+        if self.bar.is_none() && io::stderr().is_terminal() && self.started.elapsed() > PROGRESS_AFTER {
+            let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {eta} left");
+            self.bar = Some(ProgressBar::new(self.total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+        }
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(self.done);
+                bar.suspend(write)?;
+            }
+            None => write()?,
+        }
+        Ok(())
+    }
+
+    fn json_line(&self, item: &Item, outcome: &Outcome) -> Result<String> {
+        let path = item.path.to_string_lossy();
+        let location = match item.source {
+            Source::Stdin => "-".into(),
+            _ => std::path::absolute(&item.path).unwrap_or_else(|_| item.path.clone()).to_string_lossy().into_owned(),
+        };
+        let now = OffsetDateTime::now_utc();
+        let line = Line {
+            image: &path,
+            outcome,
+            location: &location,
+            model: self.model,
+            worker: &self.worker,
+            classified_at: now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339)?,
+        };
+        Ok(serde_json::to_string(&line)? + "\n")
+    }
+
+    fn row(&self, item: &Item, outcome: &Outcome) -> String {
+        let path = shown(&item.path);
+        let (path_width, label_width) = (self.path_width, self.label_width);
+        match outcome {
+            Outcome::Failed { error } => format!("{path:path_width$}  error: {error}\n"),
+            Outcome::Labelled { label, confidence, top } => {
+                let percent = confidence * 100.0;
+                let rest: Vec<String> = top
+                    .iter()
+                    .skip(1)
+                    .map(|Score { label, confidence }| format!("{label} {:.1}", confidence * 100.0))
+                    .collect();
+                let row = format!("{path:path_width$}  {label:label_width$}  {percent:5.1}%  {}", rest.join(", "));
+                format!("{}\n", row.trim_end())
+            }
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A path for people: control characters, which could steer the terminal, as question marks.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
