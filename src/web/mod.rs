@@ -31,6 +31,8 @@ mod router;
 mod serve;
 mod spool;
 mod status;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 pub use error::Error;
