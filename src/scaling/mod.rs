@@ -3,6 +3,7 @@
 pub mod controller;
 pub mod decide;
 pub mod policy;
+pub mod simulate;
 
 pub use controller::{Outcome, TickError, tick};
 pub use decide::{Decision, History, Observation, decide};

@@ -1,0 +1,256 @@
+//! `imgcls scale`: one scaling decision and its exit code, one every so often, or many on paper.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::Args;
+use tracing::{info, warn};
+
+use super::signals;
+use crate::{
+    backend::{self, Backend},
+    clock::{Clock, SystemClock},
+    config::Config,
+    scaling::{
+        Outcome, Policy, Rules, TickError,
+        controller::{self, Action},
+        simulate::{self, Load, Rate, Report, Run, Scenario, ScenarioError},
+    },
+};
+
+/// Bad configuration or scenario.
+const BAD_CONFIG: u8 = 2;
+/// The queue, the fleet or the results store cannot be read.
+const CANNOT_READ: u8 = 3;
+/// The decision cannot be carried out.
+const CANNOT_ACT: u8 = 4;
+
+/// Flags of `imgcls scale`.
+///
+/// Exit codes: 0 acted or nothing to do, 2 bad configuration or scenario, 3 queue or fleet cannot be read, 4 decision cannot be carried out.
+#[derive(Debug, Args)]
+pub struct ScaleArgs {
+    /// Decide, say so, and change nothing.
+    #[arg(long, conflicts_with = "every")]
+    dry_run: bool,
+    /// Policy, instead of `scaling.policy`.
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Decide again and again, at this interval, such as `30s`, until SIGTERM.
+    #[arg(long = "loop", value_name = "INTERVAL", value_parser = humantime::parse_duration)]
+    every: Option<Duration>,
+    /// Simulation.
+    #[command(flatten)]
+    simulation: SimulationArgs,
+}
+
+/// The simulation's flags.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Simulation")]
+struct SimulationArgs {
+    /// Simulate the scenario in FILE, or the load that --burst or --rate describe; touches no backend.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["dry_run", "every"])]
+    simulate: Option<Option<PathBuf>>,
+    /// Simulate so many messages at once.
+    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "dry_run", "every"])]
+    burst: Option<u64>,
+    /// Simulate so many messages, such as `80/s`, `600/m` or `1000000/h`.
+    #[arg(long, value_name = "RATE", conflicts_with_all = ["dry_run", "every"])]
+    rate: Option<Rate>,
+    /// How long --rate lasts.
+    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = humantime::parse_duration)]
+    lasts: Duration,
+    /// Images a second of one worker, instead of the scenario's (80, or `scaling.rate` if it is set).
+    #[arg(long, value_name = "RATE")]
+    worker_rate: Option<Rate>,
+    /// Time to boot a worker, instead of the scenario's (60s).
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    boot: Option<Duration>,
+    /// Fewest workers, instead of the scenario's (1).
+    #[arg(long, value_name = "N")]
+    min: Option<u32>,
+    /// Most workers, instead of the scenario's (20).
+    #[arg(long, value_name = "N")]
+    max: Option<u32>,
+    /// Price of a worker's hour, instead of the scenario's (0.085, a c6i.large in us-east-1).
+    #[arg(long, value_name = "PRICE")]
+    price: Option<f64>,
+    /// Both policies side by side.
+    #[arg(long)]
+    compare: bool,
+    /// Draw queue and fleet over time.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+impl SimulationArgs {
+    fn asked_for(&self) -> bool {
+        self.simulate.is_some() || self.burst.is_some() || self.rate.is_some()
+    }
+
+    /// The scenario of the file or of the flags.
+    fn scenario(&self, rules: &Rules) -> Result<Scenario, ScenarioError> {
+        let file = self.simulate.as_ref().and_then(Option::as_deref);
+        let mut scenario = match (file, self.burst, self.rate) {
+            (Some(path), None, None) => Scenario::load(path)?,
+            (None, Some(count), _) => {
+                Scenario::of("a burst", vec![Load::Burst { count, at: Duration::ZERO }])
+            }
+            (None, None, Some(rate)) => {
+                Scenario::of("a steady load", vec![Load::Steady { rate, lasts: self.lasts }])
+            }
+            (None, None, None) => {
+                return Err(ScenarioError::Invalid("nothing to simulate: name a FILE, --burst N or --rate RATE".to_owned()));
+            }
+            (Some(_), ..) => {
+                return Err(ScenarioError::Invalid("a FILE has its own load: leave --burst and --rate out".to_owned()));
+            }
+        };
+        if file.is_none() && rules.rate > 0.0 {
+            scenario.worker.rate = rules.rate;
+        }
+        if let Some(rate) = self.worker_rate {
+            scenario.worker.rate = rate.0;
+        }
+        scenario.worker.boot = self.boot.unwrap_or(scenario.worker.boot);
+        scenario.worker.price_per_hour = self.price.unwrap_or(scenario.worker.price_per_hour);
+        scenario.fleet.min = self.min.unwrap_or(scenario.fleet.min);
+        scenario.fleet.max = self.max.unwrap_or(scenario.fleet.max).max(scenario.fleet.min);
+        scenario.fleet.start = scenario.fleet.start.clamp(scenario.fleet.min, scenario.fleet.max);
+        scenario.check()?;
+        Ok(scenario)
+    }
+}
+
+/// Decides and acts, or simulates.
+///
+/// # Errors
+/// If standard output cannot be written. All else is told on standard error and becomes the exit code.
+pub async fn run(args: ScaleArgs, config: Config) -> anyhow::Result<ExitCode> {
+    let mut rules = config.scaling.clone();
+    rules.policy = args.policy.unwrap_or(rules.policy);
+    if args.simulation.asked_for() {
+        return simulate(&args, &rules);
+    }
+    if args.simulation.compare || args.simulation.svg.is_some() {
+        return Ok(fail(BAD_CONFIG, "--compare and --svg belong to a simulation; name a scenario with --simulate FILE"));
+    }
+    if let Some(interval) = args.every {
+        rules.interval = interval;
+        if let Err(error) = rules.check() {
+            return Ok(fail(BAD_CONFIG, format_args!("--loop: {error}")));
+        }
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let backend = match backend::open(&config, Arc::clone(&clock)).await {
+        Ok(backend) => backend,
+        Err(error) => return Ok(fail(CANNOT_READ, error)),
+    };
+    if args.every.is_some() {
+        return repeat(&backend, &rules, clock.as_ref(), args.json).await;
+    }
+    let outcome = if args.dry_run {
+        controller::dry_run(&backend, &rules, clock.as_ref()).await
+    } else {
+        controller::tick(&backend, &rules, clock.as_ref()).await
+    };
+    match outcome {
+        Ok(outcome) => {
+            print(&outcome, args.json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => Ok(fail(code(&error), error)),
+    }
+}
+
+/// Decides at every interval until told to stop. What fails is told and tried again at the next one.
+async fn repeat(backend: &Backend, rules: &Rules, clock: &dyn Clock, json: bool) -> anyhow::Result<ExitCode> {
+    let stop = signals::stop_token()?;
+    info!(policy = %rules.policy, interval = %humantime::format_duration(rules.interval), "scaling");
+    let mut interval = tokio::time::interval(rules.interval);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+            _ = interval.tick() => {}
+        }
+        // A decision that has begun is carried out, unless the stores take too long over it.
+        match controller::tick(backend, rules, clock).await {
+            Ok(outcome) => print(&outcome, json)?,
+            Err(error) => warn!(%error, "no scaling decision this time"),
+        }
+    }
+}
+
+fn simulate(args: &ScaleArgs, rules: &Rules) -> anyhow::Result<ExitCode> {
+    let scenario = match args.simulation.scenario(rules) {
+        Ok(scenario) => scenario,
+        Err(error) => return Ok(fail(BAD_CONFIG, error)),
+    };
+    let rules = scenario.rules.as_ref().unwrap_or(rules);
+    let chosen = args.policy.unwrap_or(rules.policy);
+    let policies = if args.simulation.compare { vec![Policy::Steps, Policy::Backlog] } else { vec![chosen] };
+    let runs = policies.into_iter().map(|policy| simulate::run(&scenario, &Rules { policy, ..rules.clone() }));
+    let runs: Vec<Run> = match runs.collect() {
+        Ok(runs) => runs,
+        Err(error) => return Ok(fail(BAD_CONFIG, error)),
+    };
+    if let Some(path) = &args.simulation.svg
+        && let Err(error) = write_chart(path, &scenario, &runs)
+    {
+        return Ok(fail(CANNOT_ACT, format_args!("{error:#}")));
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &Report::from(runs))?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", simulate::table(&scenario, &runs))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_chart(path: &Path, scenario: &Scenario, runs: &[Run]) -> anyhow::Result<()> {
+    std::fs::write(path, simulate::chart(scenario, runs)).with_context(|| format!("cannot write chart {}", path.display()))
+}
+
+fn code(error: &TickError) -> u8 {
+    match error {
+        TickError::Read { .. } => CANNOT_READ,
+        TickError::Act { .. } => CANNOT_ACT,
+    }
+}
+
+fn fail(code: u8, error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("imgcls: {error}");
+    ExitCode::from(code)
+}
+
+fn print(outcome: &Outcome, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, outcome)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    let reason = &outcome.reason;
+    match outcome.action {
+        Action::Scaled => writeln!(out, "scaled: {reason}")?,
+        Action::Nothing => writeln!(out, "{reason}")?,
+        Action::InProgress => writeln!(out, "nothing changed, the fleet is busy with an earlier change: {reason}")?,
+        Action::Overtaken => writeln!(out, "nothing changed, another run has just decided on this reading: {reason}")?,
+        Action::DryRun if outcome.target != outcome.from => writeln!(out, "would scale: {reason}")?,
+        Action::DryRun => writeln!(out, "{reason}")?,
+    }
+    Ok(())
+}

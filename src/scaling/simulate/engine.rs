@@ -1,0 +1,455 @@
+//! The event loop: queue, workers and fleet manager, second by second and from event to event.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    time::Duration,
+};
+
+use rand::{SeedableRng, rngs::StdRng};
+use rand_distr::{Distribution, Exp, LogNormal};
+
+use super::{
+    Scenario, ScenarioError,
+    load::Arrivals,
+    report::{Run, Sample, Waits},
+};
+use crate::{
+    backend::FleetState,
+    scaling::{History, Observation, Rules, decide},
+};
+
+/// How long the fleet may take to clear what a load has left behind.
+const PATIENCE: Duration = Duration::from_secs(2 * 86_400);
+
+/// A worker's rate is known so many seconds after the first one began to work: heartbeats come every ten seconds.
+const MEASURED_AFTER_S: f64 = 10.0;
+
+/// Fewer messages than this are none: the fluid's rounding.
+const NONE: f64 = 1e-6;
+
+/// Messages that arrived at the same time.
+#[derive(Debug, Clone, Copy)]
+struct Cohort {
+    arrived_s: f64,
+    count: f64,
+}
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Pending,
+    InService,
+    Terminating,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Instance {
+    launched_s: f64,
+    phase: Phase,
+}
+
+/// What happens at a time.
+#[derive(Debug, Clone, PartialEq)]
+enum Event {
+    /// The queue gets the arrivals of the next second, and the fleet's manager looks at its workers.
+    Second,
+    /// The policy decides.
+    Tick,
+    /// A worker begins to work.
+    Ready(u64),
+    /// A worker is lost.
+    Failed(u64),
+    /// A worker is off the bill.
+    Gone(u64),
+    /// Messages of a lost worker are visible again.
+    Visible(Vec<(f64, f64)>),
+}
+
+/// An event with its time; earlier ones first, and of those at the same time the one that was planned first.
+#[derive(Debug)]
+struct Planned {
+    at_s: f64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Planned {}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at_s.total_cmp(&self.at_s).then(other.order.cmp(&self.order))
+    }
+}
+
+struct Engine<'a> {
+    scenario: &'a Scenario,
+    now_s: f64,
+    events: BinaryHeap<Planned>,
+    planned: u64,
+    rng: StdRng,
+    queue: VecDeque<Cohort>,
+    queued: f64,
+    /// Messages of lost workers that are hidden still.
+    hidden: f64,
+    arriving: f64,
+    waits: Waits,
+    last_done_s: f64,
+    done_this_second: f64,
+    busy_by_flow: f64,
+    working_since_s: Option<f64>,
+    instances: BTreeMap<u64, Instance>,
+    pending: u32,
+    in_service: u32,
+    terminating: u32,
+    desired: u32,
+    launched: u64,
+    billed_s: f64,
+}
+
+/// Simulates the scenario under `rules`.
+///
+/// # Errors
+/// [`ScenarioError::NeverDrains`] if the fleet cannot catch up with the load.
+pub fn run(scenario: &Scenario, rules: &Rules) -> Result<Run, ScenarioError> {
+    let mut arrivals = Arrivals::new(&scenario.load, scenario.noise, scenario.random, scenario.seed);
+    let ends_s = arrivals.ends_s();
+    let until_s = scenario.duration.as_secs_f64();
+    let mut engine = Engine::new(scenario);
+    let mut history = History::default();
+    let (mut actions, mut peak) = (0, scenario.fleet.start);
+    let mut timeline = Vec::new();
+    let mut ticks = 0.0;
+    engine.plan(0.0, Event::Second);
+    engine.plan(0.0, Event::Tick);
+    while let Some(Planned { at_s, event, .. }) = engine.events.pop() {
+        engine.advance(at_s);
+        match event {
+            Event::Second => {
+                let idle = engine.queued < NONE && engine.hidden < NONE;
+                if idle && at_s > ends_s && at_s >= until_s {
+                    break;
+                }
+                if at_s > ends_s.max(until_s) + PATIENCE.as_secs_f64() {
+                    let after = humantime::format_duration(PATIENCE);
+                    return Err(ScenarioError::NeverDrains { left: engine.queued.ceil() as u64, after });
+                }
+                let (at_once, over_the_second) = arrivals.second(at_s);
+                engine.next_second(at_once, over_the_second);
+            }
+            Event::Tick => {
+                let seen = engine.observe();
+                timeline.push(Sample {
+                    t_s: at_s,
+                    policy: rules.policy,
+                    visible: seen.visible,
+                    in_flight: seen.in_flight,
+                    desired: seen.fleet.desired,
+                    in_service: seen.fleet.in_service,
+                });
+                let decision = decide(&seen, rules, &history, (at_s * 1000.0).round() as i64);
+                history = decision.history;
+                if decision.target != engine.desired {
+                    actions += 1;
+                    engine.desired = decision.target;
+                    engine.converge();
+                }
+                ticks += 1.0;
+                engine.plan(ticks * rules.interval.as_secs_f64(), Event::Tick);
+            }
+            Event::Ready(id) => engine.ready(id),
+            Event::Failed(id) => engine.fail(id),
+            Event::Gone(id) => engine.gone(id),
+            Event::Visible(cohorts) => {
+                for (arrived_s, count) in cohorts.into_iter().rev() {
+                    engine.hidden -= count;
+                    engine.queued += count;
+                    engine.queue.push_front(Cohort { arrived_s, count });
+                }
+            }
+        }
+        peak = peak.max(engine.in_service);
+    }
+    // Without a set duration the account closes with the last message.
+    let end_s = if until_s > 0.0 { engine.now_s } else { engine.last_done_s };
+    let running: f64 = engine.instances.values().map(|instance| (end_s - instance.launched_s).max(0.0)).sum();
+    let instance_s = engine.billed_s + running;
+    Ok(Run {
+        policy: rules.policy,
+        drained_after_s: engine.last_done_s,
+        messages: engine.waits.count().round() as u64,
+        instance_minutes: instance_s / 60.0,
+        cost: instance_s / 3600.0 * scenario.worker.price_per_hour,
+        wait_s: engine.waits.quantiles(),
+        actions,
+        peak,
+        timeline,
+    })
+}
+
+impl<'a> Engine<'a> {
+    fn new(scenario: &'a Scenario) -> Self {
+        let start = scenario.fleet.start;
+        let mut engine = Self {
+            scenario,
+            now_s: 0.0,
+            events: BinaryHeap::new(),
+            planned: 0,
+            // Not the arrivals' stream: both policies meet the same load, however many workers they launch.
+            rng: StdRng::seed_from_u64(scenario.seed ^ 0x5ca1_ab1e),
+            queue: VecDeque::new(),
+            queued: 0.0,
+            hidden: 0.0,
+            arriving: 0.0,
+            waits: Waits::default(),
+            last_done_s: 0.0,
+            done_this_second: 0.0,
+            busy_by_flow: 0.0,
+            working_since_s: None,
+            instances: BTreeMap::new(),
+            pending: 0,
+            in_service: 0,
+            terminating: 0,
+            desired: start,
+            launched: 0,
+            billed_s: 0.0,
+        };
+        for _ in 0..start {
+            let id = engine.launch();
+            engine.ready(id);
+        }
+        engine
+    }
+
+    fn plan(&mut self, at_s: f64, event: Event) {
+        self.planned += 1;
+        self.events.push(Planned { at_s, order: self.planned, event });
+    }
+
+    /// Images a second of one worker under the limit on its calls.
+    fn rate(&self) -> f64 {
+        let limit = self.scenario.limits.instance_rate;
+        if limit > 0.0 { self.scenario.worker.rate.min(limit) } else { self.scenario.worker.rate }
+    }
+
+    /// Workers that get messages: where the queue allows no more in flight, the rest get none.
+    fn served(&self) -> u32 {
+        let allowed = self.scenario.limits.in_flight / u64::from(self.scenario.worker.holds);
+        self.in_service.min(u32::try_from(allowed).unwrap_or(u32::MAX))
+    }
+
+    /// Images a second of the fleet.
+    fn capacity(&self) -> f64 {
+        let all = f64::from(self.served()) * self.rate();
+        let limit = self.scenario.limits.queue_rate;
+        if limit > 0.0 { all.min(limit) } else { all }
+    }
+
+    /// Lets the fluid flow until `to_s`: first come, first served.
+    fn advance(&mut self, to_s: f64) {
+        let from_s = self.now_s;
+        let span = to_s - from_s;
+        self.now_s = to_s;
+        if span <= 0.0 {
+            return;
+        }
+        let capacity = self.capacity();
+        let mut left = capacity * span;
+        let mut done = 0.0;
+        while left > 0.0
+            && let Some(front) = self.queue.front_mut()
+        {
+            let count = front.count.min(left);
+            let middle_s = from_s + (done + count / 2.0) / capacity;
+            self.waits.add(middle_s - front.arrived_s, count);
+            front.count -= count;
+            left -= count;
+            done += count;
+            if front.count < NONE {
+                self.queue.pop_front();
+            }
+        }
+        let arrived = self.arriving * span;
+        if arrived > 0.0 {
+            let count = arrived.min(left);
+            if count > 0.0 {
+                let middle_s = from_s + (done + count / 2.0) / capacity;
+                let arrived_s = from_s + span * count / arrived / 2.0;
+                self.waits.add((middle_s - arrived_s).max(0.0), count);
+                done += count;
+            }
+            if arrived - count > NONE {
+                let arrived_s = from_s + span * (1.0 + count / arrived) / 2.0;
+                self.queue.push_back(Cohort { arrived_s, count: arrived - count });
+            }
+        }
+        self.queued = (self.queued + arrived - done).max(0.0);
+        if self.queue.is_empty() {
+            self.queued = 0.0;
+        }
+        if done > 0.0 {
+            let busy_s = if self.queued > 0.0 || arrived > 0.0 { span } else { done / capacity };
+            self.last_done_s = from_s + busy_s;
+            self.working_since_s.get_or_insert(from_s);
+            self.done_this_second += done;
+        }
+    }
+
+    fn next_second(&mut self, at_once: f64, over_the_second: f64) {
+        self.busy_by_flow = self.done_this_second / self.rate();
+        self.done_this_second = 0.0;
+        if at_once > 0.0 {
+            self.queue.push_back(Cohort { arrived_s: self.now_s, count: at_once });
+            self.queued += at_once;
+        }
+        self.arriving = over_the_second;
+        if self.desired != self.pending + self.in_service {
+            self.converge();
+        }
+        self.plan(self.now_s + 1.0, Event::Second);
+    }
+
+    /// Messages that the workers hold.
+    fn held(&self) -> f64 {
+        self.queued.min(f64::from(self.served()) * f64::from(self.scenario.worker.holds))
+    }
+
+    fn busy(&self) -> u32 {
+        let working = self.busy_by_flow.max(self.held()).ceil();
+        (working as u32).min(self.served())
+    }
+
+    fn observe(&self) -> Observation {
+        let held = self.held();
+        let known = self.working_since_s.is_some_and(|since| self.now_s - since >= MEASURED_AFTER_S);
+        Observation {
+            visible: (self.queued - held).round() as u64,
+            in_flight: (held.max(f64::from(self.busy())) + self.hidden).round() as u64,
+            busy: self.busy(),
+            rate: known.then(|| self.rate()),
+            fleet: FleetState {
+                min: self.scenario.fleet.min,
+                max: self.scenario.fleet.max,
+                desired: self.desired,
+                in_service: self.in_service,
+                pending: self.pending,
+                terminating: self.terminating,
+                protected: if self.scenario.fleet.protection { self.busy() } else { 0 },
+            },
+        }
+    }
+
+    /// The fleet's manager: starts workers that are missing, and ends those too many that are not protected.
+    fn converge(&mut self) {
+        let boot = &self.scenario.worker;
+        let spread = LogNormal::new(boot.boot.as_secs_f64().max(1e-3).ln(), boot.boot_spread).ok();
+        while self.pending + self.in_service < self.desired {
+            let id = self.launch();
+            let after_s = spread.as_ref().map_or(0.0, |spread| spread.sample(&mut self.rng));
+            self.plan(self.now_s + after_s, Event::Ready(id));
+        }
+        let mut surplus = (self.pending + self.in_service).saturating_sub(self.desired);
+        if surplus == 0 {
+            return;
+        }
+        let idle = self.in_service - self.busy();
+        let mut allowed = if self.scenario.fleet.protection { idle } else { self.in_service };
+        // The newest first: a worker that starts has done nothing yet.
+        let ids: Vec<u64> = self.instances.keys().rev().copied().collect();
+        for id in ids {
+            if surplus == 0 {
+                break;
+            }
+            let Some(instance) = self.instances.get_mut(&id) else { continue };
+            match instance.phase {
+                Phase::Terminating => continue,
+                Phase::Pending => self.pending -= 1,
+                Phase::InService if allowed == 0 => continue,
+                Phase::InService => {
+                    allowed -= 1;
+                    self.in_service -= 1;
+                }
+            }
+            instance.phase = Phase::Terminating;
+            self.terminating += 1;
+            surplus -= 1;
+            self.plan(self.now_s + self.scenario.worker.stop.as_secs_f64(), Event::Gone(id));
+        }
+    }
+
+    fn launch(&mut self) -> u64 {
+        self.launched += 1;
+        self.pending += 1;
+        self.instances.insert(self.launched, Instance { launched_s: self.now_s, phase: Phase::Pending });
+        self.launched
+    }
+
+    fn ready(&mut self, id: u64) {
+        let Some(instance) = self.instances.get_mut(&id).filter(|instance| instance.phase == Phase::Pending) else {
+            return;
+        };
+        instance.phase = Phase::InService;
+        self.pending -= 1;
+        self.in_service += 1;
+        let mean_s = self.scenario.worker.mean_time_to_failure.as_secs_f64();
+        if mean_s > 0.0
+            && let Ok(exp) = Exp::new(1.0 / mean_s)
+        {
+            let after_s: f64 = exp.sample(&mut self.rng);
+            self.plan(self.now_s + after_s, Event::Failed(id));
+        }
+    }
+
+    /// A worker is lost with the messages that it holds; they come back after the visibility time-out, and another is launched.
+    fn fail(&mut self, id: u64) {
+        if self.instances.get(&id).is_none_or(|instance| instance.phase != Phase::InService) {
+            return;
+        }
+        let mut lost = self.held() / f64::from(self.served().max(1));
+        self.in_service -= 1;
+        self.bill(id);
+        let mut cohorts = Vec::new();
+        while lost > NONE
+            && let Some(front) = self.queue.front_mut()
+        {
+            let count = front.count.min(lost);
+            front.count -= count;
+            lost -= count;
+            cohorts.push((front.arrived_s, count));
+            self.queued = (self.queued - count).max(0.0);
+            self.hidden += count;
+            if front.count < NONE {
+                self.queue.pop_front();
+            }
+        }
+        if !cohorts.is_empty() {
+            self.plan(self.now_s + self.scenario.limits.visibility.as_secs_f64(), Event::Visible(cohorts));
+        }
+        self.converge();
+    }
+
+    fn gone(&mut self, id: u64) {
+        if self.instances.get(&id).is_some_and(|instance| instance.phase == Phase::Terminating) {
+            self.terminating -= 1;
+            self.bill(id);
+        }
+    }
+
+    fn bill(&mut self, id: u64) {
+        if let Some(instance) = self.instances.remove(&id) {
+            self.billed_s += self.now_s - instance.launched_s;
+        }
+    }
+}
