@@ -1,0 +1,4 @@
+//! Images on S3, the queue on SQS, results on DynamoDB, the fleet an EC2 Auto Scaling group.
+
+mod client;
+mod images;
