@@ -166,9 +166,14 @@ impl SqsQueue {
             seen.extend(got);
         }
         let receipts: Vec<_> = seen.iter().map(|m| m.receipt.clone()).collect();
-        // Those that are stale became visible by themselves.
-        self.change_visibility(url, &receipts, Duration::ZERO).await?;
+        self.hand_back(url, &receipts).await?;
         Ok(seen)
+    }
+
+    /// Makes messages of the queue at `url` visible at once.
+    pub(super) async fn hand_back(&self, url: &str, receipts: &[Receipt]) -> Result<()> {
+        // Those that are stale became visible by themselves.
+        self.change_visibility(url, receipts, Duration::ZERO).await.map(drop)
     }
 
     async fn change_visibility(&self, url: &str, receipts: &[Receipt], visibility: Duration) -> Result<Vec<Receipt>> {
