@@ -3,7 +3,7 @@
 use std::{env, error::Error as StdError, path::Path, time::Duration};
 
 use aws_config::{
-    BehaviorVersion, SdkConfig,
+    BehaviorVersion, ConfigLoader, SdkConfig,
     retry::RetryConfig,
     stalled_stream_protection::StalledStreamProtectionConfig,
     timeout::{TimeoutConfig, TimeoutConfigBuilder},
@@ -47,15 +47,15 @@ pub(crate) struct Clients {
 impl Clients {
     /// Clients with region and credentials from the SDK's default chain.
     pub(crate) async fn new(config: &Aws) -> Self {
-        let shared = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http_client())
-            .retry_config(
-                RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(Duration::from_secs(5)),
-            )
-            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build())
-            .load()
-            .await;
-        Self::with(&shared, config)
+        Self::with(&loader().load().await, config)
+    }
+
+    /// Clients of an emulator that takes an access key of 12 digits as an account.
+    #[cfg(test)]
+    pub(crate) async fn of_emulator(config: &Aws, account: &str) -> Self {
+        let credentials = aws_sdk_s3::config::Credentials::new(account, "secret", None, None, "test");
+        let region = aws_sdk_s3::config::Region::from_static("eu-central-1");
+        Self::with(&loader().region(region).credentials_provider(credentials).load().await, config)
     }
 
     fn with(shared: &SdkConfig, config: &Aws) -> Self {
@@ -91,6 +91,13 @@ impl Clients {
             region: shared.region().map(ToString::to_string),
         }
     }
+}
+
+fn loader() -> ConfigLoader {
+    aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http_client())
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(Duration::from_secs(5)))
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build())
 }
 
 /// The configured endpoint, unless `AWS_ENDPOINT_URL_<SERVICE>` names one for this service, which the SDK then takes by itself.

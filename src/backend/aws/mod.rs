@@ -17,6 +17,7 @@ mod queue;
 mod reset;
 mod results;
 mod row;
+pub mod setup;
 
 /// Opens the resources that `config` names.
 ///

@@ -38,7 +38,7 @@ const POLL_SLACK: Duration = Duration::from_secs(8);
 const PEEK: Duration = Duration::from_secs(10);
 
 const OPEN: Call = Call::new("read the attributes of", "sqs:GetQueueAttributes");
-const FIND: Call = Call::new("find the dead-letter queue", "sqs:GetQueueUrl");
+const FIND: Call = Call::new("find queue", "sqs:GetQueueUrl");
 const SEND: Call = Call::new("send to", "sqs:SendMessage");
 const RECEIVE: Call = Call::new("receive from", "sqs:ReceiveMessage");
 const EXTEND: Call = Call::new("change visibility in", "sqs:ChangeMessageVisibility");
@@ -85,11 +85,18 @@ fn number_or_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u
 }
 
 impl SqsQueue {
-    /// Opens the queue at `url`.
+    /// Opens the queue with this URL or name.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] for a FIFO queue, or one that does not exist.
-    pub(crate) async fn open(client: Client, url: &str) -> Result<Self> {
+    pub(crate) async fn open(client: Client, queue: &str) -> Result<Self> {
+        let url = if queue.contains("://") {
+            queue.to_owned()
+        } else {
+            let missing = || Error::new(ErrorKind::Refused, format!("there is no queue {queue:?}; `imgcls setup` creates it"));
+            find_queue(&client, queue).await?.ok_or_else(missing)?
+        };
+        let url = url.as_str();
         let attributes = attributes(&client, url).await?;
         let text = |name: QueueAttributeName| attributes.get(&name).map(String::as_str);
         if url.ends_with(".fifo") || text(QueueAttributeName::FifoQueue) == Some("true") {
@@ -342,6 +349,20 @@ impl DeadQueue {
         let got = client.get_queue_url().queue_name(name).queue_owner_aws_account_id(account).send().await;
         let url = got.map_err(|e| FIND.error(&arn, &e))?.queue_url.unwrap_or_default();
         Ok(Self { url, arn, max_receives: policy.max_receive_count })
+    }
+}
+
+/// The name in a queue's URL, or the name itself.
+pub(super) fn queue_name(queue: &str) -> &str {
+    queue.rsplit('/').next().unwrap_or(queue)
+}
+
+/// The URL of the queue `name` in this account and region; `None` if there is none.
+pub(super) async fn find_queue(client: &Client, name: &str) -> Result<Option<String>> {
+    match client.get_queue_url().queue_name(name).send().await {
+        Ok(got) => Ok(got.queue_url),
+        Err(error) if error.as_service_error().is_some_and(|e| e.is_queue_does_not_exist()) => Ok(None),
+        Err(error) => Err(FIND.error(name, &error)),
     }
 }
 
