@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contract::{Classification, Digest, ImageName, ObjectEvent, Sequencer};
 
+pub mod aws;
 pub mod error;
 pub mod local;
 mod open;

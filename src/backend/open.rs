@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backend, Error, ErrorKind, Result, local};
+use super::{Backend, Result, aws, local};
 use crate::{
     clock::Clock,
     config::{BackendKind, Config},
@@ -15,6 +15,6 @@ use crate::{
 pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Backend> {
     match config.backend {
         BackendKind::Local => local::open(config, clock).map(|(backend, _)| backend),
-        BackendKind::Aws => Err(Error::new(ErrorKind::Refused, "the aws backend is not part of this build")),
+        BackendKind::Aws => aws::open(&config.aws).await,
     }
 }

@@ -1,0 +1,155 @@
+//! Pages in natural order: a merge of the shards, each already in order.
+
+use std::collections::VecDeque;
+
+use futures_util::future::try_join_all;
+
+use super::{
+    results::{DynamoResults, Marker, QUERY, is_visible},
+    row::{self, Item, SHARD, SHARDS, SORT_KEY, n, s, text},
+};
+use crate::{
+    backend::{Page, PageQuery, Result},
+    contract::{Classification, ImageName, order::sort_key},
+};
+
+/// Rows that one call looks at when it filters.
+const MAX_LOOKED_AT: usize = 2000;
+
+/// Rows of one shard in one query when filtering.
+const FILTER_CHUNK: usize = 125;
+
+/// One shard, read ahead as far as needed.
+struct Shard {
+    number: i32,
+    rows: VecDeque<Item>,
+    /// The sort key after which to read on; `None` at the shard's end.
+    from: Option<Start>,
+}
+
+/// Where reading goes on.
+#[derive(Debug, Clone)]
+enum Start {
+    /// At the shard's first row in this direction.
+    Edge,
+    /// Beyond this sort key.
+    Beyond(String),
+}
+
+impl DynamoResults {
+    pub(super) async fn read_page(&self, query: &PageQuery) -> Result<Page> {
+        let marker = self.marker().await?;
+        let limit = query.limit.clamp(1, 1000);
+        let backwards = query.before.is_some();
+        let from = query.before.as_ref().or(query.after.as_ref());
+        let filter = query.filter.as_deref().filter(|f| !f.is_empty()).map(str::to_ascii_lowercase);
+        // Shards hold an eighth each; the slack makes a second query rare.
+        let chunk = if filter.is_some() { FILTER_CHUNK } else { limit / usize::from(SHARDS) * 5 / 4 + 8 };
+        let mut merge = Merge::new(self, from, backwards, chunk).await?;
+
+        let mut results: Vec<Classification> = Vec::new();
+        let mut looked_at = 0;
+        let mut last = None;
+        let mut more = false;
+        while let Some(item) = merge.next().await? {
+            if results.len() == limit || looked_at == MAX_LOOKED_AT {
+                more = true;
+                break;
+            }
+            looked_at += usize::from(filter.is_some());
+            let Some(row) = Some(item).filter(|i| is_visible(i, marker)).as_ref().and_then(row::row) else { continue };
+            last = Some(row.image.clone());
+            if filter.as_deref().is_none_or(|f| matches(&row, f)) {
+                results.push(row);
+            }
+        }
+        let onward = last.filter(|_| more);
+        let back = match from {
+            None => None,
+            Some(from) => {
+                let edge = results.first().map_or_else(|| from.clone(), |row| row.image.clone());
+                self.lies_beyond(&edge, !backwards, marker).await?.then_some(edge)
+            }
+        };
+        if backwards {
+            results.reverse();
+            return Ok(Page { results, next: back, previous: onward });
+        }
+        Ok(Page { results, next: onward, previous: back })
+    }
+
+    /// Whether there are rows before (or after) `edge`.
+    async fn lies_beyond(&self, edge: &ImageName, backwards: bool, marker: Marker) -> Result<bool> {
+        let mut merge = Merge::new(self, Some(edge), backwards, 1).await?;
+        // Rows of before a reset are swept soon; as many as a few may stand in the way.
+        for _ in 0..4 {
+            match merge.next().await? {
+                None => return Ok(false),
+                Some(item) if is_visible(&item, marker) => return Ok(true),
+                Some(_) => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads the next rows of a shard.
+    async fn fill(&self, shard: &mut Shard, backwards: bool, chunk: usize) -> Result<()> {
+        let Some(from) = shard.from.take() else { return Ok(()) };
+        let mut query = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("#shard = :shard")
+            .expression_attribute_names("#shard", SHARD)
+            .expression_attribute_values(":shard", n(shard.number))
+            .scan_index_forward(!backwards)
+            .limit(i32::try_from(chunk).unwrap_or(i32::MAX));
+        if let Start::Beyond(sort) = from {
+            let beyond = if backwards { "<" } else { ">" };
+            query = query
+                .key_condition_expression(format!("#shard = :shard AND #sort {beyond} :sort"))
+                .expression_attribute_names("#sort", SORT_KEY)
+                .expression_attribute_values(":sort", s(sort));
+        }
+        let page = query.send().await.map_err(|e| QUERY.error(&self.table, &e))?;
+        shard.rows.extend(page.items.unwrap_or_default());
+        shard.from = page.last_evaluated_key.as_ref().and_then(|k| text(k, SORT_KEY)).map(|k| Start::Beyond(k.to_owned()));
+        Ok(())
+    }
+}
+
+/// All shards in one order.
+struct Merge<'a> {
+    results: &'a DynamoResults,
+    shards: Vec<Shard>,
+    backwards: bool,
+    chunk: usize,
+}
+
+impl<'a> Merge<'a> {
+    async fn new(results: &'a DynamoResults, from: Option<&ImageName>, backwards: bool, chunk: usize) -> Result<Self> {
+        let start = from.map_or(Start::Edge, |name| Start::Beyond(sort_key(name.as_str())));
+        let shard = |number| Shard { number, rows: VecDeque::new(), from: Some(start.clone()) };
+        let mut shards: Vec<Shard> = (0..i32::from(SHARDS)).map(shard).collect();
+        try_join_all(shards.iter_mut().map(|shard| results.fill(shard, backwards, chunk))).await?;
+        Ok(Self { results, shards, backwards, chunk })
+    }
+
+    async fn next(&mut self) -> Result<Option<Item>> {
+        for shard in &mut self.shards {
+            // A query may answer with nothing and still have more.
+            while shard.rows.is_empty() && shard.from.is_some() {
+                self.results.fill(shard, self.backwards, self.chunk).await?;
+            }
+        }
+        let heads = self.shards.iter().enumerate().filter_map(|(i, s)| Some((text(s.rows.front()?, SORT_KEY)?.to_owned(), i)));
+        let first = if self.backwards { heads.max() } else { heads.min() };
+        Ok(first.and_then(|(_, i)| self.shards[i].rows.pop_front()))
+    }
+}
+
+/// Whether a row's name holds `filter` or its label is `filter`, in lower case.
+fn matches(row: &Classification, filter: &str) -> bool {
+    row.image.as_str().to_ascii_lowercase().contains(filter)
+        || row.outcome.label().is_some_and(|label| label.eq_ignore_ascii_case(filter))
+}

@@ -1,0 +1,446 @@
+//! The queue on SQS.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use aws_sdk_sqs::{
+    Client,
+    config::timeout::TimeoutConfig,
+    error::ProvideErrorMetadata,
+    types::{
+        BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
+        MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
+    },
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+use tokio::time::sleep;
+
+use super::{client::Call, images::backoff};
+use crate::backend::{DeadLetter, Depth, Error, ErrorKind, Message, Queue, Receipt, Result};
+
+/// SQS's limit of entries in one batch and of messages in one receive.
+pub(crate) const MAX_BATCH: usize = 10;
+
+/// SQS's limit of the bodies of one batch, in bytes. Newer queues take 1 MiB; emulators and old accounts do not.
+const MAX_BATCH_BYTES: usize = 256 << 10;
+
+/// Tries of the entries of a batch that the service failed to do.
+const ATTEMPTS: u32 = 4;
+
+/// Batches that are sent at a time.
+const CONCURRENT_SENDS: usize = 8;
+
+/// How much longer than its wait a long poll may take.
+const POLL_SLACK: Duration = Duration::from_secs(8);
+
+/// How long messages are hidden while they are looked at.
+const PEEK: Duration = Duration::from_secs(10);
+
+const OPEN: Call = Call::new("read the attributes of", "sqs:GetQueueAttributes");
+const FIND: Call = Call::new("find queue", "sqs:GetQueueUrl");
+const SEND: Call = Call::new("send to", "sqs:SendMessage");
+const RECEIVE: Call = Call::new("receive from", "sqs:ReceiveMessage");
+const EXTEND: Call = Call::new("change visibility in", "sqs:ChangeMessageVisibility");
+const DELETE: Call = Call::new("delete from", "sqs:DeleteMessage");
+
+/// A standard queue with its own visibility time-out and redrive policy, read when it is opened.
+#[derive(Debug)]
+pub(crate) struct SqsQueue {
+    pub(super) client: Client,
+    pub(super) url: String,
+    pub(super) arn: String,
+    visibility: Duration,
+    pub(super) dead: Option<DeadQueue>,
+}
+
+/// Where messages go that were received too often.
+#[derive(Debug)]
+pub(super) struct DeadQueue {
+    pub(super) url: String,
+    pub(super) arn: String,
+    max_receives: u32,
+}
+
+/// The queue's `RedrivePolicy`. SQS writes the count as a number or as text, as it was set.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RedrivePolicy {
+    pub(crate) dead_letter_target_arn: String,
+    #[serde(deserialize_with = "number_or_text")]
+    pub(crate) max_receive_count: u32,
+}
+
+fn number_or_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u32),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Number(n) => Ok(n),
+        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
+impl SqsQueue {
+    /// Opens the queue with this URL or name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] for a FIFO queue, or one that does not exist.
+    pub(crate) async fn open(client: Client, queue: &str) -> Result<Self> {
+        let url = if queue.contains("://") {
+            queue.to_owned()
+        } else {
+            let missing = || Error::new(ErrorKind::Refused, format!("there is no queue {queue:?}; `imgcls setup` creates it"));
+            find_queue(&client, queue).await?.ok_or_else(missing)?
+        };
+        let url = url.as_str();
+        let attributes = attributes(&client, url).await?;
+        let text = |name: QueueAttributeName| attributes.get(&name).map(String::as_str);
+        if url.ends_with(".fifo") || text(QueueAttributeName::FifoQueue) == Some("true") {
+            let message = format!("{url} is a FIFO queue, which S3 cannot notify; use a standard queue");
+            return Err(Error::new(ErrorKind::Refused, message));
+        }
+        let visibility = text(QueueAttributeName::VisibilityTimeout).and_then(|t| t.parse().ok()).unwrap_or(30);
+        if visibility == 0 {
+            let message = format!("{url} has a visibility time-out of 0, so that every message would be worked on by all; set 30 s");
+            return Err(Error::new(ErrorKind::Refused, message));
+        }
+        let dead = match text(QueueAttributeName::RedrivePolicy).filter(|t| !t.is_empty()) {
+            None => {
+                tracing::warn!(
+                    queue = url,
+                    "the queue has no dead-letter queue: an image that cannot be stored comes back until its message expires; \
+                     `imgcls setup` adds one"
+                );
+                None
+            }
+            Some(policy) => {
+                let policy: RedrivePolicy = serde_json::from_str(policy).map_err(|e| {
+                    Error::new(ErrorKind::Refused, format!("the redrive policy of {url} is not understood")).because(e)
+                })?;
+                Some(DeadQueue::find(&client, policy).await?)
+            }
+        };
+        Ok(Self {
+            client,
+            url: url.to_owned(),
+            arn: text(QueueAttributeName::QueueArn).unwrap_or_default().to_owned(),
+            visibility: Duration::from_secs(visibility),
+            dead,
+        })
+    }
+
+    /// Receives from the queue at `url`, hiding messages for `visibility` (`None`: the queue's own).
+    pub(super) async fn receive_from(
+        &self,
+        url: &str,
+        max: usize,
+        wait: Duration,
+        visibility: Option<Duration>,
+    ) -> Result<Vec<Message>> {
+        assert!((1..=MAX_BATCH).contains(&max), "ReceiveMessage takes 1 to 10");
+        let wait = wait.min(Duration::from_secs(20));
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(wait + POLL_SLACK).build();
+        let received = self
+            .client
+            .receive_message()
+            .queue_url(url)
+            .max_number_of_messages(i32::try_from(max).unwrap_or(10))
+            .wait_time_seconds(i32::try_from(wait.as_secs()).unwrap_or(20))
+            .set_visibility_timeout(visibility.map(seconds))
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+            .customize()
+            .config_override(aws_sdk_sqs::Config::builder().timeout_config(timeouts))
+            .send()
+            .await
+            .map_err(|e| RECEIVE.error(url, &e))?;
+        Ok(received.messages.unwrap_or_default().into_iter().filter_map(message).collect())
+    }
+
+    /// Receives up to `limit` messages, then hands them back. They are counted as received once more.
+    pub(super) async fn look_at(&self, url: &str, limit: usize) -> Result<Vec<Message>> {
+        let mut seen: Vec<Message> = Vec::new();
+        let mut empty = 0;
+        while seen.len() < limit && empty < 2 {
+            let max = (limit - seen.len()).min(MAX_BATCH);
+            // A long poll asks all servers of the queue, a short one only some of them.
+            let got = self.receive_from(url, max, Duration::from_secs(1), Some(PEEK)).await?;
+            empty = if got.is_empty() { empty + 1 } else { 0 };
+            seen.extend(got);
+        }
+        let receipts: Vec<_> = seen.iter().map(|m| m.receipt.clone()).collect();
+        self.hand_back(url, &receipts).await?;
+        Ok(seen)
+    }
+
+    /// Makes messages of the queue at `url` visible at once.
+    pub(super) async fn hand_back(&self, url: &str, receipts: &[Receipt]) -> Result<()> {
+        // Those that are stale became visible by themselves.
+        self.change_visibility(url, receipts, Duration::ZERO).await.map(drop)
+    }
+
+    async fn change_visibility(&self, url: &str, receipts: &[Receipt], visibility: Duration) -> Result<Vec<Receipt>> {
+        let (mut stale, mut error) = (Vec::new(), None);
+        for chunk in receipts.chunks(MAX_BATCH) {
+            let mut left = chunk.to_vec();
+            for attempt in 1..=ATTEMPTS {
+                let entries = left.iter().enumerate().map(|(i, receipt)| {
+                    ChangeMessageVisibilityBatchRequestEntry::builder()
+                        .id(i.to_string())
+                        .receipt_handle(&receipt.0)
+                        .visibility_timeout(seconds(visibility))
+                        .build()
+                });
+                let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
+                let sent = self.client.change_message_visibility_batch().queue_url(url).set_entries(Some(entries));
+                let failed = match sent.send().await {
+                    Ok(answer) => split_failures(&left, &answer.failed),
+                    Err(e) => {
+                        error = Some(EXTEND.error(url, &e));
+                        break;
+                    }
+                };
+                stale.extend(failed.hopeless);
+                left = failed.again;
+                if left.is_empty() {
+                    break;
+                }
+                if attempt == ATTEMPTS {
+                    error = Some(transient(&EXTEND, url, failed.why));
+                } else {
+                    sleep(backoff(attempt)).await;
+                }
+            }
+        }
+        error.map_or(Ok(stale), Err)
+    }
+
+    /// Deletes from the queue at `url`. Answers the receipts for which it failed.
+    pub(super) async fn delete_from(&self, url: &str, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
+        let mut not_deleted = Vec::new();
+        for chunk in receipts.chunks(MAX_BATCH) {
+            let mut left = chunk.to_vec();
+            for attempt in 1..=ATTEMPTS {
+                let entries = left.iter().enumerate().map(|(i, receipt)| {
+                    DeleteMessageBatchRequestEntry::builder().id(i.to_string()).receipt_handle(&receipt.0).build()
+                });
+                let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
+                let sent = self.client.delete_message_batch().queue_url(url).set_entries(Some(entries)).send().await;
+                match sent {
+                    // What is hopeless is stale or gone: its message comes again, or never will.
+                    Ok(answer) => left = split_failures(&left, &answer.failed).again,
+                    Err(e) => {
+                        let error = DELETE.error(url, &e);
+                        tracing::warn!(%error, messages = left.len(), "messages not deleted");
+                        break;
+                    }
+                }
+                if left.is_empty() {
+                    break;
+                }
+                sleep(backoff(attempt)).await;
+            }
+            not_deleted.extend(left);
+        }
+        Ok(not_deleted)
+    }
+
+    async fn send_batch(&self, bodies: &[String]) -> Result<()> {
+        assert!(bodies.len() <= MAX_BATCH, "SendMessageBatch takes 10 messages");
+        let mut left = bodies.to_vec();
+        for attempt in 1.. {
+            let entries = left
+                .iter()
+                .enumerate()
+                .map(|(i, body)| SendMessageBatchRequestEntry::builder().id(i.to_string()).message_body(body).build());
+            let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
+            let sent = self.client.send_message_batch().queue_url(&self.url).set_entries(Some(entries)).send().await;
+            let failures = split_failures(&left, &sent.map_err(|e| SEND.error(&self.url, &e))?.failed);
+            if !failures.hopeless.is_empty() {
+                let why = failures.why.unwrap_or_default();
+                return Err(Error::new(ErrorKind::Refused, format!("{} refuses a message: {why}", self.url)));
+            }
+            left = failures.again;
+            if left.is_empty() {
+                break;
+            }
+            if attempt == ATTEMPTS {
+                return Err(transient(&SEND, &self.url, failures.why));
+            }
+            sleep(backoff(attempt)).await;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Queue for SqsQueue {
+    fn visibility_timeout(&self) -> Duration {
+        self.visibility
+    }
+
+    fn max_receives(&self) -> Option<u32> {
+        self.dead.as_ref().map(|dead| dead.max_receives)
+    }
+
+    async fn send(&self, bodies: &[String]) -> Result<()> {
+        // Built first: a stream of closures over borrowed bodies is not `Send` for every lifetime.
+        let batches: Vec<_> = batches(bodies).into_iter().map(|batch| self.send_batch(batch)).collect();
+        stream::iter(batches).buffer_unordered(CONCURRENT_SENDS).try_collect().await
+    }
+
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>> {
+        self.receive_from(&self.url, max, wait, None).await
+    }
+
+    async fn extend(&self, receipts: &[Receipt], visibility: Duration) -> Result<Vec<Receipt>> {
+        self.change_visibility(&self.url, receipts, visibility).await
+    }
+
+    async fn delete(&self, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
+        self.delete_from(&self.url, receipts).await
+    }
+
+    async fn depth(&self) -> Result<Depth> {
+        let count = |attributes: &HashMap<QueueAttributeName, String>, name| -> u64 {
+            attributes.get(&name).and_then(|t: &String| t.parse().ok()).unwrap_or(0)
+        };
+        let own = attributes(&self.client, &self.url).await?;
+        let dead = match &self.dead {
+            Some(dead) => attributes(&self.client, &dead.url).await?,
+            None => HashMap::new(),
+        };
+        Ok(Depth {
+            visible: count(&own, QueueAttributeName::ApproximateNumberOfMessages)
+                + count(&own, QueueAttributeName::ApproximateNumberOfMessagesDelayed),
+            in_flight: count(&own, QueueAttributeName::ApproximateNumberOfMessagesNotVisible),
+            dead: count(&dead, QueueAttributeName::ApproximateNumberOfMessages)
+                + count(&dead, QueueAttributeName::ApproximateNumberOfMessagesNotVisible),
+        })
+    }
+
+    async fn peek(&self, limit: usize) -> Result<Vec<Message>> {
+        self.look_at(&self.url, limit).await
+    }
+
+    async fn dead(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.list_dead(limit).await
+    }
+
+    async fn redrive(&self) -> Result<u64> {
+        self.redrive_dead().await
+    }
+
+    async fn drop_dead(&self) -> Result<u64> {
+        self.drop_all_dead().await
+    }
+}
+
+impl DeadQueue {
+    async fn find(client: &Client, policy: RedrivePolicy) -> Result<Self> {
+        let arn = policy.dead_letter_target_arn;
+        // arn:aws:sqs:REGION:ACCOUNT:NAME
+        let mut parts = arn.rsplit(':');
+        let (name, account) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let got = client.get_queue_url().queue_name(name).queue_owner_aws_account_id(account).send().await;
+        let url = got.map_err(|e| FIND.error(&arn, &e))?.queue_url.unwrap_or_default();
+        Ok(Self { url, arn, max_receives: policy.max_receive_count })
+    }
+}
+
+/// The name in a queue's URL, or the name itself.
+pub(super) fn queue_name(queue: &str) -> &str {
+    queue.rsplit('/').next().unwrap_or(queue)
+}
+
+/// The URL of the queue `name` in this account and region; `None` if there is none.
+pub(super) async fn find_queue(client: &Client, name: &str) -> Result<Option<String>> {
+    match client.get_queue_url().queue_name(name).send().await {
+        Ok(got) => Ok(got.queue_url),
+        Err(error) if error.as_service_error().is_some_and(|e| e.is_queue_does_not_exist()) => Ok(None),
+        Err(error) => Err(FIND.error(name, &error)),
+    }
+}
+
+/// All attributes of the queue at `url`.
+pub(super) async fn attributes(client: &Client, url: &str) -> Result<HashMap<QueueAttributeName, String>> {
+    let got = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All).send().await;
+    Ok(got.map_err(|e| OPEN.error(url, &e))?.attributes.unwrap_or_default())
+}
+
+fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
+    let attribute = |name| message.attributes.as_ref().and_then(|a| a.get(&name)).and_then(|t| t.parse::<i64>().ok());
+    let count = attribute(MessageSystemAttributeName::ApproximateReceiveCount).unwrap_or(1);
+    let sent_at_ms = attribute(MessageSystemAttributeName::SentTimestamp).unwrap_or(0);
+    Some(Message {
+        receipt: Receipt(message.receipt_handle?),
+        id: message.message_id.unwrap_or_default(),
+        body: message.body.unwrap_or_default(),
+        receive_count: u32::try_from(count).unwrap_or(1),
+        sent_at_ms,
+    })
+}
+
+/// Cuts messages into batches by count and bytes.
+fn batches(bodies: &[String]) -> Vec<&[String]> {
+    let (mut out, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (i, body) in bodies.iter().enumerate() {
+        if i > start && (i - start == MAX_BATCH || bytes + body.len() > MAX_BATCH_BYTES) {
+            out.push(&bodies[start..i]);
+            (start, bytes) = (i, 0);
+        }
+        bytes += body.len();
+    }
+    if start < bodies.len() {
+        out.push(&bodies[start..]);
+    }
+    out
+}
+
+/// The failed entries of a batch.
+struct Failures<T> {
+    /// The service's fault: try again.
+    again: Vec<T>,
+    /// Ours: a receipt that is stale, or an entry that will always be refused.
+    hopeless: Vec<T>,
+    /// One of the reasons.
+    why: Option<String>,
+}
+
+/// Entries are identified by their index in `sent`.
+fn split_failures<T: Clone>(sent: &[T], failed: &[BatchResultErrorEntry]) -> Failures<T> {
+    let mut out = Failures { again: Vec::new(), hopeless: Vec::new(), why: None };
+    for entry in failed {
+        let Some(item) = entry.id.parse::<usize>().ok().and_then(|i| sent.get(i)) else { continue };
+        out.why = Some(format!("{}: {}", entry.code, entry.message.as_deref().unwrap_or_default()));
+        // Throttling is told as the sender's fault.
+        let hopeless = entry.sender_fault && !entry.code.contains("Throttl");
+        if hopeless { &mut out.hopeless } else { &mut out.again }.push(item.clone());
+    }
+    out
+}
+
+fn seconds(duration: Duration) -> i32 {
+    // A fraction rounds up, or a short extension would hand the message back.
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    i32::try_from(seconds.min(12 * 3600)).unwrap_or(i32::MAX)
+}
+
+fn transient(call: &Call, url: &str, why: Option<String>) -> Error {
+    Error::new(ErrorKind::Transient, format!("cannot {} {url}", call.what)).because(why.unwrap_or_default())
+}
+
+fn internal(cause: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Refused, "cannot build the request").because(cause)
+}
+
+/// Whether the service says that it does not know this action.
+pub(super) fn is_unsupported<E: ProvideErrorMetadata>(error: &E) -> bool {
+    let code = error.code().unwrap_or_default();
+    code.contains("Unsupported") || code.contains("InvalidAction") || code.contains("UnknownOperation")
+        || code.contains("NotImplemented")
+}
