@@ -50,6 +50,8 @@ pub enum Command {
     Serve(roles::serve::ServeArgs),
     /// App tier: takes messages, classifies the images, stores the results.
     Work(roles::work::WorkArgs),
+    /// Makes one scaling decision for the app tier (a cron job), or simulates many.
+    Scale(roles::scale::ScaleArgs),
     /// Empties the system: images, outputs, messages and results.
     Reset(roles::reset::ResetArgs),
     /// Labels local files; needs no service.
@@ -58,6 +60,8 @@ pub enum Command {
     Status(roles::status::StatusArgs),
     /// Looks into the queue and the dead letters.
     Queue(roles::queue::QueueArgs),
+    /// Creates or checks the AWS resources: buckets, notification, queues, table.
+    Setup(roles::setup::SetupArgs),
     /// Prints the effective configuration; secrets are not shown.
     Config,
     /// Prints a completion script for a shell.

@@ -49,6 +49,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Classify(args) => Ok(exit(roles::classify::run(&args, &config)?)),
         Command::Serve(args) => in_runtime(roles::serve::run(args, config, &global)),
         Command::Work(args) => in_runtime(roles::work::run(args, config)),
+        Command::Scale(args) => in_runtime(roles::scale::run(args, config)),
+        Command::Setup(args) => in_runtime(roles::setup::run(args, config)),
         Command::Reset(args) => in_runtime(roles::reset::run(args, config)),
         Command::Status(args) => in_runtime(roles::status::run(args, config)),
         Command::Queue(args) => in_runtime(roles::queue::run(args, config)),

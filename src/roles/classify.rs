@@ -100,10 +100,11 @@ pub fn run(args: &ClassifyArgs, config: &Config) -> Result<bool> {
     let items = find(&args.paths);
     let mut printer = Printer::new(&items, &classifier, args.json);
     let mut failed = false;
-    let done = label_all(&items, &classifier, &limits, threads, config.worker.batch, args.top.get(), |item, outcome| {
-        failed |= outcome.error().is_some();
-        printer.print(item, outcome)
-    });
+    let done =
+        label_all(&items, &classifier, &limits, threads, config.worker.batch, args.top.get(), |item, outcome| {
+            failed |= outcome.error().is_some();
+            printer.print(item, outcome)
+        });
     printer.finish();
     match done {
         Ok(()) => Ok(!failed),
@@ -126,7 +127,10 @@ fn find(paths: &[PathBuf]) -> Vec<Item> {
             let before = items.len();
             walk(path, &mut items);
             if items.len() == before {
-                items.push(Item { path: path.clone(), source: Source::Nothing("no images in the directory".to_owned()) });
+                items.push(Item {
+                    path: path.clone(),
+                    source: Source::Nothing("no images in the directory".to_owned()),
+                });
             }
         } else {
             items.push(Item { path: path.clone(), source: Source::File });
@@ -140,7 +144,10 @@ fn walk(dir: &Path, items: &mut Vec<Item>) {
     let entries = match fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(e) => {
-            items.push(Item { path: dir.to_owned(), source: Source::Nothing(format!("cannot read the directory: {e}")) });
+            items.push(Item {
+                path: dir.to_owned(),
+                source: Source::Nothing(format!("cannot read the directory: {e}")),
+            });
             return;
         }
     };
@@ -310,7 +317,8 @@ impl<'a> Printer<'a> {
         self.done += 1;
         if self.bar.is_none() && io::stderr().is_terminal() && self.started.elapsed() > PROGRESS_AFTER {
             let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {eta} left");
-            self.bar = Some(ProgressBar::new(self.total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+            self.bar =
+                Some(ProgressBar::new(self.total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
         }
         match &self.bar {
             Some(bar) => {

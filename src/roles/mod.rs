@@ -4,7 +4,9 @@ pub mod classify;
 pub mod config;
 pub mod queue;
 pub mod reset;
+pub mod scale;
 pub mod serve;
+pub mod setup;
 pub mod status;
 pub mod work;
 

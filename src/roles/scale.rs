@@ -102,14 +102,12 @@ impl SimulationArgs {
         let file = self.simulate.as_ref().and_then(Option::as_deref);
         let mut scenario = match (file, self.burst, self.rate) {
             (Some(path), None, None) => Scenario::load(path)?,
-            (None, Some(count), _) => {
-                Scenario::of("a burst", vec![Load::Burst { count, at: Duration::ZERO }])
-            }
-            (None, None, Some(rate)) => {
-                Scenario::of("a steady load", vec![Load::Steady { rate, lasts: self.lasts }])
-            }
+            (None, Some(count), _) => Scenario::of("a burst", vec![Load::Burst { count, at: Duration::ZERO }]),
+            (None, None, Some(rate)) => Scenario::of("a steady load", vec![Load::Steady { rate, lasts: self.lasts }]),
             (None, None, None) => {
-                return Err(ScenarioError::Invalid("nothing to simulate: name a FILE, --burst N or --rate RATE".to_owned()));
+                return Err(ScenarioError::Invalid(
+                    "nothing to simulate: name a FILE, --burst N or --rate RATE".to_owned(),
+                ));
             }
             (Some(_), ..) => {
                 return Err(ScenarioError::Invalid("a FILE has its own load: leave --burst and --rate out".to_owned()));
@@ -142,7 +140,10 @@ pub async fn run(args: ScaleArgs, config: Config) -> anyhow::Result<ExitCode> {
         return simulate(&args, &rules);
     }
     if args.simulation.compare || args.simulation.svg.is_some() {
-        return Ok(fail(BAD_CONFIG, "--compare and --svg belong to a simulation; name a scenario with --simulate FILE"));
+        return Ok(fail(
+            BAD_CONFIG,
+            "--compare and --svg belong to a simulation; name a scenario with --simulate FILE",
+        ));
     }
     if let Some(interval) = args.every {
         rules.interval = interval;
@@ -221,7 +222,8 @@ fn simulate(args: &ScaleArgs, rules: &Rules) -> anyhow::Result<ExitCode> {
 }
 
 fn write_chart(path: &Path, scenario: &Scenario, runs: &[Run]) -> anyhow::Result<()> {
-    std::fs::write(path, simulate::chart(scenario, runs)).with_context(|| format!("cannot write chart {}", path.display()))
+    std::fs::write(path, simulate::chart(scenario, runs))
+        .with_context(|| format!("cannot write chart {}", path.display()))
 }
 
 fn code(error: &TickError) -> u8 {

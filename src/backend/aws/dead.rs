@@ -34,18 +34,11 @@ impl SqsQueue {
     /// Lets SQS move the messages; where the service cannot do that, receives, sends and deletes them.
     pub(super) async fn redrive_dead(&self) -> Result<u64> {
         let Some(dead) = &self.dead else { return Ok(0) };
-        let started = self
-            .client
-            .start_message_move_task()
-            .source_arn(&dead.arn)
-            .destination_arn(&self.arn)
-            .send()
-            .await;
+        let started =
+            self.client.start_message_move_task().source_arn(&dead.arn).destination_arn(&self.arn).send().await;
         match started {
             Ok(_) => self.watch_move(&dead.arn).await,
-            Err(error) if is_unsupported(&error) => {
-                self.drain_dead(true).await
-            }
+            Err(error) if is_unsupported(&error) => self.drain_dead(true).await,
             Err(error) => {
                 // A task of somebody else's redrive does the same.
                 let running = error.message().is_some_and(|m| m.contains("already"));
@@ -59,7 +52,8 @@ impl SqsQueue {
         let end = Instant::now() + BUDGET;
         loop {
             let tasks = self.client.list_message_move_tasks().source_arn(source).max_results(1).send().await;
-            let tasks = tasks.map_err(|e| Call::new("watch messages move from", "sqs:ListMessageMoveTasks").error(source, &e))?;
+            let tasks = tasks
+                .map_err(|e| Call::new("watch messages move from", "sqs:ListMessageMoveTasks").error(source, &e))?;
             let Some(task) = tasks.results().first() else { return Ok(0) };
             let moved = u64::try_from(task.approximate_number_of_messages_moved()).unwrap_or(0);
             if task.status() != Some("RUNNING") || Instant::now() > end {

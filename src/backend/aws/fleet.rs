@@ -34,7 +34,8 @@ impl AutoScalingFleet {
     }
 
     fn named(&self) -> Result<()> {
-        let unnamed = || Error::new(ErrorKind::Refused, "aws.auto_scaling_group is not set, so there is nothing to scale");
+        let unnamed =
+            || Error::new(ErrorKind::Refused, "aws.auto_scaling_group is not set, so there is nothing to scale");
         if self.group.is_empty() { Err(unnamed()) } else { Ok(()) }
     }
 }
@@ -46,8 +47,7 @@ impl Fleet for AutoScalingFleet {
         if self.named().is_err() {
             return Ok(FleetState::default());
         }
-        let described =
-            self.client.describe_auto_scaling_groups().auto_scaling_group_names(&self.group).send().await;
+        let described = self.client.describe_auto_scaling_groups().auto_scaling_group_names(&self.group).send().await;
         let described = described.map_err(|e| DESCRIBE.error(&self.group, &e))?;
         let Some(group) = described.auto_scaling_groups().first() else {
             let message = format!("there is no Auto Scaling group {:?} in this region and account", self.group);
@@ -108,7 +108,9 @@ fn state(group: &AutoScalingGroup) -> FleetState {
             Some(LifecycleState::Pending | LifecycleState::PendingWait | LifecycleState::PendingProceed) => {
                 state.pending += 1;
             }
-            Some(LifecycleState::Terminating | LifecycleState::TerminatingWait | LifecycleState::TerminatingProceed) => {
+            Some(
+                LifecycleState::Terminating | LifecycleState::TerminatingWait | LifecycleState::TerminatingProceed,
+            ) => {
                 state.terminating += 1;
             }
             // Warm pools, stand-by and detaching: no workers.

@@ -155,7 +155,10 @@ impl S3Images {
         let key = self.key(image);
         let uri = self.bucket.uri(&key);
         let too_large = |bytes: u64| {
-            (Error::new(ErrorKind::TooLarge, format!("{uri} has {bytes} bytes, more than the limit of {max_bytes}")), false)
+            (
+                Error::new(ErrorKind::TooLarge, format!("{uri} has {bytes} bytes, more than the limit of {max_bytes}")),
+                false,
+            )
         };
         let got = self.client.get_object().bucket(&self.bucket.name).key(&key).send().await;
         let mut got = got.map_err(|e| (GET.error(&uri, &e), false))?;
@@ -376,7 +379,8 @@ impl Bucket {
                     matches!(got.status(), Some(BucketVersioningStatus::Enabled | BucketVersioningStatus::Suspended))
                 }
                 Err(error) => {
-                    let error = Call::new("tell the versioning of", "s3:GetBucketVersioning").error(&self.uri(""), &error);
+                    let error =
+                        Call::new("tell the versioning of", "s3:GetBucketVersioning").error(&self.uri(""), &error);
                     tracing::warn!(%error, "taking the bucket as not versioned");
                     false
                 }
@@ -463,9 +467,14 @@ impl Bucket {
     }
 
     /// Answers what was not deleted, and why.
-    async fn delete_chunk(&self, chunk: &[ObjectIdentifier], call: Call) -> Result<(Vec<ObjectIdentifier>, Option<Error>)> {
+    async fn delete_chunk(
+        &self,
+        chunk: &[ObjectIdentifier],
+        call: Call,
+    ) -> Result<(Vec<ObjectIdentifier>, Option<Error>)> {
         assert!(!chunk.is_empty() && chunk.len() <= MAX_KEYS, "DeleteObjects takes 1 to 1000 keys");
-        let delete = Delete::builder().set_objects(Some(chunk.to_vec())).quiet(true).build().map_err(|e| internal(&e))?;
+        let delete =
+            Delete::builder().set_objects(Some(chunk.to_vec())).quiet(true).build().map_err(|e| internal(&e))?;
         let sent = self.client.delete_objects().bucket(&self.name).delete(delete).send().await;
         let sent = sent.map_err(|e| call.error(&self.uri(""), &e))?;
         let (mut failed, mut why) = (Vec::new(), None);
@@ -503,7 +512,11 @@ pub(crate) struct Found {
     pub(crate) modified_ms: i64,
 }
 
-fn found(key: Option<&str>, version: Option<&str>, modified: Option<&aws_sdk_s3::primitives::DateTime>) -> Option<Found> {
+fn found(
+    key: Option<&str>,
+    version: Option<&str>,
+    modified: Option<&aws_sdk_s3::primitives::DateTime>,
+) -> Option<Found> {
     let id = ObjectIdentifier::builder().key(key?).set_version_id(version.map(str::to_owned)).build().ok()?;
     Some(Found { id, modified_ms: modified.and_then(|t| t.to_millis().ok()).unwrap_or(0) })
 }

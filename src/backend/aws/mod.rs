@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use self::{
-    client::Clients, fleet::AutoScalingFleet, images::S3Images, queue::SqsQueue, reset::AwsReset, results::DynamoResults,
+    client::Clients, fleet::AutoScalingFleet, images::S3Images, queue::SqsQueue, reset::AwsReset,
+    results::DynamoResults,
 };
 use super::{Backend, Result};
 use crate::config::Aws;

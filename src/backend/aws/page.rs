@@ -113,7 +113,8 @@ impl DynamoResults {
         }
         let page = query.send().await.map_err(|e| QUERY.error(&self.table, &e))?;
         shard.rows.extend(page.items.unwrap_or_default());
-        shard.from = page.last_evaluated_key.as_ref().and_then(|k| text(k, SORT_KEY)).map(|k| Start::Beyond(k.to_owned()));
+        shard.from =
+            page.last_evaluated_key.as_ref().and_then(|k| text(k, SORT_KEY)).map(|k| Start::Beyond(k.to_owned()));
         Ok(())
     }
 }
@@ -142,7 +143,8 @@ impl<'a> Merge<'a> {
                 self.results.fill(shard, self.backwards, self.chunk).await?;
             }
         }
-        let heads = self.shards.iter().enumerate().filter_map(|(i, s)| Some((text(s.rows.front()?, SORT_KEY)?.to_owned(), i)));
+        let heads =
+            self.shards.iter().enumerate().filter_map(|(i, s)| Some((text(s.rows.front()?, SORT_KEY)?.to_owned(), i)));
         let first = if self.backwards { heads.max() } else { heads.min() };
         Ok(first.and_then(|(_, i)| self.shards[i].rows.pop_front()))
     }

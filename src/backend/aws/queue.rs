@@ -93,7 +93,8 @@ impl SqsQueue {
         let url = if queue.contains("://") {
             queue.to_owned()
         } else {
-            let missing = || Error::new(ErrorKind::Refused, format!("there is no queue {queue:?}; `imgcls setup` creates it"));
+            let missing =
+                || Error::new(ErrorKind::Refused, format!("there is no queue {queue:?}; `imgcls setup` creates it"));
             find_queue(&client, queue).await?.ok_or_else(missing)?
         };
         let url = url.as_str();
@@ -105,7 +106,9 @@ impl SqsQueue {
         }
         let visibility = text(QueueAttributeName::VisibilityTimeout).and_then(|t| t.parse().ok()).unwrap_or(30);
         if visibility == 0 {
-            let message = format!("{url} has a visibility time-out of 0, so that every message would be worked on by all; set 30 s");
+            let message = format!(
+                "{url} has a visibility time-out of 0, so that every message would be worked on by all; set 30 s"
+            );
             return Err(Error::new(ErrorKind::Refused, message));
         }
         let dead = match text(QueueAttributeName::RedrivePolicy).filter(|t| !t.is_empty()) {
@@ -441,6 +444,8 @@ fn internal(cause: &dyn std::fmt::Display) -> Error {
 /// Whether the service says that it does not know this action.
 pub(super) fn is_unsupported<E: ProvideErrorMetadata>(error: &E) -> bool {
     let code = error.code().unwrap_or_default();
-    code.contains("Unsupported") || code.contains("InvalidAction") || code.contains("UnknownOperation")
+    code.contains("Unsupported")
+        || code.contains("InvalidAction")
+        || code.contains("UnknownOperation")
         || code.contains("NotImplemented")
 }

@@ -110,7 +110,8 @@ impl AwsReset {
     async fn store_now_ms(&self) -> Result<i64> {
         let date = DateHeader::default();
         let url = &self.queue.url;
-        let asked = self.queue.client.get_queue_attributes().queue_url(url).customize().interceptor(date.clone()).send();
+        let asked =
+            self.queue.client.get_queue_attributes().queue_url(url).customize().interceptor(date.clone()).send();
         asked.await.map_err(|e| Call::new("ask for the time", "sqs:GetQueueAttributes").error(url, &e))?;
         let now_ms = SystemClock.now_ms();
         let told = *date.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,7 +19,9 @@ use tokio::{
 use super::{
     client::Call,
     images::backoff,
-    row::{self, ASKED_AT, HEARTBEATS, Item, LAYOUT, SEQUENCER, SHARD, SHARDS, SORT_KEY, SYSTEM, key, n, number, s, text},
+    row::{
+        self, ASKED_AT, HEARTBEATS, Item, LAYOUT, SEQUENCER, SHARD, SHARDS, SORT_KEY, SYSTEM, key, n, number, s, text,
+    },
 };
 use crate::{
     backend::{Error, ErrorKind, Heartbeat, Page, PageQuery, Result, Results, Totals, Versioned, Written},
@@ -163,9 +165,7 @@ impl DynamoResults {
             .await;
         *self.marker.lock().await = None;
         match set {
-            Err(e) if e.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
-                Ok(())
-            }
+            Err(e) if e.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
             other => other.map(drop).map_err(|e| UPDATE.error(&self.table, &e)),
         }
     }
@@ -218,7 +218,10 @@ impl DynamoResults {
     /// Removes the rows that were asked for at or before the marker. Answers how many.
     pub(super) async fn sweep(&self, marker_ms: i64) -> Result<u64> {
         let shards: Vec<_> = (0..i32::from(SHARDS)).map(|shard| self.sweep_shard(shard, marker_ms)).collect();
-        stream::iter(shards).buffer_unordered(usize::from(SHARDS)).try_fold(0, |sum, n| async move { Ok(sum + n) }).await
+        stream::iter(shards)
+            .buffer_unordered(usize::from(SHARDS))
+            .try_fold(0, |sum, n| async move { Ok(sum + n) })
+            .await
     }
 
     async fn sweep_shard(&self, shard: i32, marker_ms: i64) -> Result<u64> {
@@ -299,13 +302,16 @@ impl Results for DynamoResults {
             update = update.expression_attribute_values(format!(":{name}"), value);
         }
         if result.sequencer.is_some() {
-            update = update.condition_expression(format!("attribute_not_exists(#{SEQUENCER}) OR #{SEQUENCER} <= :{SEQUENCER}"));
+            update = update
+                .condition_expression(format!("attribute_not_exists(#{SEQUENCER}) OR #{SEQUENCER} <= :{SEQUENCER}"));
         }
         let expression = format!("SET {} REMOVE {}", assignments.join(", "), removals.join(", "));
         match update.update_expression(expression).send().await {
             Ok(updated) => {
                 let previous = updated.attributes.as_ref().filter(|old| is_visible(old, marker));
-                Ok(Written::Stored { previous: previous.and_then(|old| text(old, row::CLASSIFICATION)).map(str::to_owned) })
+                Ok(Written::Stored {
+                    previous: previous.and_then(|old| text(old, row::CLASSIFICATION)).map(str::to_owned),
+                })
             }
             Err(e) if e.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
                 Ok(Written::Stale)
@@ -389,9 +395,9 @@ impl Results for DynamoResults {
             .expression_attribute_values(":next", n(expected.unwrap_or(0) + 1));
         update = match expected {
             None => update.condition_expression("attribute_not_exists(#version)"),
-            Some(version) => update
-                .condition_expression("#version = :expected")
-                .expression_attribute_values(":expected", n(version)),
+            Some(version) => {
+                update.condition_expression("#version = :expected").expression_attribute_values(":expected", n(version))
+            }
         };
         match update.send().await {
             Ok(_) => Ok(true),

@@ -183,17 +183,19 @@ impl Setup<'_> {
             self.step(dead_resource, action);
             None
         } else {
-            self.dead_queue(&format!("{name}-dead")).await?.map(|arn| {
-                json!({ "deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES }).to_string()
-            })
+            self.dead_queue(&format!("{name}-dead"))
+                .await?
+                .map(|arn| json!({ "deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES }).to_string())
         };
         let resource = format!("queue {name}");
         if let Some(url) = found {
             if let Some(redrive) = redrive {
-                let set = sqs.set_queue_attributes().queue_url(&url).attributes(QueueAttributeName::RedrivePolicy, redrive);
+                let set =
+                    sqs.set_queue_attributes().queue_url(&url).attributes(QueueAttributeName::RedrivePolicy, redrive);
                 set.send().await.map_err(|e| SET_QUEUE.error(name, &e))?;
             }
-            let action = if policy.is_none() { Action::Changed("dead-letter queue added".to_owned()) } else { Action::Kept };
+            let action =
+                if policy.is_none() { Action::Changed("dead-letter queue added".to_owned()) } else { Action::Kept };
             self.step(resource, action);
             let arn = current.and_then(|mut a| a.remove(&QueueAttributeName::QueueArn)).unwrap_or_default();
             return Ok(Some((url, arn)));
@@ -296,7 +298,8 @@ impl Setup<'_> {
                 let keys = described.table().map(|t| t.key_schema()).unwrap_or_default();
                 let ours = [(SHARD, KeyType::Hash), (SORT_KEY, KeyType::Range)];
                 if !ours.iter().all(|(n, t)| keys.iter().any(|k| k.attribute_name() == *n && k.key_type() == t)) {
-                    let message = format!("table {name} has other keys than {SHARD} and {SORT_KEY}; name another table");
+                    let message =
+                        format!("table {name} has other keys than {SHARD} and {SORT_KEY}; name another table");
                     return Err(Error::new(ErrorKind::Refused, message));
                 }
                 self.step(resource, Action::Kept);
@@ -318,8 +321,9 @@ impl Setup<'_> {
 
     async fn create_table(&self, name: &str) -> Result<()> {
         let key = |name, kind| KeySchemaElement::builder().attribute_name(name).key_type(kind).build().map_err(unbuilt);
-        let attribute =
-            |name, kind| AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().map_err(unbuilt);
+        let attribute = |name, kind| {
+            AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().map_err(unbuilt)
+        };
         let created = self
             .clients
             .dynamodb
