@@ -34,7 +34,7 @@ struct Server {
 impl Server {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
+        let mut config = Config { data_dir: dir.path().join("data"), ..Config::load(None, [], &[]).unwrap() };
         change(&mut config);
         let (backend, _) = local::open(&config, Arc::new(SystemClock)).unwrap();
         let model = ModelFacts { name: "test".into(), labels: vec!["cat".into()], note: "A note.".into() };
@@ -215,7 +215,7 @@ async fn one_bad_file_does_not_spoil_the_others() {
         }
     }
     assert!(entries[8]["renamed"].is_null() != entries[9]["renamed"].is_null(), "one of two is renamed: {answer}");
-    for (bytes, status) in [(b"text".to_vec(), 415), (vec![0x89; 10_001], 415), (Vec::new(), 415)] {
+    for (bytes, status) in [(b"text".to_vec(), 415), (vec![0x89; 9_999], 415), (Vec::new(), 415)] {
         assert_eq!(server.upload(vec![("x.png".into(), bytes)]).await.0.as_u16(), status);
     }
     let mut large = picture(1);
