@@ -25,13 +25,15 @@ async function refresh() {
   const response = await fetch("/api/status", asJson);
   if (!response.ok) return;
   const status = await response.json();
+  // What the page said when it came: rows may have been written since.
+  const said = $('[data-status="results.total"]').textContent;
   show(status);
   // Only a page whose rows can have changed is fetched again; a person who reads a page further on is left alone with it.
   const state = JSON.stringify([status.results, status.labels, $("#live") && [status.workers, status.fleet, status.scaling]]);
   if (state === shown) return;
-  const first = shown === "";
+  const same = shown === "" && said === String(status.results.total);
   shown = state;
-  if (!first) await Promise.all(["#table", "#live"].map(replace));
+  if (!same) await Promise.all(["#table", "#live"].map(replace));
 }
 
 async function replace(selector) {

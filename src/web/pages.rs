@@ -58,7 +58,9 @@ struct Row {
     others: String,
     error: String,
     worker: String,
+    /// When it was classified, for programs and for people.
     at: String,
+    when: String,
 }
 
 impl Row {
@@ -74,6 +76,7 @@ impl Row {
             error: String::new(),
             worker: result.worker.clone(),
             at: result.classified_at_text(),
+            when: result.classified_at_text().replace('T', " ").replace('Z', " UTC"),
         };
         match &result.outcome {
             Outcome::Labelled { label, confidence, top } => {

@@ -126,13 +126,19 @@ enum Slot {
 /// If the request is no multipart at all, is too large by its own account, or has no file.
 pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> {
     let (parts, body) = request.into_parts();
-    let boundary = boundary(&parts.headers)?;
     let limit = app.config.web.max_request_bytes;
-    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > limit) {
-        return Err(BodyError::TooLarge(limit).into());
-    }
     let mut body = BoundedBody::new(body, limit);
+    let boundary =
+        match boundary(&parts.headers).and_then(|boundary| announced(&parts.headers, limit).map(|()| boundary)) {
+            Ok(boundary) => boundary,
+            Err(error) => {
+                // Who asks before sending gets the answer at once.
+                if !parts.headers.contains_key(header::EXPECT) {
+                    body.linger().await;
+                }
+                return Err(error);
+            }
+        };
     let (mut slots, stopped) = read(app, &mut body, boundary).await;
     let incomplete = stopped.is_some();
     slots.extend(stopped.map(Slot::Done));
@@ -159,6 +165,12 @@ pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> 
         ));
     }
     Ok(Outcomes { files })
+}
+
+/// Refuses a request that is too large by its own account.
+fn announced(headers: &HeaderMap, limit: u64) -> Result<()> {
+    let bytes = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if bytes.is_some_and(|bytes| bytes > limit) { Err(BodyError::TooLarge(limit).into()) } else { Ok(()) }
 }
 
 fn boundary(headers: &HeaderMap) -> Result<String> {
@@ -340,7 +352,7 @@ fn file_name(field: &multer::Field<'_>) -> Option<Result<String, String>> {
     let header = field.headers().get(header::CONTENT_DISPOSITION)?.as_bytes();
     let text = String::from_utf8_lossy(header);
     if let Some(start) = text.to_ascii_lowercase().find("filename*=") {
-        let value = text[start + "filename*=".len()..].split(';').next().unwrap_or_default().trim().trim_matches('"');
+        let value = text[start + "filename*=".len()..].split("; ").next().unwrap_or_default().trim().trim_matches('"');
         if let Some((_, encoded)) = value.split_once("''").filter(|(charset, _)| charset.eq_ignore_ascii_case("utf-8"))
         {
             return Some(match percent_encoding::percent_decode_str(encoded).decode_utf8() {
