@@ -298,8 +298,12 @@ fn image_error(format: Format, error: &ImageError) -> DecodeError {
 }
 
 /// Whether the error, or one that caused it, is that the bytes ended.
-fn is_early_end(error: &(dyn std::error::Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |e| e.source());
+fn is_early_end(error: &ImageError) -> bool {
+    // The image crate does not count the error that it wraps among the causes.
+    if let ImageError::IoError(e) = error {
+        return e.kind() == ErrorKind::UnexpectedEof;
+    }
+    let causes = std::iter::successors(std::error::Error::source(error), |e| e.source());
     causes.filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::UnexpectedEof)
 }
 
@@ -427,6 +431,15 @@ mod tests {
                     assert_eq!(found.image.as_bytes(), image.as_bytes(), "{name} at {tenths}/10");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_png_that_is_cut_short_is_told_so() {
+        let png = encode(&picture(), ImageFormat::Png);
+        for end in [20, png.len() / 2, png.len() - 20] {
+            let error = decode(&png[..end], &Limits::default()).unwrap_err();
+            assert_eq!(error, DecodeError::Truncated(Format::Png), "{end} of {}", png.len());
         }
     }
 
