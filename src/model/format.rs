@@ -171,3 +171,60 @@ fn is_text(head: &[u8]) -> bool {
     !text.is_empty()
         && !text.contains(|c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{c}' | '\u{1b}'))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn knows_formats_by_their_first_bytes() {
+        for (head, format) in [
+            (&b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..], Format::Png),
+            (b"\xff\xd8\xff\xe0\0\x10JFIF", Format::Jpeg),
+            (b"RIFF\x12\x34\0\0WEBPVP8 ", Format::WebP),
+            (b"GIF87a", Format::Gif),
+            (b"GIF89a\x01\0", Format::Gif),
+            (b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", Format::Bmp),
+        ] {
+            assert_eq!(sniff(head), Ok(format));
+        }
+    }
+
+    #[test]
+    fn says_what_a_file_is_instead() {
+        for (head, text) in [
+            (&b""[..], "the file is empty"),
+            (b"\0\0\0\x18ftypheic", "HEIC is not supported; PNG, JPEG, WebP, GIF and BMP are"),
+            (b"\0\0\0\x1cftypavif", "AVIF is not supported; PNG, JPEG, WebP, GIF and BMP are"),
+            (b"\0\0\0\x20ftypisom", "MP4 or QuickTime video is not supported; PNG, JPEG, WebP, GIF and BMP are"),
+            (b"II*\0\x08", "TIFF is not supported; PNG, JPEG, WebP, GIF and BMP are"),
+            (b"%PDF-1.7", "PDF is not supported; PNG, JPEG, WebP, GIF and BMP are"),
+            (b"<?xml version=\"1.0\"?>\n<svg ", "SVG is not supported; PNG, JPEG, WebP, GIF and BMP are"),
+            (b"\xef\xbb\xbf <!DOCTYPE HTML><p>", "HTML is not supported; PNG, JPEG, WebP, GIF and BMP are"),
+            (
+                b"BMW, Audi and others",
+                "the file is not an image (it looks like text); send PNG, JPEG, WebP, GIF or BMP",
+            ),
+            (b"\x89PN", "the file is not an image; send PNG, JPEG, WebP, GIF or BMP"),
+            (b"\x7fELF\x02\x01\x01\0", "the file is not an image; send PNG, JPEG, WebP, GIF or BMP"),
+        ] {
+            assert_eq!(sniff(head).unwrap_err().to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(head: Vec<u8>) {
+            prop_assert!(sniff(&head).is_ok() || !head.starts_with(b"GIF89a"));
+        }
+
+        #[test]
+        fn text_is_text(text in "[a-zäß字 \n]{1,200}", cut in 1usize..400) {
+            let end = cut.min(text.len());
+            prop_assert!(matches!(sniff(&text.as_bytes()[..end]), Err(FormatError::Text | FormatError::Unknown)));
+            prop_assert_eq!(sniff(text.as_bytes()), Err(FormatError::Text));
+        }
+    }
+}

@@ -169,10 +169,10 @@ pub(crate) mod tests {
         let differences = differences(&expected(), &images);
         assert!(differences.len() > 80);
         for (key, difference) in differences {
-            // Decoders of lossless formats agree on every pixel; those of lossy ones round each in its way, and Pillow's for WebP blackens
-            // what is wholly transparent.
+            // Of lossless formats only the resize differs, which rounds its weights to fewer bits than Pillow's; decoders of lossy formats
+            // round each in its way, and Pillow's for WebP blackens what is wholly transparent.
             let lossy = [".jpg", "lossy.webp", "alpha.webp"].iter().any(|end| key.ends_with(end));
-            let limit = if lossy { 1.0 } else { 0.01 };
+            let limit = if lossy { 1.0 } else { 0.3 };
             assert!(difference < limit, "{key}: {difference} / 255 mean absolute error");
         }
     }
