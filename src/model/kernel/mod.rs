@@ -5,6 +5,9 @@
 //!
 //! This is the only folder with `unsafe`. Its reasons: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
 
+// Loops over registers have constant bounds, and an index often means the same row of several arrays.
+#![allow(clippy::needless_range_loop)]
+
 #[doc(hidden)]
 pub mod bench;
 mod conv;
