@@ -93,7 +93,7 @@ def write_int8(float_path: pathlib.Path, path: pathlib.Path, side: int, batch: i
             return {"x": self.left.pop()} if self.left else None
 
     prepared = path.with_suffix(".prepared.onnx")
-    q.shape_inference.quant_pre_process(float_path, prepared)
+    q.shape_inference.quant_pre_process(float_path, prepared, skip_symbolic_shape=True)
     q.quantize_static(prepared, path, Noise(), q.QuantFormat.QDQ, per_channel=True,
                       activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
     prepared.unlink()
