@@ -1,9 +1,12 @@
 //! ResNet-18 at the machine's limit: the whole forward pass as one candle operation, in `f32`, on `[batch][row][column][channel]`.
 //!
-//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile; [`direct`] and [`winograd`] (with [`tile`] and [`transforms`])
+//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile; [`direct`] and [`winograd`] (with [`planes`], [`tile`] and [`transforms`])
 //! convolutions, chosen by [`plan`]; [`stem`] the first layers; [`network`] strings them together on [`threads`] in planned [`memory`].
 //!
 //! This is the only folder with `unsafe`. Its reasons: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
+
+// Loops over registers have constant bounds, and an index often means the same row of several arrays.
+#![allow(clippy::needless_range_loop)]
 
 #[doc(hidden)]
 pub mod bench;
@@ -14,6 +17,7 @@ mod memory;
 mod network;
 mod pack;
 mod plan;
+mod planes;
 mod simd;
 mod stem;
 #[cfg(test)]

@@ -35,14 +35,17 @@ impl Algorithm {
     /// | 2 | 1, 2 | direct | 4, 6.25 |
     /// | 2 | 3 and more | by parity with F(4, 2) | 5.06 |
     ///
-    /// F(2x2, 3x3) needs 4 and by parity with F(2, 2) 6.25; they win where the larger tile would hang over the edge by half. Other filters, and inputs that do not fill vectors,
-    /// are direct.
-    pub(super) fn choose(shape: &Shape, _batch: usize, lanes: usize) -> Self {
+    /// A whole layer of one such tile (batch 1) has one row for each filter, too few to hide the latency of a multiply-add: there four
+    /// tiles of F(2x2, 3x3), 4 multiplications, or of parity with F(2, 2), 6.25, are faster. Other filters, and inputs that do not
+    /// fill vectors, are direct.
+    pub(super) fn choose(shape: &Shape, batch: usize, lanes: usize) -> Self {
         if shape.kernel != 3 || shape.padding != 1 || !shape.inputs.is_multiple_of(lanes) {
             return Self::Direct;
         }
         let side = shape.output_height().max(shape.output_width());
         match (shape.stride, side) {
+            (1, 3..=4) if batch == 1 => Self::F2,
+            (2, 3..=4) if batch == 1 => Self::Strided2,
             (1, 3..) => Self::F4,
             (2, 3..) => Self::Strided4,
             _ => Self::Direct,

@@ -154,8 +154,7 @@ impl Drop for Threads {
         self.state.quit.store(true, Ordering::SeqCst);
         for helper in self.helpers.drain(..) {
             helper.thread().unpark();
-            // A helper cannot panic: a task that does aborts the process.
-            let _ = helper.join();
+            helper.join().expect("a helper cannot panic: a task that does aborts the process");
         }
     }
 }

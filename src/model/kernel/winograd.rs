@@ -8,13 +8,11 @@ use super::conv::{Conv, Data, Scratch, Shape};
 use super::gemm::{Product, Start};
 use super::memory::{Buffer, Shared};
 use super::plan::{Algorithm, Pieces, Plan, part};
+use super::planes::{GAP, Planes};
 use super::simd::Simd;
 use super::threads::Threads;
 use super::tile::{FilterTransform, InputTransform, MAX_PLANES, OutputTransform};
 use super::transforms::{F2, F4, Strided2, Strided4, Transform};
-
-/// Floats between planes, so that the lines of one tile do not all fall into one set of the cache.
-const GAP: usize = 32;
 
 /// Input channels multiplied at once.
 const DEPTH: usize = 256;
@@ -27,9 +25,6 @@ const TILES: usize = 28;
 
 /// Tiles up to which transforming the filters anew beats reading the transformed ones from memory.
 const FEW_TILES: usize = 4;
-
-/// Most filter values of any algorithm.
-const MAX_FILTERS: usize = 36;
 
 /// Calls `$f::<S, T, POINTS, FILTER, OUTPUTS>` for an [`Algorithm`].
 macro_rules! dispatch {
@@ -79,61 +74,6 @@ fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, cons
         offsets: (0..piece * planes.most).map(|row| (row * shape.inputs) as u32).collect(),
         shared,
         private,
-    }
-}
-
-/// The order of planes in memory: those that meet the same filters are neighbours, and so are one product.
-struct Planes {
-    /// Place of the plane of point (i, j), at `i * P + j`.
-    place: [usize; MAX_PLANES],
-    /// Filters that this plane meets.
-    group: [usize; MAX_PLANES],
-    /// First place of each group, and the end.
-    first: [usize; MAX_FILTERS + 1],
-    /// Groups.
-    groups: usize,
-    /// Most planes in one group.
-    most: usize,
-}
-
-impl Planes {
-    fn new<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>() -> Self {
-        let mut planes = Self {
-            place: [0; MAX_PLANES],
-            group: [0; MAX_PLANES],
-            first: [0; MAX_FILTERS + 1],
-            groups: F * F,
-            most: 0,
-        };
-        let mut place = 0;
-        for group in 0..F * F {
-            planes.first[group] = place;
-            for plane in 0..P * P {
-                if T::filter_of(plane / P) * F + T::filter_of(plane % P) == group {
-                    planes.place[plane] = place;
-                    planes.group[plane] = group;
-                    place += 1;
-                }
-            }
-            planes.first[group + 1] = place;
-            planes.most = planes.most.max(place - planes.first[group]);
-        }
-        planes
-    }
-
-    /// Floats of all planes of `tiles` tiles with `depth` floats for each tile and plane.
-    fn len(&self, tiles: usize, depth: usize) -> usize {
-        self.first[self.groups] * tiles * depth + self.groups * GAP
-    }
-
-    /// Where the first tile of the first plane of a group is.
-    fn group_offset(&self, group: usize, tiles: usize, depth: usize) -> usize {
-        self.first[group] * tiles * depth + group * GAP
-    }
-
-    /// Where each point's plane starts.
-    fn offsets(&self, tiles: usize, depth: usize) -> [usize; MAX_PLANES] {
-        std::array::from_fn(|plane| self.place[plane] * tiles * depth + self.group[plane] * GAP)
     }
 }
 
