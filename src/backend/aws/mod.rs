@@ -25,7 +25,10 @@ pub mod setup;
 /// # Errors
 /// If the queue or the table cannot be reached, is missing, or is of a kind that cannot work.
 pub async fn open(config: &Aws) -> Result<Backend> {
-    let clients = Clients::new(config).await;
+    open_with(Clients::new(config).await, config).await
+}
+
+async fn open_with(clients: Clients, config: &Aws) -> Result<Backend> {
     let images = Arc::new(S3Images::new(clients.s3, &config.bucket, &config.prefix, &config.output_bucket));
     let (queue, results) = tokio::try_join!(
         SqsQueue::open(clients.sqs, &config.queue_url),
@@ -36,3 +39,6 @@ pub async fn open(config: &Aws) -> Result<Backend> {
     let fleet = AutoScalingFleet::new(clients.autoscaling, &config.auto_scaling_group);
     Ok(Backend { name: "aws", images, queue, results, fleet: Arc::new(fleet), reset: Arc::new(reset) })
 }
+
+#[cfg(test)]
+mod tests;
