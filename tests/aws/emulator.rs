@@ -90,7 +90,8 @@ fn programs() -> &'static Path {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws/emulators.sh");
         // Tests run in TARGET/PROFILE/deps.
         let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().join("emulators");
-        let installed = Command::new(script).arg(target).stderr(Stdio::inherit()).output().expect("sh and flock are there");
+        let installed =
+            Command::new(script).arg(target).stderr(Stdio::inherit()).output().expect("sh and flock are there");
         assert!(installed.status.success(), "the emulators cannot be installed; is python3-venv there, and PyPI?");
         PathBuf::from(String::from_utf8(installed.stdout).unwrap().trim())
     })

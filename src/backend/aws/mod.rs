@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use self::{
-    client::Clients, fleet::AutoScalingFleet, images::S3Images, queue::SqsQueue, reset::AwsReset,
-    results::DynamoResults,
+    client::Clients, fleet::AutoScalingFleet, images::S3Images, instance::Ec2Instance, queue::SqsQueue,
+    reset::AwsReset, results::DynamoResults,
 };
-use super::{Backend, Result};
+use super::{Backend, Instance, Result};
 use crate::config::Aws;
 
 mod client;
 mod dead;
 mod fleet;
 mod images;
+mod instance;
 mod page;
 mod queue;
 mod reset;
@@ -26,6 +27,14 @@ pub mod setup;
 /// If the queue or the table cannot be reached, is missing, or is of a kind that cannot work.
 pub async fn open(config: &Aws) -> Result<Backend> {
     open_with(Clients::new(config).await, config).await
+}
+
+/// The EC2 instance that this process runs on, or the host if it is none.
+///
+/// # Errors
+/// If the configured Auto Scaling group cannot be asked.
+pub async fn instance(config: &Aws) -> Result<Arc<dyn Instance>> {
+    Ok(Arc::new(Ec2Instance::find(config).await?))
 }
 
 async fn open_with(clients: Clients, config: &Aws) -> Result<Backend> {

@@ -12,9 +12,7 @@ use super::{
     setup::{Action, Setup, Step},
 };
 use crate::{
-    backend::{
-        Backend, ErrorKind, Fleet, Images, Message, PageQuery, Queue, Receipt, Results, Upload, Written,
-    },
+    backend::{Backend, ErrorKind, Fleet, Images, Message, PageQuery, Queue, Receipt, Results, Upload, Written},
     config::{Aws, Config},
     contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, event},
 };
@@ -143,7 +141,8 @@ async fn racing_uploads_of_one_name_all_survive() {
 #[tokio::test]
 async fn an_object_of_another_tool_is_compared_by_its_bytes() {
     let system = System::new("").await;
-    let put = system.clients.s3.put_object().bucket(&system.config.bucket).key("x.png").body(b"same"[..].to_vec().into());
+    let put =
+        system.clients.s3.put_object().bucket(&system.config.bucket).key("x.png").body(b"same"[..].to_vec().into());
     put.send().await.unwrap();
     let put = system.backend.images.put(&system.upload("x.png", b"same")).await.unwrap();
     assert_eq!((put.image.as_str(), put.created), ("x.png", false));
@@ -241,7 +240,10 @@ async fn dead_letters_are_listed_redriven_and_dropped() {
     assert!(queue.receive(10, Duration::from_secs(1)).await.unwrap().is_empty());
     assert_eq!(queue.depth().await.unwrap().dead, 2);
     let dead = queue.dead(10).await.unwrap();
-    assert_eq!(dead.iter().map(|d| d.body.as_str()).collect::<HashSet<_>>(), ["s3://b/poison.png", "s3://b/other.png"].into());
+    assert_eq!(
+        dead.iter().map(|d| d.body.as_str()).collect::<HashSet<_>>(),
+        ["s3://b/poison.png", "s3://b/other.png"].into()
+    );
     assert_eq!(queue.redrive().await.unwrap(), 2);
     let messages = system.receive(2).await;
     assert_eq!(messages.len(), 2);
@@ -271,7 +273,8 @@ async fn rows_follow_the_sequencer_and_tell_the_label_before() {
 async fn pages_merge_the_shards_in_natural_order() {
     let system = System::new("").await;
     let results = &system.backend.results;
-    let rows: Vec<_> = (0..300).map(|i| result(&format!("{i}_x.png"), if i % 7 == 0 { "cat" } else { "dog" }, Some(i))).collect();
+    let rows: Vec<_> =
+        (0..300).map(|i| result(&format!("{i}_x.png"), if i % 7 == 0 { "cat" } else { "dog" }, Some(i))).collect();
     for chunk in rows.chunks(50) {
         futures_util::future::try_join_all(chunk.iter().map(|row| results.put(row))).await.unwrap();
     }
@@ -287,7 +290,8 @@ async fn pages_merge_the_shards_in_natural_order() {
         }
     }
     assert_eq!(all, (0..300).map(|i| format!("{i}_x.png")).collect::<Vec<_>>());
-    let page = results.page(&PageQuery { before: Some(name("100_x.png")), limit: 3, ..PageQuery::default() }).await.unwrap();
+    let page =
+        results.page(&PageQuery { before: Some(name("100_x.png")), limit: 3, ..PageQuery::default() }).await.unwrap();
     assert_eq!(names(&page), ["97_x.png", "98_x.png", "99_x.png"]);
     assert_eq!((page.previous, page.next), (Some(name("97_x.png")), Some(name("99_x.png"))));
     let cats = PageQuery { filter: Some("CAT".into()), limit: 100, ..PageQuery::default() };
