@@ -14,6 +14,8 @@ pub mod error;
 pub mod local;
 mod open;
 pub mod status;
+#[cfg(test)]
+pub(crate) mod suite;
 
 pub use error::{Error, ErrorKind, Result};
 pub use open::{instance, open};
