@@ -1,7 +1,8 @@
 //! The backend on emulators: what is particular to it. What all backends have in common is in the contract suite.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
+use aws_sdk_sqs::types::QueueAttributeName;
 use time::OffsetDateTime;
 
 use super::{
@@ -19,6 +20,27 @@ use crate::{
 
 #[path = "../../../tests/aws/emulator.rs"]
 mod emulator;
+
+crate::backend::suite::contract_suite!(environment);
+
+/// A system for one case of the suite, whose messages come back after two seconds.
+async fn environment() -> Environment {
+    let system = System::new("in/").await;
+    let url = system.clients.sqs.get_queue_url().queue_name("images").send().await.unwrap().queue_url.unwrap();
+    let set = system.clients.sqs.set_queue_attributes().queue_url(url);
+    set.attributes(QueueAttributeName::VisibilityTimeout, "2").send().await.unwrap();
+    let open = || async { open_with(system.clients.clone(), &system.config).await.unwrap() };
+    Environment {
+        backend: open().await,
+        other: open().await,
+        advance: Box::new(|by| Box::pin(tokio::time::sleep(by))),
+        patience: Duration::from_secs(3),
+        refuses_stale_receipts: false,
+        knows_removed_images: false,
+        spool: system.dir.path().to_owned(),
+        _guards: vec![Box::new(system.dir)],
+    }
+}
 
 /// A system of its own on the shared emulator.
 struct System {
@@ -40,18 +62,9 @@ impl System {
             ..Config::default().aws
         };
         let clients = Clients::of_emulator(&config, &account).await;
-        let mut system = Self { backend: stub(&clients), config, clients, dir: tempfile::tempdir().unwrap() };
-        system.setup(false).await;
-        system.backend = open_with(system.clients.clone(), &system.config).await.unwrap();
-        system
-    }
-
-    async fn setup(&self, dry_run: bool) -> Vec<Step> {
-        let mut steps = Vec::new();
-        let mut tell = |step| steps.push(step);
-        let clients = self.clients.clone();
-        Setup { clients, config: &self.config, dry_run, tell: &mut tell }.run().await.unwrap();
-        steps
+        set_up(&clients, &config, false).await;
+        let backend = open_with(clients.clone(), &config).await.unwrap();
+        Self { backend, config, clients, dir: tempfile::tempdir().unwrap() }
     }
 
     fn upload(&self, name: &str, bytes: &[u8]) -> Upload {
@@ -74,13 +87,12 @@ impl System {
     }
 }
 
-/// Parts that nobody has opened yet.
-fn stub(clients: &Clients) -> Backend {
-    // A local backend would do as well; it is replaced before use.
-    let dir = tempfile::tempdir().unwrap();
-    let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
-    let _ = clients;
-    crate::backend::local::open(&config, Arc::new(crate::clock::SystemClock)).unwrap().0
+/// Sets up what `config` names, and answers the steps.
+async fn set_up(clients: &Clients, config: &Aws, dry_run: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut tell = |step| steps.push(step);
+    Setup { clients: clients.clone(), config, dry_run, tell: &mut tell }.run().await.unwrap();
+    steps
 }
 
 fn name(text: &str) -> ImageName {
@@ -338,14 +350,13 @@ async fn a_reset_removes_what_was_and_discards_what_was_asked_for() {
 #[tokio::test]
 async fn setup_is_idempotent_and_keeps_what_others_configured() {
     let system = System::new("in/").await;
-    let steps = system.setup(false).await;
+    let steps = set_up(&system.clients, &system.config, false).await;
     assert!(steps.iter().all(|step| step.action == Action::Kept), "{steps:?}");
-    assert_eq!(system.setup(true).await.len() + 1, steps.len());
-    // Another configuration of the same bucket: a second prefix gets a notification of its own.
+    // A dry run does not write the probe.
+    assert_eq!(set_up(&system.clients, &system.config, true).await.len() + 1, steps.len());
+    // Another prefix of the same bucket gets a notification of its own.
     let config = Aws { prefix: "more/".into(), ..system.config.clone() };
-    let clients = system.clients.clone();
-    let mut tell = |_: Step| {};
-    Setup { clients, config: &config, dry_run: false, tell: &mut tell }.run().await.unwrap();
+    set_up(&system.clients, &config, false).await;
     let s3 = &system.clients.s3;
     let got = s3.get_bucket_notification_configuration().bucket(&config.bucket).send().await.unwrap();
     assert_eq!(got.queue_configurations().len(), 2);
@@ -360,7 +371,7 @@ async fn what_is_missing_or_cannot_work_is_refused_with_the_way_out() {
     let error = open(Aws { queue_url: "none".into(), ..system.config.clone() }).await;
     assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("imgcls setup"), "{error}");
     let fifo = system.clients.sqs.create_queue().queue_name("q.fifo");
-    let fifo = fifo.attributes(aws_sdk_sqs::types::QueueAttributeName::FifoQueue, "true").send().await.unwrap();
+    let fifo = fifo.attributes(QueueAttributeName::FifoQueue, "true").send().await.unwrap();
     let error = open(Aws { queue_url: fifo.queue_url.unwrap(), ..system.config.clone() }).await;
     assert!(error.to_string().contains("FIFO"), "{error}");
 }
