@@ -50,4 +50,6 @@ async fn open_with(clients: Clients, config: &Aws) -> Result<Backend> {
 }
 
 #[cfg(test)]
+mod instance_tests;
+#[cfg(test)]
 mod tests;

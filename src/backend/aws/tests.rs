@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[path = "../../../tests/aws/emulator.rs"]
-mod emulator;
+pub(super) mod emulator;
 
 crate::backend::suite::contract_suite!(environment);
 
