@@ -65,6 +65,12 @@ impl Emulator {
         Self::start("ministack", &[], &variables, "/_ministack/health")
     }
 
+    /// A proxy before `upstream` that makes faults.
+    pub fn microburst(upstream: &str) -> Self {
+        let arguments = ["--upstream", upstream, "--host", "127.0.0.1", "--port", "PORT"];
+        Self::start("microburst", &arguments, &[], "/_microburst/health")
+    }
+
     /// Auto Scaling.
     pub fn moto() -> Self {
         Self::start("moto_server", &["-H", "127.0.0.1", "-p", "PORT"], &[], "/moto-api/data.json")
