@@ -1,5 +1,6 @@
 //! The integration tests: they drive the real binary. One test binary, since each would link the embedded weights again.
 
+mod aws;
 mod classify;
 mod cli;
 mod service;

@@ -14,9 +14,11 @@ pub mod error;
 pub mod local;
 mod open;
 pub mod status;
+#[cfg(test)]
+pub(crate) mod suite;
 
 pub use error::{Error, ErrorKind, Result};
-pub use open::open;
+pub use open::{instance, open};
 
 /// The parts of one backend. All of them act on the same system; clone freely.
 #[derive(Debug, Clone)]
@@ -369,6 +371,77 @@ pub trait Fleet: Send + Sync + Debug {
 
     /// Sets the desired capacity, clamped to min and max.
     async fn set_desired(&self, desired: u32) -> Result<SetDesired>;
+}
+
+/// What [`Instance::depart`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// Nobody manages the machine: whoever wants it off shuts it down.
+    Unmanaged,
+    /// The manager takes the machine away and wants one fewer.
+    Leaving,
+    /// The fleet is at its minimum, and would replace the machine: it stays.
+    Needed,
+}
+
+/// The machine that a worker runs on.
+#[async_trait]
+pub trait Instance: Send + Sync + Debug {
+    /// The instance's id, or the host name. Several workers may share it.
+    fn id(&self) -> &str;
+
+    /// Takes protection from scale-in, or drops it. Without a manager this does nothing.
+    ///
+    /// # Errors
+    /// If it could not be taken the machine may be gone at any time: drain.
+    async fn protect(&self, on: bool) -> Result<()>;
+
+    /// Waits until the machine is about to be taken away and answers why: then drain. May be dropped and called again.
+    async fn leaving(&self) -> String;
+
+    /// Tells the manager that the worker is drained, so that it need not wait any longer.
+    async fn drained(&self) -> Result<()>;
+
+    /// Has the manager take the machine away without replacing it, never below the fleet's minimum.
+    async fn depart(&self) -> Result<Departure>;
+}
+
+/// A machine that nobody manages.
+#[derive(Debug)]
+pub struct Host(String);
+
+impl Default for Host {
+    fn default() -> Self {
+        Self(host_name())
+    }
+}
+
+#[async_trait]
+impl Instance for Host {
+    fn id(&self) -> &str {
+        &self.0
+    }
+
+    async fn protect(&self, _on: bool) -> Result<()> {
+        Ok(())
+    }
+
+    async fn leaving(&self) -> String {
+        std::future::pending().await
+    }
+
+    async fn drained(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn depart(&self) -> Result<Departure> {
+        Ok(Departure::Unmanaged)
+    }
+}
+
+/// The machine's name.
+fn host_name() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
 }
 
 /// What a reset removed.

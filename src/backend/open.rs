@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backend, Result, aws, local};
+use super::{Backend, Host, Instance, Result, aws, local};
 use crate::{
     clock::Clock,
     config::{BackendKind, Config},
@@ -17,4 +17,15 @@ pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Backend> {
         BackendKind::Local => local::open(config, clock).map(|(backend, _)| backend),
         BackendKind::Aws => aws::open(&config.aws).await,
     }
+}
+
+/// The machine that this process runs on, decided within a second, and what its manager says of it.
+///
+/// # Errors
+/// If the configured Auto Scaling group cannot be asked.
+pub async fn instance(config: &Config) -> Result<Arc<dyn Instance>> {
+    Ok(match config.backend {
+        BackendKind::Local => Arc::new(Host::default()),
+        BackendKind::Aws => aws::instance(&config.aws).await?,
+    })
 }

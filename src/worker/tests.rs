@@ -30,7 +30,7 @@ impl Fixture {
     }
 
     async fn put(&self, name: &str, bytes: &[u8]) -> ImageName {
-        let path = self.dir.path().join("spool").join(name);
+        let path = self.dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         let upload = Upload {
             name: name.parse().unwrap(),

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use self::{
-    client::Clients, fleet::AutoScalingFleet, images::S3Images, queue::SqsQueue, reset::AwsReset,
-    results::DynamoResults,
+    client::Clients, fleet::AutoScalingFleet, images::S3Images, instance::Ec2Instance, queue::SqsQueue,
+    reset::AwsReset, results::DynamoResults,
 };
-use super::{Backend, Result};
+use super::{Backend, Instance, Result};
 use crate::config::Aws;
 
 mod client;
 mod dead;
 mod fleet;
 mod images;
+mod instance;
 mod page;
 mod queue;
 mod reset;
@@ -25,7 +26,18 @@ pub mod setup;
 /// # Errors
 /// If the queue or the table cannot be reached, is missing, or is of a kind that cannot work.
 pub async fn open(config: &Aws) -> Result<Backend> {
-    let clients = Clients::new(config).await;
+    open_with(Clients::new(config).await, config).await
+}
+
+/// The EC2 instance that this process runs on, or the host if it is none.
+///
+/// # Errors
+/// If the configured Auto Scaling group cannot be asked.
+pub async fn instance(config: &Aws) -> Result<Arc<dyn Instance>> {
+    Ok(Arc::new(Ec2Instance::find(config).await?))
+}
+
+async fn open_with(clients: Clients, config: &Aws) -> Result<Backend> {
     let images = Arc::new(S3Images::new(clients.s3, &config.bucket, &config.prefix, &config.output_bucket));
     let (queue, results) = tokio::try_join!(
         SqsQueue::open(clients.sqs, &config.queue_url),
@@ -36,3 +48,8 @@ pub async fn open(config: &Aws) -> Result<Backend> {
     let fleet = AutoScalingFleet::new(clients.autoscaling, &config.auto_scaling_group);
     Ok(Backend { name: "aws", images, queue, results, fleet: Arc::new(fleet), reset: Arc::new(reset) })
 }
+
+#[cfg(test)]
+mod instance_tests;
+#[cfg(test)]
+mod tests;

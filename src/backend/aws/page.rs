@@ -9,7 +9,7 @@ use super::{
     row::{self, Item, SHARD, SHARDS, SORT_KEY, n, s, text},
 };
 use crate::{
-    backend::{Page, PageQuery, Result},
+    backend::{Error, ErrorKind, Page, PageQuery, Result},
     contract::{Classification, ImageName, order::sort_key},
 };
 
@@ -38,6 +38,9 @@ enum Start {
 
 impl DynamoResults {
     pub(super) async fn read_page(&self, query: &PageQuery) -> Result<Page> {
+        if query.after.is_some() && query.before.is_some() {
+            return Err(Error::new(ErrorKind::Refused, "a page is after a name or before one, not both"));
+        }
         let marker = self.marker().await?;
         let limit = query.limit.clamp(1, 1000);
         let backwards = query.before.is_some();

@@ -11,7 +11,6 @@ use crate::backend::{Error, ErrorKind, Result};
 
 /// Files in the data directory.
 const IMAGES: &str = "images";
-const SPOOL: &str = "spool";
 const LOCK: &str = "server.lock";
 
 /// The directories of one data directory.
@@ -62,7 +61,7 @@ impl Files {
     pub(super) fn create(root: &Path) -> Result<Self> {
         let files = Self { root: root.to_owned() };
         let images = root.join(IMAGES);
-        fs::create_dir_all(root.join(SPOOL)).map_err(|e| Error::from(e).of(root))?;
+        fs::create_dir_all(&images).map_err(|e| Error::from(e).of(root))?;
         // The last one is there when all are.
         if !images.join("ff").is_dir() {
             for first in 0..=255_u8 {
@@ -72,11 +71,6 @@ impl Files {
             sync_dir(root)?;
         }
         Ok(files)
-    }
-
-    /// Where uploads in progress are written.
-    pub(super) fn spool(&self) -> PathBuf {
-        self.root.join(SPOOL)
     }
 
     /// The file with this id.
@@ -125,15 +119,11 @@ impl Files {
         Ok(ServerLock { _file: file, since })
     }
 
-    /// Removes uploads that a former server left half done, and image files that `is_known` does not know. Files that came after
-    /// `since` are left alone. Answers how many files went.
+    /// Removes the image files that `is_known` does not know. Files that came after `since` are left alone. Answers how many files went.
     pub(super) fn sweep(&self, since: SystemTime, mut is_known: impl FnMut(&str) -> Result<bool>) -> Result<u64> {
         let mut removed = 0;
         let is_old =
             |entry: &fs::DirEntry| entry.metadata().and_then(|m| m.modified()).is_ok_and(|modified| modified < since);
-        for entry in fs::read_dir(self.spool())?.flatten().filter(is_old) {
-            removed += u64::from(remove(&entry.path()));
-        }
         for shard in fs::read_dir(self.root.join(IMAGES))?.flatten() {
             for entry in fs::read_dir(shard.path())?.flatten() {
                 let name = entry.file_name();
@@ -165,6 +155,8 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -183,30 +175,24 @@ mod tests {
     fn what_nobody_knows_is_swept() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::create(dir.path()).unwrap();
-        let spool = |name: &str| {
-            let path = files.spool().join(name);
+        let place = |name: &str| {
+            let path = dir.path().join(name);
             fs::write(&path, name).unwrap();
-            path
+            files.place(&path).unwrap()
         };
-        let mut known = files.place(&spool("known")).unwrap();
-        known.keep();
-        let mut orphan = files.place(&spool("orphan")).unwrap();
-        orphan.keep();
-        let dropped = files.place(&spool("dropped")).unwrap();
+        let dropped = place("dropped");
         let dropped_path = files.path(&dropped.id);
         drop(dropped);
         assert!(!dropped_path.exists());
-        let half = spool("half");
-        let past = SystemTime::now() - std::time::Duration::from_secs(5);
-        for path in [&half, &files.path(&known.id), &files.path(&orphan.id)] {
-            File::options().write(true).open(path).unwrap().set_modified(past).unwrap();
-        }
+
+        let mut placed = ["known", "orphan", "fresh"].map(place);
         let lock = files.lock_server().unwrap();
-        let future = SystemTime::now() + std::time::Duration::from_secs(5);
-        let fresh = spool("fresh");
-        File::options().write(true).open(&fresh).unwrap().set_modified(future).unwrap();
-        assert_eq!(files.sweep(lock.since(), |id| Ok(id == known.id)).unwrap(), 2);
-        assert!(files.path(&known.id).exists() && fresh.exists());
-        assert!(!files.path(&orphan.id).exists() && !half.exists());
+        let (before, after) = (lock.since() - Duration::from_secs(5), lock.since() + Duration::from_secs(5));
+        for (file, modified) in placed.iter_mut().zip([before, before, after]) {
+            file.keep();
+            File::options().write(true).open(&file.path).unwrap().set_modified(modified).unwrap();
+        }
+        assert_eq!(files.sweep(lock.since(), |id| Ok(id == placed[0].id)).unwrap(), 1);
+        assert_eq!(placed.each_ref().map(|file| file.path.exists()), [true, false, true]);
     }
 }

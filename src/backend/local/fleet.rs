@@ -70,6 +70,18 @@ impl Fleet for Store {
 }
 
 impl Store {
+    /// The desired capacity, within its bounds.
+    pub(super) async fn desired(&self) -> Result<u32> {
+        let (min, max) = (self.fleet.min, self.fleet.max);
+        self.db
+            .read(move |db| {
+                let mut find = db.prepare_cached("SELECT desired FROM fleet")?;
+                let desired: Option<u32> = find.query_row([], |row| row.get(0))?;
+                Ok(desired.unwrap_or(min).clamp(min, max))
+            })
+            .await
+    }
+
     /// Writes what the supervisor sees.
     pub(super) async fn write_observed(&self, observed: Observed) -> Result<()> {
         let now = self.clock.now_ms();

@@ -3,16 +3,13 @@
 //! ```text
 //! imgcls.db          records of images, tags, outputs, queue, results, heartbeats, fleet (SQLite)
 //! images/ab/ab…      the images' bytes, under random ids
-//! spool/             uploads in progress
+//! uploads/           the web tier's uploads in progress; on the same file system, so that storing one moves no bytes
 //! server.lock        held by the one server
 //! ```
 //!
 //! Any number of processes may open the directory. Every method is safe to call from all of them at once.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use tokio::sync::{Notify, Semaphore};
 
@@ -31,9 +28,11 @@ mod reset;
 mod results;
 mod schema;
 mod supervisor;
+mod worker_process;
 
 pub use files::ServerLock;
-pub use supervisor::{Supervisor, WorkerCommand};
+pub use supervisor::Supervisor;
+pub use worker_process::WorkerCommand;
 
 /// Uploads that are made durable at the same time: enough for the disk to join their journal writes.
 const CONCURRENT_SYNCS: usize = 16;
@@ -85,12 +84,6 @@ impl Store {
         })
     }
 
-    /// Where uploads are spooled: on the file system of the images, so that storing one moves no bytes.
-    #[must_use]
-    pub fn spool_dir(&self) -> PathBuf {
-        self.files.spool()
-    }
-
     /// Takes the lock of the directory's one server.
     ///
     /// # Errors
@@ -99,8 +92,7 @@ impl Store {
         self.files.lock_server()
     }
 
-    /// Removes what a former server left half done: old spool files, and image files that were never recorded. It may run while
-    /// the server works. Answers how many files went.
+    /// Removes what a former server left half done: image files that were never recorded. It may run while the server works. Answers how many files went.
     ///
     /// # Errors
     /// If the directory cannot be read.
@@ -122,3 +114,6 @@ impl Store {
             .map_err(|e| Error::new(ErrorKind::Transient, "file work was broken off").because(e))?
     }
 }
+
+#[cfg(test)]
+mod tests;

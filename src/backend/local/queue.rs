@@ -28,6 +28,11 @@ impl Queue for Store {
         Some(self.queue.max_receives)
     }
 
+    fn long_poll(&self) -> Duration {
+        // Looking costs nothing here, and a worker that stops waits for its receive.
+        Duration::from_secs(1)
+    }
+
     async fn send(&self, bodies: &[String]) -> Result<()> {
         let (bodies, now) = (bodies.to_vec(), self.clock.now_ms());
         self.db.write(move |db| bodies.iter().try_for_each(|body| insert(db, body, now))).await?;

@@ -1,248 +1,194 @@
-//! The supervisor: keeps as many worker processes as the fleet desires, inside `imgcls serve`.
+//! Keeps as many worker processes alive as the fleet desires. It runs inside `imgcls serve`.
 
-use std::{
-    path::PathBuf,
-    process::Stdio,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
-use rand::RngExt;
-use tokio::process::{Child, ChildStderr, ChildStdin, Command};
-use tokio_util::{
-    codec::{FramedRead, LinesCodec},
-    sync::CancellationToken,
-};
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::{Store, fleet::Observed};
-use crate::backend::{Fleet, Heartbeat, Result, Results};
+use super::{Store, WorkerCommand, fleet::Observed, worker_process::WorkerProcess};
+use crate::backend::{Heartbeat, Result, Results};
 
-/// Time between looks at the workers and at what is desired.
-const TICK: Duration = Duration::from_millis(200);
+/// How often it looks.
+const TICK: Duration = Duration::from_millis(250);
 
-/// The observation is written when it changes, and at least so often.
-const OBSERVE_EVERY: Duration = Duration::from_secs(1);
+/// How often it writes what it sees, changed or not.
+const REPORT: Duration = Duration::from_secs(1);
 
-/// A worker that was told to stop has 25 s by itself; then it is killed.
+/// A worker is given so long to finish. It takes 25 s at most to hand its work back.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// A worker that ran for so long was well: the next failure is a first one.
-const WELL: Duration = Duration::from_secs(60);
+/// Pauses before workers that died are replaced: after the first death, and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
-/// Longest pause before a worker is started again.
-const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+/// A worker that ran so long was healthy: its death begins a new series.
+const HEALTHY: Duration = Duration::from_secs(60);
 
-/// Longer lines of a worker's log are dropped.
-const MAX_LOG_LINE: usize = 16 * 1024;
-
-/// How a worker is started. It must end by itself when its standard input closes.
-#[derive(Debug, Clone)]
-pub struct WorkerCommand {
-    /// The program.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<String>,
-}
-
-/// Keeps the fleet's worker processes.
+/// The supervisor of the local fleet.
 #[derive(Debug)]
 pub struct Supervisor {
     store: Arc<Store>,
     command: WorkerCommand,
-    workers: Vec<Worker>,
-    failures: u32,
-    start_after: Instant,
-    written: Option<(Observed, Instant)>,
-}
-
-#[derive(Debug)]
-struct Worker {
-    child: Child,
-    /// Closed to tell the worker to stop.
-    stdin: Option<ChildStdin>,
-    pid: u32,
-    started: Instant,
-    told_to_stop: Option<Instant>,
+    grace: Duration,
+    workers: Vec<WorkerProcess>,
+    deaths: Deaths,
+    reported: Option<(Observed, Instant)>,
 }
 
 impl Supervisor {
-    /// A supervisor of the fleet of `store`; it starts workers by `command`.
+    /// A supervisor that starts workers with `command`.
     #[must_use]
     pub fn new(store: Arc<Store>, command: WorkerCommand) -> Self {
-        Self { store, command, workers: Vec::new(), failures: 0, start_after: Instant::now(), written: None }
+        Self { store, command, grace: GRACE, workers: Vec::new(), deaths: Deaths::default(), reported: None }
     }
 
-    /// Keeps the fleet until `stop` is cancelled, then lets the workers drain. A worker that dies is started again after a
-    /// back-off. Errors of the store are logged, and what was desired last goes on.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut desired = 0;
-        while !stop.is_cancelled() {
-            match self.store.observe().await {
-                Ok(fleet) => desired = fleet.desired as usize,
-                Err(error) => warn!(%error, "cannot read the desired capacity"),
-            }
-            self.reap();
-            let active = self.workers.iter().filter(|w| w.told_to_stop.is_none()).count();
-            if active < desired && Instant::now() >= self.start_after {
-                self.start(desired - active);
-            } else if active > desired {
-                self.stop_some(active - desired).await;
-            }
-            self.observe().await;
+    /// Supervises until `shutdown`, then lets all workers finish; returns when none is left.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !(shutdown.is_cancelled() && self.workers.is_empty()) {
             tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(TICK) => {}
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled(), if !self.workers.iter().all(WorkerProcess::is_stopping) => {}
+            }
+            if let Err(error) = self.tick(shutdown.is_cancelled()).await {
+                tracing::warn!(%error, "the fleet cannot be looked after; trying again");
+                // Workers end even if the database is out of order.
+                if shutdown.is_cancelled() {
+                    self.workers.iter_mut().for_each(|worker| worker.stop(self.grace));
+                }
+                tokio::time::sleep(TICK).await;
             }
         }
-        for worker in &mut self.workers {
-            worker.tell_to_stop();
-        }
-        while !self.workers.is_empty() {
-            self.reap();
-            self.observe().await;
-            tokio::time::sleep(TICK / 4).await;
-        }
-        self.observe().await;
     }
 
-    /// Takes note of workers that ended, and kills those that do not stop.
+    async fn tick(&mut self, is_shutting_down: bool) -> Result<()> {
+        self.reap();
+        if is_shutting_down {
+            self.workers.iter_mut().for_each(|worker| worker.stop(self.grace));
+            return self.report(&[]).await;
+        }
+        let desired = self.store.desired().await? as usize;
+        let working = self.workers.iter().filter(|worker| !worker.is_stopping()).count();
+        if working < desired {
+            self.start(desired - working);
+        }
+        let is_due = self.reported.is_none_or(|(_, at)| at.elapsed() >= REPORT);
+        if working > desired || working != self.workers.len() || is_due {
+            let beats = self.store.heartbeats().await?;
+            self.stop_surplus(desired, &beats);
+            self.report(&beats).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the workers that have ended.
     fn reap(&mut self) {
-        let mut died = None;
-        self.workers.retain_mut(|worker| {
-            if worker.told_to_stop.is_some_and(|at| at.elapsed() > GRACE) {
-                warn!(pid = worker.pid, "a worker does not stop; killing it");
-                if let Err(error) = worker.child.start_kill() {
-                    warn!(pid = worker.pid, %error, "cannot kill a worker");
-                }
+        let deaths = &mut self.deaths;
+        self.workers.retain_mut(|worker| match worker.poll() {
+            Ok(None) => true,
+            Ok(Some(status)) if worker.is_stopping() => {
+                tracing::info!(pid = worker.pid, %status, "worker stopped");
+                false
             }
-            match worker.child.try_wait() {
-                Ok(None) => true,
-                Ok(Some(_)) if worker.told_to_stop.is_some() => {
-                    info!(pid = worker.pid, "worker stopped");
-                    false
-                }
-                Ok(Some(status)) => {
-                    warn!(pid = worker.pid, %status, "a worker died");
-                    died = Some(died.unwrap_or(Duration::ZERO).max(worker.started.elapsed()));
-                    false
-                }
-                Err(error) => {
-                    warn!(pid = worker.pid, %error, "cannot tell whether a worker runs");
-                    true
-                }
+            Ok(Some(status)) => {
+                tracing::warn!(pid = worker.pid, %status, "worker died; it will be replaced");
+                deaths.add(worker.started);
+                false
+            }
+            Err(error) => {
+                tracing::error!(pid = worker.pid, %error, "cannot watch a worker");
+                true
             }
         });
-        if let Some(ran) = died {
-            self.failures = if ran >= WELL { 1 } else { self.failures.saturating_add(1) };
-            let pause = back_off(self.failures);
-            self.start_after = Instant::now() + pause;
-            info!(again_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "starting another worker");
-        }
     }
 
-    fn start(&mut self, count: usize) {
-        for _ in 0..count {
-            match Worker::start(&self.command) {
+    fn start(&mut self, missing: usize) {
+        if self.deaths.wait_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        for _ in 0..missing {
+            match WorkerProcess::start(&self.command, self.store.clock.now_ms()) {
                 Ok(worker) => {
-                    info!(pid = worker.pid, "worker started");
+                    tracing::info!(pid = worker.pid, "worker started");
                     self.workers.push(worker);
                 }
                 Err(error) => {
-                    self.failures = self.failures.saturating_add(1);
-                    let pause = back_off(self.failures);
-                    self.start_after = Instant::now() + pause;
-                    warn!(%error, program = %self.command.program.display(), "cannot start a worker; trying again");
+                    let program = self.command.program.display();
+                    tracing::error!(%program, %error, "cannot start a worker; trying again later");
+                    self.deaths.add(Instant::now());
                     return;
                 }
             }
         }
     }
 
-    /// Tells `count` workers to stop: those with the least work, of these the youngest.
-    async fn stop_some(&mut self, count: usize) {
-        let beats = self.beats().await;
-        let in_flight = |pid: u32| beats.iter().find(|beat| is_of(beat, pid)).map_or(0, |beat| beat.in_flight);
-        let mut active: Vec<&mut Worker> = self.workers.iter_mut().filter(|w| w.told_to_stop.is_none()).collect();
-        active.sort_by_key(|worker| (in_flight(worker.pid), std::cmp::Reverse(worker.started)));
-        for worker in active.into_iter().take(count) {
-            info!(pid = worker.pid, "stopping a worker");
-            worker.tell_to_stop();
+    /// Tells the workers beyond `desired` to finish: first those that hold the fewest messages, of these the newest.
+    fn stop_surplus(&mut self, desired: usize, beats: &[Heartbeat]) {
+        let mut working: Vec<&mut WorkerProcess> =
+            self.workers.iter_mut().filter(|worker| !worker.is_stopping()).collect();
+        let surplus = working.len().saturating_sub(desired);
+        working.sort_by_key(|worker| {
+            (beat_of(worker, beats).map_or(0, |beat| beat.in_flight), std::cmp::Reverse(worker.started))
+        });
+        for worker in working.into_iter().take(surplus) {
+            tracing::info!(pid = worker.pid, "worker is no longer needed; letting it finish");
+            worker.stop(self.grace);
         }
     }
 
-    /// Writes what the workers do, where it changed or is old.
-    async fn observe(&mut self) {
-        let beats = if self.workers.is_empty() { Vec::new() } else { self.beats().await };
+    /// Writes what is seen, if it changed or was not written for a while.
+    async fn report(&mut self, beats: &[Heartbeat]) -> Result<()> {
         let mut observed = Observed::default();
         for worker in &self.workers {
-            if worker.told_to_stop.is_some() {
-                observed.terminating += 1;
-            } else if beats.iter().any(|beat| is_of(beat, worker.pid)) {
-                observed.running += 1;
-            } else {
-                observed.pending += 1;
-            }
+            *match (worker.is_stopping(), beat_of(worker, beats)) {
+                (true, _) => &mut observed.terminating,
+                (false, Some(_)) => &mut observed.running,
+                (false, None) => &mut observed.pending,
+            } += 1;
         }
-        if self.written.is_some_and(|(last, at)| last == observed && at.elapsed() < OBSERVE_EVERY) {
-            return;
+        if self.reported.is_none_or(|(last, at)| last != observed || at.elapsed() >= REPORT) {
+            self.store.write_observed(observed).await?;
+            self.reported = Some((observed, Instant::now()));
         }
-        match self.store.write_observed(observed).await {
-            Ok(()) => self.written = Some((observed, Instant::now())),
-            Err(error) => warn!(%error, "cannot write the state of the fleet"),
-        }
-    }
-
-    async fn beats(&self) -> Vec<Heartbeat> {
-        let read: Result<Vec<Heartbeat>> = self.store.heartbeats().await;
-        read.unwrap_or_else(|error| {
-            warn!(%error, "cannot read the heartbeats");
-            Vec::new()
-        })
+        Ok(())
     }
 }
 
-impl Worker {
-    fn start(command: &WorkerCommand) -> std::io::Result<Self> {
-        let mut child = Command::new(&command.program)
-            .args(&command.args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(pass_on(stderr));
+/// What the worker said of itself, if it was heard of.
+fn beat_of<'a>(worker: &WorkerProcess, beats: &'a [Heartbeat]) -> Option<&'a Heartbeat> {
+    let suffix = format!("-{}", worker.pid);
+    beats.iter().find(|beat| beat.seen_at_ms >= worker.started_at_ms && beat.worker.ends_with(&suffix))
+}
+
+/// The series of unexpected deaths, and until when no worker is started because of it.
+#[derive(Debug, Default)]
+struct Deaths {
+    count: u32,
+    last: Option<Instant>,
+    wait_until: Option<Instant>,
+}
+
+impl Deaths {
+    /// A worker that was started then has died.
+    fn add(&mut self, started: Instant) {
+        let now = Instant::now();
+        if now - started >= HEALTHY {
+            self.count = 0;
         }
-        let pid = child.id().unwrap_or_default();
-        Ok(Self { stdin: child.stdin.take(), pid, child, started: Instant::now(), told_to_stop: None })
-    }
-
-    fn tell_to_stop(&mut self) {
-        self.stdin = None;
-        self.told_to_stop.get_or_insert_with(Instant::now);
-    }
-}
-
-/// A worker's log goes to the server's: if it inherited the file, it would hold it open after the server is gone.
-async fn pass_on(stderr: ChildStderr) {
-    let mut lines = FramedRead::new(stderr, LinesCodec::new_with_max_length(MAX_LOG_LINE));
-    while let Some(line) = lines.next().await {
-        match line {
-            Ok(line) => eprintln!("{line}"),
-            Err(error) => warn!(%error, "a line of a worker's log is lost"),
+        // Those that were started together and die together count once.
+        if self.count == 0 || self.last.is_none_or(|last| started >= last) {
+            self.count += 1;
+            self.wait_until = Some(now + pause(self.count).mul_f64(rand::random_range(0.5..1.0)));
         }
+        self.last = Some(now);
     }
 }
 
-/// Workers name themselves by host and process id.
-fn is_of(beat: &Heartbeat, pid: u32) -> bool {
-    beat.worker.rsplit_once('-').is_some_and(|(_, id)| id == pid.to_string())
+/// The longest pause after so many deaths in a row: doubled each time.
+fn pause(deaths: u32) -> Duration {
+    BACK_OFF.0.saturating_mul(1 << deaths.saturating_sub(1).min(16)).min(BACK_OFF.1)
 }
 
-/// 100 ms, 200 ms, 400 ms… of which between half and all is taken.
-fn back_off(failures: u32) -> Duration {
-    let longest = MAX_BACK_OFF.min(Duration::from_millis(50) * 2u32.saturating_pow(failures.min(16)));
-    longest.mul_f64(rand::rng().random_range(0.5..=1.0))
-}
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

@@ -1,0 +1,192 @@
+//! Rows, heartbeats and the scaler's memory.
+
+use std::collections::BTreeSet;
+
+use super::{Environment, later, name, result};
+use crate::{
+    backend::{Heartbeat, PageQuery, Totals, Written},
+    contract::{Classification, Outcome, order::sort_key},
+};
+
+/// The names on the page.
+async fn names(env: &Environment, query: &PageQuery) -> Vec<String> {
+    env.other.results.page(query).await.unwrap().results.into_iter().map(|r| r.image.into()).collect()
+}
+
+pub(crate) async fn replaces_by_sequencer(env: &Environment) {
+    let results = &env.backend.results;
+    let first = env.result_for("a.png", "cat").await;
+    let own = first.sequencer.clone().unwrap();
+    let labelled = |label: &str, step: Option<u8>| Classification {
+        sequencer: step.map(|step| later(&own, step)),
+        ..result("a.png", label)
+    };
+    let stored = |previous: Option<&str>| Written::Stored { previous: previous.map(str::to_owned) };
+    assert_eq!(results.put(&first).await.unwrap(), stored(None));
+    assert_eq!(results.put(&first).await.unwrap(), stored(Some("cat")), "equal writes");
+    assert_eq!(results.put(&labelled("dog", Some(5))).await.unwrap(), stored(Some("cat")), "newer writes");
+    assert_eq!(results.put(&labelled("cow", Some(4))).await.unwrap(), Written::Stale, "older does not");
+    assert_eq!(results.put(&labelled("hen", None)).await.unwrap(), stored(Some("dog")), "absent writes");
+    assert_eq!(results.put(&labelled("cow", Some(4))).await.unwrap(), Written::Stale, "and leaves the stored one");
+    let row = env.other.results.get(&[name("a.png"), name("none.png")]).await.unwrap();
+    assert_eq!(row.len(), 1);
+    let wanted = labelled("hen", Some(5));
+    assert_eq!(Classification { asked_at_ms: wanted.asked_at_ms, ..row[0].clone() }, wanted);
+    assert_eq!(results.put(&labelled("dog", Some(5))).await.unwrap(), stored(Some("hen")));
+    assert_eq!(names(env, &PageQuery { limit: 10, ..PageQuery::default() }).await, ["a.png"], "one row per image");
+}
+
+pub(crate) async fn pages_both_ways_from_any_name(env: &Environment) {
+    let mut all =
+        ["10_x.png", "2_x.png", "1_x.png", "a.png", "B.png", "c.png", "02_x.png", "é.png", "10.png", "🦀.png"];
+    env.rows(&all, "cat").await;
+    all.sort_by_key(|name| sort_key(name));
+    assert!(all.iter().position(|n| *n == "2_x.png") < all.iter().position(|n| *n == "10_x.png"));
+    for limit in [1, 3, 10, 1000] {
+        let (mut forward, mut pages, mut query) = (Vec::new(), 0, PageQuery { limit, ..PageQuery::default() });
+        let last = loop {
+            let page = env.other.results.page(&query).await.unwrap();
+            assert_eq!(page.previous.is_some(), pages > 0, "{page:?}");
+            forward.extend(page.results.iter().map(|r| r.image.as_str().to_owned()));
+            pages += 1;
+            match page.next.clone() {
+                Some(next) => query.after = Some(next),
+                None => break page,
+            }
+        };
+        assert_eq!(forward, all);
+        assert_eq!(pages, all.len().div_ceil(limit));
+        // And back from the last page.
+        let mut backward: Vec<String> = last.results.iter().map(|r| r.image.as_str().to_owned()).collect();
+        let mut cursor = last.previous;
+        while let Some(before) = cursor {
+            let query = PageQuery { before: Some(before), limit, ..PageQuery::default() };
+            let page = env.other.results.page(&query).await.unwrap();
+            assert!(page.next.is_some());
+            backward.splice(0..0, page.results.iter().map(|r| r.image.as_str().to_owned()));
+            cursor = page.previous;
+        }
+        assert_eq!(backward, all);
+    }
+    // A name that does not exist is a place in the order all the same.
+    for cursor in ["3", "10_x.png", "0", "zzz", "b.png", "🦀🦀"] {
+        let key = sort_key(cursor);
+        let (before, after): (Vec<&str>, Vec<&str>) =
+            all.iter().filter(|n| **n != cursor).partition(|n| sort_key(n) < key);
+        let query = PageQuery { limit: 100, ..PageQuery::default() };
+        assert_eq!(names(env, &PageQuery { after: Some(name(cursor)), ..query.clone() }).await, after);
+        assert_eq!(names(env, &PageQuery { before: Some(name(cursor)), ..query }).await, before);
+    }
+    let both = PageQuery { after: Some(name("a")), before: Some(name("b")), limit: 1, filter: None };
+    assert!(env.backend.results.page(&both).await.is_err());
+}
+
+pub(crate) async fn filters(env: &Environment) {
+    env.rows(&["Kitten 1.png", "kitten 2.png", "puppy 1.png", "puppy 2.png", "100%_x.png"], "tabby cat").await;
+    env.rows(&["z 1.png", "z 2.png"], "dog").await;
+    let find = async |filter: &str| {
+        let mut found = Vec::new();
+        let mut query = PageQuery { limit: 2, filter: Some(filter.to_owned()), ..PageQuery::default() };
+        loop {
+            let page = env.other.results.page(&query).await.unwrap();
+            assert!(page.results.len() <= 2);
+            found.extend(page.results.into_iter().map(|r| String::from(r.image)));
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return found,
+            }
+        }
+    };
+    assert_eq!(find("KITTEN").await, ["Kitten 1.png", "kitten 2.png"]);
+    assert_eq!(find(" 1.").await, ["Kitten 1.png", "puppy 1.png", "z 1.png"]);
+    assert_eq!(find("Dog").await, ["z 1.png", "z 2.png"]);
+    assert_eq!(find("cat").await, Vec::<String>::new(), "a label counts as a whole");
+    assert_eq!(find("tabby cat").await.len(), 5);
+    assert_eq!(find("%_").await, ["100%_x.png"], "no character is a wildcard");
+    let query = PageQuery { before: Some(name("z")), limit: 2, filter: Some("puppy".into()), after: None };
+    assert_eq!(names(env, &query).await, ["puppy 1.png", "puppy 2.png"]);
+}
+
+pub(crate) async fn knows_failures(env: &Environment) {
+    let results = &env.backend.results;
+    env.rows(&["good.png"], "cat").await;
+    let asked = env.result_for("bad.png", "cat").await;
+    let failed = Classification { outcome: Outcome::Failed { error: "not an image".into() }, ..asked.clone() };
+    assert_eq!(results.put(&failed).await.unwrap(), Written::Stored { previous: None });
+    let row = env.other.results.get(&[name("bad.png")]).await.unwrap().remove(0);
+    assert_eq!(row.outcome, failed.outcome);
+    let totals = async || env.other.results.totals().await.unwrap();
+    if totals().await.exact {
+        assert_eq!(totals().await, Totals { total: 2, failed: 1, exact: true });
+    }
+    assert_eq!(results.put(&asked).await.unwrap(), Written::Stored { previous: None }, "a failure has no label");
+    assert_eq!(results.put(&failed).await.unwrap(), Written::Stored { previous: Some("cat".into()) });
+    results.put(&asked).await.unwrap();
+    if totals().await.exact {
+        assert_eq!(totals().await, Totals { total: 2, failed: 0, exact: true });
+    }
+}
+
+pub(crate) async fn deletes_rows(env: &Environment) {
+    let results = &env.backend.results;
+    env.rows(&["a.png", "b.png"], "cat").await;
+    let row = results.delete(&name("a.png")).await.unwrap().unwrap();
+    assert_eq!((row.image.as_str(), row.outcome.label()), ("a.png", Some("cat")));
+    assert_eq!(results.delete(&name("a.png")).await.unwrap(), None);
+    assert_eq!(names(env, &PageQuery { limit: 9, ..PageQuery::default() }).await, ["b.png"]);
+    if results.totals().await.unwrap().exact {
+        assert_eq!(results.totals().await.unwrap().total, 1);
+    }
+}
+
+pub(crate) async fn refuses_rows_of_removed_images(env: &Environment) {
+    if !env.knows_removed_images {
+        return;
+    }
+    let asked = env.result_for("a.png", "cat").await;
+    env.backend.images.delete(&name("a.png")).await.unwrap();
+    assert_eq!(env.other.results.put(&asked).await.unwrap(), Written::Gone);
+    assert_eq!(env.other.results.put(&result("never.png", "cat")).await.unwrap(), Written::Gone);
+    assert!(env.backend.results.get(&[name("a.png"), name("never.png")]).await.unwrap().is_empty());
+}
+
+pub(crate) async fn keeps_heartbeats(env: &Environment) {
+    let results = &env.backend.results;
+    assert!(results.heartbeats().await.unwrap().is_empty());
+    let mut beat = Heartbeat { worker: "host-1".into(), done: 3, ..Heartbeat::default() };
+    beat.minutes.insert(29_000_000, 3);
+    beat.labels.insert("tabby, tabby cat".into(), 3);
+    results.beat(&beat).await.unwrap();
+    results.beat(&Heartbeat { worker: "host-2".into(), draining: true, ..beat.clone() }).await.unwrap();
+    beat.done = 4;
+    results.beat(&beat).await.unwrap();
+    let beats = env.other.results.heartbeats().await.unwrap();
+    assert_eq!(beats.iter().map(|b| b.worker.as_str()).collect::<BTreeSet<_>>(), BTreeSet::from(["host-1", "host-2"]));
+    let stored = beats.into_iter().find(|b| b.worker == "host-1").unwrap();
+    assert!(stored.seen_at_ms > 0, "the store sets the time");
+    assert_eq!(Heartbeat { seen_at_ms: 0, ..stored }, beat);
+}
+
+pub(crate) async fn swaps_the_scaler_once(env: &Environment) {
+    let results = &env.backend.results;
+    assert_eq!(results.scaler().await.unwrap(), None);
+    assert!(!results.swap_scaler(Some(1), "too early").await.unwrap());
+    // Everybody adds one, over and over until it worked: none is lost.
+    let racers = (0..8).map(|i| {
+        let results = if i % 2 == 0 { &env.backend.results } else { &env.other.results };
+        async move {
+            loop {
+                let now = results.scaler().await.unwrap();
+                let count: u32 = now.as_ref().map_or(0, |now| now.value.parse().unwrap());
+                if results.swap_scaler(now.map(|now| now.version), &(count + 1).to_string()).await.unwrap() {
+                    return;
+                }
+            }
+        }
+    });
+    futures_util::future::join_all(racers).await;
+    let end = results.scaler().await.unwrap().unwrap();
+    assert_eq!((end.value.as_str(), end.version), ("8", 8));
+    assert!(!results.swap_scaler(None, "again").await.unwrap());
+    assert!(!results.swap_scaler(Some(7), "old").await.unwrap());
+}

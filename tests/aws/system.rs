@@ -1,0 +1,208 @@
+//! A whole system of real processes on an emulator: `setup`, `serve`, `work`.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_s3::config::Credentials;
+
+use super::emulator;
+use crate::support::imgcls;
+
+/// Names and endpoint of one system; its files go when it is dropped.
+pub(crate) struct System {
+    pub(crate) account: String,
+    endpoint: String,
+    dir: tempfile::TempDir,
+    pub(crate) s3: aws_sdk_s3::Client,
+    pub(crate) sqs: aws_sdk_sqs::Client,
+    pub(crate) dynamodb: aws_sdk_dynamodb::Client,
+}
+
+/// A running role; killed when dropped.
+pub(crate) struct Role {
+    child: Child,
+    log: PathBuf,
+}
+
+impl System {
+    /// A fresh system that `imgcls setup` made at the emulator `upstream`; its processes talk to `endpoint`.
+    pub(crate) async fn new(upstream: &str, endpoint: &str) -> Self {
+        let account = emulator::account();
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .endpoint_url(upstream)
+            .region(Region::from_static("eu-central-1"))
+            .credentials_provider(Credentials::new(&account, "secret", None, None, "test"))
+            .load()
+            .await;
+        let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
+        let system = Self {
+            account,
+            endpoint: endpoint.to_owned(),
+            dir: tempfile::tempdir().unwrap(),
+            s3: aws_sdk_s3::Client::from_conf(s3),
+            sqs: aws_sdk_sqs::Client::new(&config),
+            dynamodb: aws_sdk_dynamodb::Client::new(&config),
+        };
+        let output = system.tool(&["setup"]).env("AWS_ENDPOINT_URL", upstream).output().unwrap();
+        assert!(output.status.success(), "setup: {}", String::from_utf8_lossy(&output.stderr));
+        system
+    }
+
+    pub(crate) fn bucket(&self) -> String {
+        format!("in-{}", self.account)
+    }
+
+    pub(crate) fn output_bucket(&self) -> String {
+        format!("out-{}", self.account)
+    }
+
+    /// The binary on this system.
+    pub(crate) fn tool(&self, args: &[&str]) -> Command {
+        let mut command = imgcls();
+        command
+            .args(args)
+            .env("AWS_ENDPOINT_URL", &self.endpoint)
+            .env("AWS_ACCESS_KEY_ID", &self.account)
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .env("AWS_REGION", "eu-central-1")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("IMGCLS_BACKEND", "aws")
+            .env("IMGCLS_DATA_DIR", self.dir.path())
+            .env("IMGCLS_AWS_BUCKET", self.bucket())
+            .env("IMGCLS_AWS_PREFIX", "in/")
+            .env("IMGCLS_AWS_OUTPUT_BUCKET", self.output_bucket())
+            .env("IMGCLS_AWS_QUEUE_URL", "images");
+        command
+    }
+
+    fn start(&self, args: &[&str], stdout: Stdio) -> Role {
+        let log = self.dir.path().join(format!("log-{:016x}", rand::random::<u64>()));
+        let file = std::fs::File::create(&log).unwrap();
+        let child = self.tool(args).stdin(Stdio::null()).stdout(stdout).stderr(file).spawn().unwrap();
+        Role { child, log }
+    }
+
+    /// Starts a worker.
+    pub(crate) fn work(&self, args: &[&str]) -> Role {
+        self.start(&[&["work"], args].concat(), Stdio::null())
+    }
+
+    /// Starts the web tier and answers its address.
+    pub(crate) fn serve(&self) -> (Role, String) {
+        let mut role = self.start(&["serve", "--listen", "127.0.0.1:0"], Stdio::piped());
+        let mut line = String::new();
+        BufReader::new(role.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        (role, url.unwrap_or_else(|| panic!("no address in {line:?}")))
+    }
+
+    pub(crate) async fn queue_url(&self, name: &str) -> String {
+        self.sqs.get_queue_url().queue_name(name).send().await.unwrap().queue_url.unwrap()
+    }
+
+    /// Messages in a queue: visible, in flight.
+    pub(crate) async fn depth(&self, name: &str) -> (u64, u64) {
+        use aws_sdk_sqs::types::QueueAttributeName as Name;
+        let url = self.queue_url(name).await;
+        let got = self.sqs.get_queue_attributes().queue_url(url).attribute_names(Name::All).send().await.unwrap();
+        let count = |name| got.attributes().and_then(|a| a.get(&name)).map_or(0, |n| n.parse().unwrap());
+        (count(Name::ApproximateNumberOfMessages), count(Name::ApproximateNumberOfMessagesNotVisible))
+    }
+
+    /// Sets attributes of the queue.
+    pub(crate) async fn set_queue(&self, attributes: &[(aws_sdk_sqs::types::QueueAttributeName, String)]) {
+        let mut set = self.sqs.set_queue_attributes().queue_url(self.queue_url("images").await);
+        for (name, value) in attributes {
+            set = set.attributes(name.clone(), value);
+        }
+        set.send().await.unwrap();
+    }
+
+    /// Stores an image as any other tool would.
+    pub(crate) async fn put(&self, name: &str, bytes: &[u8]) {
+        let put = self.s3.put_object().bucket(self.bucket()).key(format!("in/{name}")).body(bytes.to_vec().into());
+        put.send().await.unwrap();
+    }
+
+    /// All rows of the table: image, then label or error.
+    pub(crate) async fn rows(&self) -> BTreeMap<String, Result<String, String>> {
+        let mut rows = BTreeMap::new();
+        let mut pages = self.dynamodb.scan().table_name("Classifications").into_paginator().items().send();
+        while let Some(item) = pages.next().await {
+            let item = item.unwrap();
+            let text = |name: &str| item.get(name).map(|v| v.as_s().unwrap().clone());
+            let Some(name) = text("ImageName") else { continue };
+            let outcome = match text("Error") {
+                Some(error) => Err(error),
+                None => Ok(text("Classification").unwrap()),
+            };
+            assert_eq!(rows.insert(name.clone(), outcome), None, "two rows of {name}");
+        }
+        rows
+    }
+
+    /// The keys of a bucket.
+    pub(crate) async fn keys(&self, bucket: &str) -> Vec<String> {
+        let mut pages = self.s3.list_objects_v2().bucket(bucket).into_paginator().send();
+        let mut keys = Vec::new();
+        while let Some(page) = pages.next().await {
+            keys.extend(page.unwrap().contents().iter().filter_map(|o| o.key().map(str::to_owned)));
+        }
+        keys
+    }
+
+    /// The labels that the binary gives to these pictures without any service.
+    pub(crate) fn labels(&self, pictures: &[Vec<u8>]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (0..pictures.len()).map(|i| dir.path().join(format!("{i}.png"))).collect();
+        for (path, picture) in paths.iter().zip(pictures) {
+            std::fs::write(path, picture).unwrap();
+        }
+        let output = imgcls().args(["classify", "--json"]).args(&paths).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let label = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["label"].as_str().unwrap().to_owned();
+        lines.lines().map(label).collect()
+    }
+}
+
+impl Role {
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self, within: Duration) -> std::process::ExitStatus {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end; its log: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
