@@ -1,6 +1,6 @@
 //! `imgcls work`: the app tier.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -10,13 +10,16 @@ use tracing::{info, warn};
 
 use super::signals::stop_token;
 use crate::{
-    backend,
+    backend::{self, Departure},
     cli::value_name,
     clock::SystemClock,
     config::Config,
     model::{Bundle, Classifier, Engine},
     worker::{self, Settings},
 };
+
+/// How long the machine's manager may take to answer.
+const MANAGER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Flags of `imgcls work`.
 #[derive(Debug, Args)]
@@ -73,8 +76,9 @@ pub async fn run(args: WorkArgs, config: Config) -> anyhow::Result<ExitCode> {
     .await??;
     let clock = Arc::new(SystemClock);
     let backend = backend::open(&config, Arc::<SystemClock>::clone(&clock)).await?;
+    let instance = backend::instance(&config).await?;
     let settings = Settings {
-        worker: worker_id(),
+        worker: format!("{}-{}", instance.id(), std::process::id()),
         threads,
         batch: config.worker.batch,
         receivers: config.worker.receivers,
@@ -85,10 +89,19 @@ pub async fn run(args: WorkArgs, config: Config) -> anyhow::Result<ExitCode> {
     info!(worker = settings.worker, model = classifier.card().name, threads, "working");
     let interrupted = stop.clone();
     let run_stop = stop.child_token();
-    let summary = worker::run(backend, Arc::new(classifier), clock, settings, run_stop).await?;
+    let summary = worker::run(backend, Arc::clone(&instance), Arc::new(classifier), clock, settings, run_stop).await?;
     info!(done = summary.done, failed = summary.failed, "worker ended");
+    let told = tokio::time::timeout(MANAGER_TIMEOUT, instance.drained()).await;
+    if let Err(error) = told.map_err(|_| "it took too long".to_owned()).and_then(|told| told.map_err(|e| e.to_string()))
+    {
+        warn!(error, "cannot tell the machine's manager that the worker is drained");
+    }
     if args.shutdown_after && !interrupted.is_cancelled() {
-        shut_down(&config.worker.shutdown_command).await?;
+        match tokio::time::timeout(MANAGER_TIMEOUT, instance.depart()).await?? {
+            Departure::Unmanaged => shut_down(&config.worker.shutdown_command).await?,
+            Departure::Leaving => info!("the machine leaves its group"),
+            Departure::Needed => info!("the group is at its minimum; the machine stays"),
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -100,11 +113,6 @@ pub(super) fn load_bundle(dir: &Path) -> anyhow::Result<Bundle> {
     } else {
         Bundle::load(dir).with_context(|| format!("cannot load model bundle {}", dir.display()))
     }
-}
-
-/// Host name and process id: unique among the workers of one system.
-fn worker_id() -> String {
-    format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
 }
 
 async fn stop_with_stdin(stop: CancellationToken) {

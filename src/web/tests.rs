@@ -62,6 +62,7 @@ impl Server {
         };
         tokio::spawn(worker::run(
             self.backend.clone(),
+            Arc::new(crate::backend::Host::default()),
             Arc::new(classifier),
             Arc::new(SystemClock),
             settings,

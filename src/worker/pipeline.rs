@@ -27,7 +27,7 @@ use super::{
     publish::{Published, publish},
 };
 use crate::{
-    backend::{Backend, Error, ErrorKind, Message, Receipt},
+    backend::{Backend, Error, ErrorKind, Instance, Message, Receipt},
     clock::Clock,
     contract::{Classification, ImageName, ObjectEvent, Outcome, event},
     model::{Classifier, DecodeError, Input, Limits},
@@ -41,6 +41,12 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(300);
 
 /// How long one store call may take before the message is tried again later.
 const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// After so many empty receives in a row the machine's protection from scale-in is dropped.
+const EMPTY_RECEIVES: usize = 3;
+
+/// How long a call to the machine's manager may take.
+const INSTANCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time that a stopping worker has to finish what it started.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -86,12 +92,14 @@ enum End {
 
 /// Runs the worker until `stop` is cancelled, or until the queue is empty if so told.
 ///
-/// On `stop` it receives no more, hands back what has not entered the network, finishes the rest, and returns within 25 s.
+/// On `stop`, or when `instance` is about to be taken away, it receives no more, hands back what has not entered the network,
+/// finishes the rest, and returns within 25 s. The instance is protected from scale-in while it has work.
 ///
 /// # Errors
 /// If its threads cannot be started. Errors of stores never end it.
 pub async fn run(
     backend: Backend,
+    instance: Arc<dyn Instance>,
     classifier: Arc<Classifier>,
     clock: Arc<dyn Clock>,
     settings: Settings,
@@ -113,7 +121,22 @@ pub async fn run(
     housekeeping.spawn(heartbeat::beat(results, Arc::clone(&counters), Arc::clone(&leases), draining, ended));
     let deleting = tokio::spawn(acknowledge::run(Arc::clone(&backend.queue), Arc::clone(&leases), acknowledged));
 
+    let (machine, leaving, ended) = (Arc::clone(&instance), stop.clone(), background.clone());
+    housekeeping.spawn(async move {
+        tokio::select! {
+            () = ended.cancelled() => {}
+            reason = machine.leaving() => {
+                warn!(reason, "this machine is about to be taken away");
+                leaving.cancel();
+            }
+        }
+    });
+
     let pipeline = Arc::new(Pipeline {
+        // Machines are launched with protection.
+        protected: tokio::sync::Mutex::new(true),
+        empty_receives: AtomicUsize::new(0),
+        instance,
         // Enough to fill two batches while as many are fetched, and not more: what is held is kept from other workers.
         held: Arc::new(Semaphore::new((settings.batch * 3).max(10))),
         fetching: Semaphore::new(settings.threads * 2 + 4),
@@ -173,6 +196,10 @@ struct Pipeline {
     decoders: rayon::ThreadPool,
     batcher: Batcher,
     settled: mpsc::Sender<Receipt>,
+    instance: Arc<dyn Instance>,
+    /// Whether the machine is protected from scale-in; held while that changes.
+    protected: tokio::sync::Mutex<bool>,
+    empty_receives: AtomicUsize,
     held: Arc<Semaphore>,
     fetching: Semaphore,
     pixels: Semaphore,
@@ -196,6 +223,7 @@ impl Pipeline {
                 Ok(Ok(messages)) if messages.is_empty() => {
                     failures = 0;
                     drop(permits);
+                    self.drop_protection().await;
                     if self.settings.until_empty && self.is_queue_empty().await {
                         info!("the queue is empty");
                         self.stop.cancel();
@@ -203,7 +231,15 @@ impl Pipeline {
                 }
                 Ok(Ok(messages)) => {
                     failures = 0;
-                    self.begin(messages, permits, asked);
+                    self.leases.take(messages.iter().map(|m| &m.receipt), asked);
+                    if self.take_protection().await {
+                        self.begin(messages, permits);
+                    } else {
+                        self.stop.cancel();
+                        for message in &messages {
+                            self.leases.release(&message.receipt, Duration::ZERO).await;
+                        }
+                    }
                 }
                 Ok(Err(error)) => {
                     failures += 1;
@@ -239,6 +275,42 @@ impl Pipeline {
         Some(std::iter::once(first).chain(more).collect())
     }
 
+    /// Protects the machine before work begins. False if it cannot be protected: it may be gone at any time.
+    async fn take_protection(&self) -> bool {
+        self.empty_receives.store(0, Ordering::SeqCst);
+        let mut protected = self.protected.lock().await;
+        if !*protected {
+            match tokio::time::timeout(INSTANCE_TIMEOUT, self.instance.protect(true)).await {
+                Ok(Ok(())) => *protected = true,
+                Ok(Err(error)) => {
+                    warn!(%error, "cannot take protection from scale-in; draining");
+                    return false;
+                }
+                Err(_) => {
+                    warn!("taking protection from scale-in took too long; draining");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Drops the protection after a few empty receives, if nothing is held.
+    async fn drop_protection(&self) {
+        if self.empty_receives.fetch_add(1, Ordering::SeqCst) + 1 < EMPTY_RECEIVES {
+            return;
+        }
+        let mut protected = self.protected.lock().await;
+        // Looked at under the lock: a receiver takes its leases before it asks for protection.
+        if *protected && self.leases.is_empty() {
+            match tokio::time::timeout(INSTANCE_TIMEOUT, self.instance.protect(false)).await {
+                Ok(Ok(())) => *protected = false,
+                Ok(Err(error)) => warn!(%error, "cannot drop protection from scale-in"),
+                Err(_) => warn!("dropping protection from scale-in took too long"),
+            }
+        }
+    }
+
     async fn is_queue_empty(&self) -> bool {
         match self.backend.queue.depth().await {
             Ok(depth) => depth.visible == 0 && depth.in_flight == 0 && self.leases.is_empty(),
@@ -258,8 +330,7 @@ impl Pipeline {
     }
 
     /// Starts a task for each message, those that were received least often first, so that they are not behind one that kills.
-    fn begin(self: &Arc<Self>, mut messages: Vec<Message>, mut permits: Vec<OwnedSemaphorePermit>, asked: Instant) {
-        self.leases.take(messages.iter().map(|m| &m.receipt), asked);
+    fn begin(self: &Arc<Self>, mut messages: Vec<Message>, mut permits: Vec<OwnedSemaphorePermit>) {
         messages.sort_by_key(|message| message.receive_count);
         for message in messages {
             let (pipeline, permit) = (Arc::clone(self), permits.pop());

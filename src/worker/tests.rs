@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Settings, Summary, lease::Leases, run};
 use crate::{
-    backend::{Backend, Upload, local},
+    backend::{Backend, Host, Upload, local},
     clock::SystemClock,
     config::Config,
     contract::{Digest, ImageName},
@@ -55,7 +55,14 @@ impl Fixture {
             until_empty: true,
         };
         let stop = CancellationToken::new();
-        let running = run(self.backend.clone(), Arc::new(classifier), Arc::new(SystemClock), settings, stop);
+        let running = run(
+            self.backend.clone(),
+            Arc::new(Host::default()),
+            Arc::new(classifier),
+            Arc::new(SystemClock),
+            settings,
+            stop,
+        );
         tokio::time::timeout(Duration::from_secs(120), running).await.unwrap().unwrap()
     }
 }

@@ -14,9 +14,9 @@ use std::{
 
 /// An emulator or proxy that runs. It ends when this is dropped, and with the test process, however that ends.
 #[derive(Debug)]
-pub struct Emulator {
+pub(crate) struct Emulator {
     /// Where it is: `http://127.0.0.1:PORT`.
-    pub url: String,
+    pub(crate) url: String,
     child: Child,
 }
 
@@ -60,31 +60,31 @@ impl Emulator {
     }
 
     /// S3 with events, SQS and DynamoDB.
-    pub fn ministack() -> Self {
+    pub(crate) fn ministack() -> Self {
         let variables = [("BIND_HOST", "127.0.0.1"), ("GATEWAY_PORT", "PORT"), ("LOG_LEVEL", "ERROR")];
         Self::start("ministack", &[], &variables, "/_ministack/health")
     }
 
     /// A proxy before `upstream` that makes faults.
-    pub fn microburst(upstream: &str) -> Self {
+    pub(crate) fn microburst(upstream: &str) -> Self {
         let arguments = ["--upstream", upstream, "--host", "127.0.0.1", "--port", "PORT"];
         Self::start("microburst", &arguments, &[], "/_microburst/health")
     }
 
     /// Auto Scaling.
-    pub fn moto() -> Self {
+    pub(crate) fn moto() -> Self {
         Self::start("moto_server", &["-H", "127.0.0.1", "-p", "PORT"], &[], "/moto-api/data.json")
     }
 }
 
 /// The ministack that all tests of this process share, each with an account of its own.
-pub fn shared_ministack() -> &'static str {
+pub(crate) fn shared_ministack() -> &'static str {
     static SHARED: OnceLock<Emulator> = OnceLock::new();
     &SHARED.get_or_init(Emulator::ministack).url
 }
 
 /// An account that no other test has: 12 digits, given as the access key.
-pub fn account() -> String {
+pub(crate) fn account() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     format!("1{:05}{:06}", std::process::id() % 100_000, NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -48,12 +48,14 @@ async fn a_whole_run_labels_every_image_three_ways() {
     eventually("all messages", async || (system.depth("images").await == (IMAGES as u64, 0)).then_some(())).await;
 
     proxy.reset_counts();
-    let mut workers = [system.work(&["--until-empty", "--threads", "1"]), system.work(&["--until-empty", "--threads", "1"])];
+    let mut workers =
+        [system.work(&["--until-empty", "--threads", "1"]), system.work(&["--until-empty", "--threads", "1"])];
     for worker in &mut workers {
         assert!(worker.ended(Duration::from_secs(900)).await.success(), "{}", worker.log());
     }
     let counts = proxy.counts();
-    let calls = |service: &str| counts.iter().filter(|(o, _)| o.starts_with(service)).map(|(_, n)| *n).sum::<u64>() as f64;
+    let calls =
+        |service: &str| counts.iter().filter(|(o, _)| o.starts_with(service)).map(|(_, n)| *n).sum::<u64>() as f64;
     println!("calls for {IMAGES} images: {counts:?}");
     assert!(calls("S3.") <= 3.01 * IMAGES as f64, "{counts:?}");
     assert!(calls("SQS.") <= 0.35 * IMAGES as f64, "{counts:?}");
@@ -72,7 +74,8 @@ async fn a_whole_run_labels_every_image_three_ways() {
     }
     // Every image's tags would cost as many calls again.
     for i in (0..IMAGES).step_by(97) {
-        let got = system.s3.get_object_tagging().bucket(system.bucket()).key(format!("in/{}", name(i))).send().await.unwrap();
+        let got =
+            system.s3.get_object_tagging().bucket(system.bucket()).key(format!("in/{}", name(i))).send().await.unwrap();
         let tag = got.tag_set().iter().find(|t| t.key() == "Classification").unwrap();
         assert_eq!(tag.value(), imgcls::contract::tags::value(&labels[i % labels.len()]));
     }
@@ -162,7 +165,8 @@ async fn a_write_that_fails_for_good_is_given_up_and_healed_by_a_redrive() {
         proxy.judge(|_| Verdict::Pass);
         let redriven = system.tool(&["queue", "redrive"]).output().unwrap();
         assert!(redriven.status.success(), "{}", String::from_utf8_lossy(&redriven.stderr));
-        eventually("the result", async || system.rows().await.get("a.png").is_some_and(Result::is_ok).then_some(())).await;
+        eventually("the result", async || system.rows().await.get("a.png").is_some_and(Result::is_ok).then_some(()))
+            .await;
         assert_eq!(system.depth("images-dead").await, (0, 0), "{}", worker.log());
     }
 }
@@ -224,9 +228,11 @@ async fn a_reset_draws_a_line_through_a_running_system() {
     let reset = reset.unwrap();
     assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
     let after: Vec<String> = (0..30usize).map(|i| format!("after {i}.png")).collect();
-    upload(&client, &url, after.iter().enumerate().map(|(i, n)| (n.clone(), pictures[i % pictures.len()].clone()))).await;
+    upload(&client, &url, after.iter().enumerate().map(|(i, n)| (n.clone(), pictures[i % pictures.len()].clone())))
+        .await;
     eventually("an empty queue", async || (system.depth("images").await == (0, 0)).then_some(())).await;
-    let stored: BTreeSet<String> = system.keys(&system.bucket()).await.into_iter().map(|k| k["in/".len()..].to_owned()).collect();
+    let stored: BTreeSet<String> =
+        system.keys(&system.bucket()).await.into_iter().map(|k| k["in/".len()..].to_owned()).collect();
     let page = crate::support::results(&client, &url).await;
     let shown: BTreeSet<String> = page.iter().map(|r| r["image"].as_str().unwrap().to_owned()).collect();
     assert!(shown.iter().all(|name| !name.starts_with("old")), "{shown:?}; {}", worker.log());

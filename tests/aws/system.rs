@@ -167,7 +167,8 @@ impl System {
         let output = imgcls().args(["classify", "--json"]).args(&paths).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let lines = String::from_utf8(output.stdout).unwrap();
-        let label = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["label"].as_str().unwrap().to_owned();
+        let label =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["label"].as_str().unwrap().to_owned();
         lines.lines().map(label).collect()
     }
 }

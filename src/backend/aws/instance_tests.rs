@@ -41,8 +41,7 @@ async fn metadata(facts: Facts) -> imds::Client {
 #[tokio::test]
 async fn an_instance_is_protected_and_leaves_through_its_group() {
     let moto = tokio::task::spawn_blocking(emulator::Emulator::moto).await.unwrap();
-    let config =
-        Aws { endpoint_url: moto.url.clone(), auto_scaling_group: "app".into(), ..Config::default().aws };
+    let config = Aws { endpoint_url: moto.url.clone(), auto_scaling_group: "app".into(), ..Config::default().aws };
     let clients = Clients::of_emulator(&config, &emulator::account()).await;
     let group = &clients.autoscaling;
     let launch = group.create_launch_configuration().launch_configuration_name("l").image_id("ami-12c6146b");

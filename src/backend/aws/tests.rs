@@ -13,7 +13,10 @@ use super::{
     setup::{Action, Setup, Step},
 };
 use crate::{
-    backend::{Backend, ErrorKind, Fleet, Images, Message, PageQuery, Queue, Receipt, Results, Upload, Written},
+    backend::{
+        Backend, ErrorKind, Fleet, Images, Message, PageQuery, Receipt, Upload, Written,
+        suite::{Environment, contract_suite},
+    },
     config::{Aws, Config},
     contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, event},
 };
@@ -21,7 +24,11 @@ use crate::{
 #[path = "../../../tests/aws/emulator.rs"]
 pub(super) mod emulator;
 
-crate::backend::suite::contract_suite!(environment);
+mod suite {
+    use super::contract_suite;
+
+    contract_suite!(super::super::environment);
+}
 
 /// A system for one case of the suite, whose messages come back after two seconds.
 async fn environment() -> Environment {
