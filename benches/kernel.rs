@@ -57,7 +57,8 @@ fn layers(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("layer/{side}b{batch}"));
         for mut layer in bench::layers(isa, side, batch) {
             group.throughput(Throughput::Elements(layer.multiply_adds()));
-            group.bench_function(layer.name(), |bencher| bencher.iter(|| layer.run()));
+            let name = layer.name().to_owned();
+            group.bench_function(name, |bencher| bencher.iter(|| layer.run()));
         }
     }
 }
