@@ -3,7 +3,11 @@
 use std::process::Command;
 
 use super::*;
-use crate::{backend::{Fleet, FleetState}, clock::SystemClock, config};
+use crate::{
+    backend::{Fleet, FleetState},
+    clock::SystemClock,
+    config,
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
