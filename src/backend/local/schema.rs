@@ -92,6 +92,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     use_wal(&db).map_err(|e| e.of(path))?;
     // FULL: a commit has reached the disk when it returns.
     db.pragma_update(None, "synchronous", "FULL")?;
+    // The log is cut back after a large transaction, such as a reset.
+    db.pragma_update(None, "journal_size_limit", 64 << 20)?;
     db.set_prepared_statement_cache_capacity(64);
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     match tx
