@@ -124,7 +124,7 @@ impl Case {
                 Isa::Avx2 => 8,
                 Isa::Portable => 4,
             };
-            let winograd = self.shape.kernel == 3 && self.shape.padding == 1 && self.shape.inputs % lanes == 0;
+            let winograd = self.shape.kernel == 3 && self.shape.padding == 1 && self.shape.inputs.is_multiple_of(lanes);
             let algorithms: &[Algorithm] = match (winograd, self.shape.stride) {
                 (true, 1) => &[Algorithm::Direct, Algorithm::F2, Algorithm::F4],
                 (true, 2) => &[Algorithm::Direct, Algorithm::Strided2, Algorithm::Strided4],
