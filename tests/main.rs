@@ -1,5 +1,6 @@
 //! The integration tests: they drive the real binary. One test binary, since each would link the embedded weights again.
 
 mod cli;
+mod scale;
 mod service;
 mod support;
