@@ -3,6 +3,7 @@
 mod aws;
 mod classify;
 mod cli;
+mod scale;
 mod service;
 mod support;
 mod web_browser;

@@ -49,13 +49,21 @@ pub fn chart(scenario: &Scenario, runs: &[Run]) -> String {
     let depth: Value = |sample| (sample.visible + sample.in_flight) as f64;
     let desired: Value = |sample| f64::from(sample.desired);
     let in_service: Value = |sample| f64::from(sample.in_service);
-    svg.panel(TOPS[0], "messages in the queue, in flight included", runs, end, &[(depth, "")]);
-    svg.panel(TOPS[1], "workers (dashed: desired, solid: in service)", runs, end, &[(desired, " d"), (in_service, "")]);
+    svg.panel(TOPS[0], "messages in the queue, in flight included", runs, end, false, &[(depth, "")]);
+    svg.panel(
+        TOPS[1],
+        "workers (dashed: desired, solid: in service)",
+        runs,
+        end,
+        true,
+        &[(desired, " d"), (in_service, "")],
+    );
     let step = time_step(end);
     let mut at = 0.0;
     while at <= end {
         let x = LEFT + (RIGHT - LEFT) * at / end;
-        svg.text(x, TOPS[1] + PANEL + 18.0, "", "middle", &if at == 0.0 { "0".to_owned() } else { span(at) });
+        let anchor = if x > RIGHT - 20.0 { "end" } else { "middle" };
+        svg.text(x, TOPS[1] + PANEL + 18.0, "", anchor, &if at == 0.0 { "0".to_owned() } else { span(at) });
         at += step;
     }
     svg.0.push_str("</svg>\n");
@@ -76,7 +84,7 @@ impl Svg {
         ));
     }
 
-    fn panel(&mut self, top: f64, title: &str, runs: &[Run], end: f64, values: &[(Value, &str)]) {
+    fn panel(&mut self, top: f64, title: &str, runs: &[Run], end: f64, stepped: bool, values: &[(Value, &str)]) {
         let samples = || runs.iter().flat_map(|run| &run.timeline);
         let most = samples().flat_map(|sample| values.iter().map(|(value, _)| value(sample))).fold(1.0, f64::max);
         let step = nice_step(most / 4.0).max(1.0);
@@ -91,16 +99,26 @@ impl Svg {
         }
         for (index, run) in runs.iter().enumerate() {
             for (value, class) in values {
-                let mut path = String::new();
-                for (t, value) in thinned(&run.timeline, *value) {
-                    let x = LEFT + (RIGHT - LEFT) * t / end;
-                    let separator = if path.is_empty() { 'M' } else { 'L' };
-                    path.push_str(&format!("{separator}{x:.1} {:.1}", y(value)));
-                }
+                let points = thinned(&run.timeline, *value).into_iter();
+                let points = points.map(|(t, value)| (LEFT + (RIGHT - LEFT) * t / end, y(value)));
+                let path: String = match stepped {
+                    true => points.enumerate().map(|(i, (x, y))| step_to(i, x, y)).collect(),
+                    false => points.enumerate().map(|(i, (x, y))| line_to(i, x, y)).collect(),
+                };
                 self.put(format_args!("<path class=\"l c{index}{class}\" d=\"{path}\"/>"));
             }
         }
     }
+}
+
+/// A straight line to the next point.
+fn line_to(index: usize, x: f64, y: f64) -> String {
+    format!("{}{x:.1} {y:.1}", if index == 0 { 'M' } else { 'L' })
+}
+
+/// Along the last value, then straight up or down: a number of workers has no slope.
+fn step_to(index: usize, x: f64, y: f64) -> String {
+    if index == 0 { format!("M{x:.1} {y:.1}") } else { format!("H{x:.1}V{y:.1}") }
 }
 
 /// The peaks of as many stretches as there are points to draw.
@@ -131,4 +149,38 @@ fn time_step(end_s: f64) -> f64 {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_round() {
+        assert_eq!([0.3, 1.0, 1.2, 7.0, 230.0].map(nice_step), [0.5, 1.0, 2.0, 10.0, 500.0]);
+        assert_eq!([240.0, 3600.0, 86_400.0].map(time_step), [30.0, 600.0, 10_800.0]);
+    }
+
+    #[test]
+    fn what_a_scenario_is_called_cannot_break_the_chart() {
+        let scenario = Scenario::of("a < b & c", Vec::new());
+        let drawn = chart(&scenario, &[]);
+        assert!(drawn.contains("a &lt; b &amp; c") && drawn.trim_end().ends_with("</svg>"), "{drawn}");
+    }
+
+    #[test]
+    fn long_timelines_are_thinned_and_keep_their_peaks() {
+        let sample = |t: u32| Sample {
+            t_s: f64::from(t),
+            policy: crate::scaling::Policy::Steps,
+            visible: u64::from(t == 4321),
+            in_flight: 0,
+            desired: 1,
+            in_service: 1,
+        };
+        let timeline: Vec<_> = (0..10_000).map(sample).collect();
+        let points = thinned(&timeline, |sample| sample.visible as f64);
+        assert!(points.len() <= POINTS);
+        assert_eq!(points.iter().map(|(_, value)| *value).sum::<f64>(), 1.0);
+    }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     backend::FleetState,
-    scaling::{History, Observation, Rules, decide},
+    scaling::{History, Observation, Policy, Rules, decide},
 };
 
 /// How long the fleet may take to clear what a load has left behind.
@@ -108,7 +108,8 @@ struct Engine<'a> {
     waits: Waits,
     last_done_s: f64,
     done_this_second: f64,
-    busy_by_flow: f64,
+    /// Images done a second, lately.
+    flow: f64,
     working_since_s: Option<f64>,
     instances: BTreeMap<u64, Instance>,
     pending: u32,
@@ -151,14 +152,6 @@ pub fn run(scenario: &Scenario, rules: &Rules) -> Result<Run, ScenarioError> {
             }
             Event::Tick => {
                 let seen = engine.observe();
-                timeline.push(Sample {
-                    t_s: at_s,
-                    policy: rules.policy,
-                    visible: seen.visible,
-                    in_flight: seen.in_flight,
-                    desired: seen.fleet.desired,
-                    in_service: seen.fleet.in_service,
-                });
                 let decision = decide(&seen, rules, &history, (at_s * 1000.0).round() as i64);
                 history = decision.history;
                 if decision.target != engine.desired {
@@ -166,6 +159,7 @@ pub fn run(scenario: &Scenario, rules: &Rules) -> Result<Run, ScenarioError> {
                     engine.desired = decision.target;
                     engine.converge();
                 }
+                timeline.push(engine.sample(at_s, rules.policy));
                 ticks += 1.0;
                 engine.plan(ticks * rules.interval.as_secs_f64(), Event::Tick);
             }
@@ -184,6 +178,8 @@ pub fn run(scenario: &Scenario, rules: &Rules) -> Result<Run, ScenarioError> {
     }
     // Without a set duration the account closes with the last message.
     let end_s = if until_s > 0.0 { engine.now_s } else { engine.last_done_s };
+    engine.flow = 0.0;
+    timeline.push(engine.sample(end_s, rules.policy));
     let running: f64 = engine.instances.values().map(|instance| (end_s - instance.launched_s).max(0.0)).sum();
     let instance_s = engine.billed_s + running;
     Ok(Run {
@@ -216,7 +212,7 @@ impl<'a> Engine<'a> {
             waits: Waits::default(),
             last_done_s: 0.0,
             done_this_second: 0.0,
-            busy_by_flow: 0.0,
+            flow: 0.0,
             working_since_s: None,
             instances: BTreeMap::new(),
             pending: 0,
@@ -308,7 +304,7 @@ impl<'a> Engine<'a> {
     }
 
     fn next_second(&mut self, at_once: f64, over_the_second: f64) {
-        self.busy_by_flow = self.done_this_second / self.rate();
+        self.flow = self.done_this_second;
         self.done_this_second = 0.0;
         if at_once > 0.0 {
             self.queue.push_back(Cohort { arrived_s: self.now_s, count: at_once });
@@ -321,22 +317,43 @@ impl<'a> Engine<'a> {
         self.plan(self.now_s + 1.0, Event::Second);
     }
 
-    /// Messages that the workers hold.
+    /// Messages that the workers hold because more wait.
     fn held(&self) -> f64 {
         self.queued.min(f64::from(self.served()) * f64::from(self.scenario.worker.holds))
     }
 
+    /// Messages that the workers hold: what waits in them, or what passes through them (Little's law).
+    fn in_flight(&self) -> f64 {
+        self.held().max(self.flow * self.scenario.worker.takes.as_secs_f64())
+    }
+
+    /// How many of `n` workers get none of `messages` that come to any of them by chance.
+    fn without(&self, messages: f64) -> f64 {
+        let n = f64::from(self.served());
+        if n > 0.0 { n * (-messages / n).exp() } else { 0.0 }
+    }
+
+    /// Workers that hold messages.
     fn busy(&self) -> u32 {
-        let working = self.busy_by_flow.max(self.held()).ceil();
-        (working as u32).min(self.served())
+        self.served() - self.without(self.in_flight()).floor() as u32
+    }
+
+    /// Workers that nothing protects from scale-in: those without work for long enough, or all.
+    fn unprotected(&self) -> u32 {
+        let (n, worker) = (self.in_service, &self.scenario.worker);
+        match () {
+            () if !self.scenario.fleet.protection => n,
+            () if self.queued > NONE => n - self.served(),
+            () => n - self.served() + self.without(self.flow * worker.idle.as_secs_f64()).floor() as u32,
+        }
     }
 
     fn observe(&self) -> Observation {
-        let held = self.held();
+        let (held, in_flight) = (self.held(), self.in_flight());
         let known = self.working_since_s.is_some_and(|since| self.now_s - since >= MEASURED_AFTER_S);
         Observation {
             visible: (self.queued - held).round() as u64,
-            in_flight: (held.max(f64::from(self.busy())) + self.hidden).round() as u64,
+            in_flight: (in_flight + self.hidden).round() as u64,
             busy: self.busy(),
             rate: known.then(|| self.rate()),
             fleet: FleetState {
@@ -346,9 +363,14 @@ impl<'a> Engine<'a> {
                 in_service: self.in_service,
                 pending: self.pending,
                 terminating: self.terminating,
-                protected: if self.scenario.fleet.protection { self.busy() } else { 0 },
+                protected: self.in_service - self.unprotected(),
             },
         }
+    }
+
+    fn sample(&self, t_s: f64, policy: Policy) -> Sample {
+        let Observation { visible, in_flight, .. } = self.observe();
+        Sample { t_s, policy, visible, in_flight, desired: self.desired, in_service: self.in_service }
     }
 
     /// The fleet's manager: starts workers that are missing, and ends those too many that are not protected.
@@ -364,8 +386,7 @@ impl<'a> Engine<'a> {
         if surplus == 0 {
             return;
         }
-        let idle = self.in_service - self.busy();
-        let mut allowed = if self.scenario.fleet.protection { idle } else { self.in_service };
+        let mut allowed = self.unprotected();
         // The newest first: a worker that starts has done nothing yet.
         let ids: Vec<u64> = self.instances.keys().rev().copied().collect();
         for id in ids {
@@ -451,5 +472,167 @@ impl<'a> Engine<'a> {
         if let Some(instance) = self.instances.remove(&id) {
             self.billed_s += self.now_s - instance.launched_s;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scaling::{
+        Step,
+        simulate::{Load, Rate, frontier, scenario::Worker, table},
+    };
+
+    fn named(name: &str) -> Scenario {
+        let path = format!("{}/config/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        Scenario::load(path.as_ref()).expect("the scenario is valid")
+    }
+
+    fn both(scenario: &Scenario) -> [Run; 2] {
+        let rules = scenario.rules.clone().unwrap_or_default();
+        [Policy::Steps, Policy::Backlog]
+            .map(|policy| run(scenario, &Rules { policy, ..rules.clone() }).expect("drains"))
+    }
+
+    fn steady(rate: f64, minutes: u64) -> Scenario {
+        let lasts = Duration::from_secs(60 * minutes);
+        Scenario { duration: lasts, ..Scenario::of("steady", vec![Load::Steady { rate: Rate(rate), lasts }]) }
+    }
+
+    const SIX: [&str; 6] = ["burst", "steady", "ramp", "sawtooth", "two-bursts", "noisy-day"];
+
+    #[test]
+    fn the_originals_readings_are_met_within_a_fifth() {
+        let scenario = named("original-2021");
+        let run = run(&scenario, scenario.rules.as_ref().expect("has rules")).expect("drains");
+        let simulated: Vec<_> = run
+            .timeline
+            .iter()
+            .filter(|sample| sample.t_s % 30.0 == 0.0)
+            .map(|sample| sample.visible + sample.in_flight)
+            .collect();
+        assert_eq!(simulated, [2136, 2080, 2025, 1580, 1136, 692, 247]);
+        let measured = [2136, 1998, 1741, 1305, 1000, 812, 509, 275];
+        for (reading, measured) in measured.into_iter().enumerate() {
+            let simulated = simulated.get(reading).copied().unwrap_or(0);
+            assert!(simulated.abs_diff(measured) * 5 <= 2136, "reading {reading}: {simulated} for {measured}");
+        }
+        assert!((run.instance_minutes - 26.0).abs() < 0.5, "{}", run.instance_minutes);
+    }
+
+    #[test]
+    fn at_our_rate_the_originals_burst_calls_for_nobody() {
+        let [steps, backlog] = both(&named("original-own-rate"));
+        assert_eq!((backlog.actions, backlog.peak), (0, 1));
+        assert!(backlog.drained_after_s < 30.0 && steps.drained_after_s < 30.0);
+        assert!(
+            steps.instance_minutes > 2.0 * backlog.instance_minutes,
+            "{}",
+            table(&named("original-own-rate"), &[steps])
+        );
+    }
+
+    #[test]
+    fn backlog_is_on_the_frontier_of_each_load() {
+        for name in SIX {
+            let scenario = named(name);
+            let rules = scenario.rules.clone().unwrap_or_default();
+            let found = frontier(&scenario, &rules).expect("drains");
+            let (_, as_set) = found.backlog.iter().find(|(latency, _)| *latency == rules.latency).expect("is tried");
+            assert!(found.holds(as_set), "{name}");
+            assert!(as_set.instance_minutes < found.steps.instance_minutes, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_message_is_done_whatever_fails() {
+        let mut scenario = steady(300.0, 30);
+        let all = both(&scenario)[0].messages;
+        scenario.worker.mean_time_to_failure = Duration::from_secs(300);
+        for run in both(&scenario) {
+            assert_eq!(run.messages, all);
+            assert!(run.wait_s.p99 > 30.0, "{:?}", run.wait_s);
+        }
+    }
+
+    #[test]
+    fn a_constant_load_is_not_flapped_at() {
+        for workers in [0.3, 1.0, 2.5, 4.9, 9.99, 17.0] {
+            for policy in [Policy::Steps, Policy::Backlog] {
+                let rules = Rules { policy, ..Rules::default() };
+                let run = run(&steady(80.0 * workers, 180), &rules).expect("drains");
+                // The first hour is for finding the right size.
+                let later: Vec<_> = run.timeline.iter().filter(|s| (3600.0..10_800.0).contains(&s.t_s)).collect();
+                let changes = later.windows(2).filter(|pair| pair[0].desired != pair[1].desired).count();
+                assert!(changes <= 2, "{policy} for {workers} workers' worth: {changes} changes");
+            }
+        }
+    }
+
+    #[test]
+    fn limits_of_the_services_hold() {
+        let mut scenario = Scenario::of("burst", vec![Load::Burst { count: 80_000, at: Duration::ZERO }]);
+        let rules = Rules { policy: Policy::Backlog, rate: 80.0, ..Rules::default() };
+        let free = run(&scenario, &rules).expect("drains").drained_after_s;
+        scenario.limits.queue_rate = 100.0;
+        let queue = run(&scenario, &rules).expect("drains").drained_after_s;
+        scenario.limits.queue_rate = 0.0;
+        scenario.limits.instance_rate = 10.0;
+        let instance = run(&scenario, &rules).expect("drains").drained_after_s;
+        scenario.limits.instance_rate = 0.0;
+        scenario.limits.in_flight = 40;
+        let in_flight = run(&scenario, &rules).expect("drains").drained_after_s;
+        assert!(
+            free < 300.0 && queue >= 799.0 && instance > free + 100.0 && in_flight >= 999.0,
+            "{queue} {instance} {in_flight}"
+        );
+    }
+
+    #[test]
+    fn protected_workers_stay_and_idle_ones_leave() {
+        let mut scenario = steady(100.0, 30);
+        scenario.fleet.start = 20;
+        let rules = Rules { steps: vec![Step { depth: 1_000_000, add: 1 }], low: 900_000, ..Rules::default() };
+        let protected = run(&scenario, &rules).expect("drains");
+        assert_eq!(protected.timeline.iter().map(|s| s.in_service).min(), Some(20));
+        scenario.load.clear();
+        scenario.load.push(Load::Burst { count: 1, at: Duration::ZERO });
+        let idle = run(&scenario, &rules).expect("drains");
+        assert_eq!(idle.timeline.last().map(|s| s.in_service), Some(1));
+    }
+
+    #[test]
+    fn a_fleet_that_cannot_catch_up_is_an_error() {
+        let mut scenario = steady(800.0, 24 * 60);
+        scenario.fleet.max = 2;
+        let error = run(&scenario, &Rules::default()).expect_err("cannot").to_string();
+        assert!(error.contains("fleet.max"), "{error}");
+    }
+
+    #[test]
+    fn millions_a_minute_on_thousands_of_instances() {
+        let [_, backlog] = both(&named("internet"));
+        assert!(backlog.peak > 1000 && backlog.messages > 200_000_000, "{backlog:?}");
+    }
+
+    #[test]
+    fn the_same_scenario_gives_the_same_figures() {
+        let scenario = Scenario {
+            worker: Worker { mean_time_to_failure: Duration::from_secs(900), ..Worker::default() },
+            ..named("sawtooth")
+        };
+        assert_eq!(both(&scenario), both(&scenario));
+    }
+
+    #[test]
+    fn the_table_is_readable() {
+        let scenario = named("original-own-rate");
+        insta::assert_snapshot!(table(&scenario, &both(&scenario)), @r#"
+        the original's burst at our rate: 2,136 messages. 80 images/s on each instance, 60 s to boot, at most 8 instances.
+
+        policy   drained after  p50 wait  p95 wait  p99 wait  instance-minutes    cost  actions  peak
+        steps              27s       14s       26s       26s              21.7  0.0042        2     8
+        backlog            27s       14s       26s       26s              10.0  0.0019        0     1
+        "#);
     }
 }

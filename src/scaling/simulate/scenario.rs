@@ -60,6 +60,12 @@ pub struct Worker {
     pub stop: Duration,
     /// Messages that it holds while more wait.
     pub holds: u32,
+    /// Shortest time from the receipt of a message to its deletion: fetch, inference, and the results' three stores.
+    #[serde(with = "crate::config::duration")]
+    pub takes: Duration,
+    /// How long it must have had nothing to do before it gives up its protection from scale-in.
+    #[serde(with = "crate::config::duration")]
+    pub idle: Duration,
     /// Mean time to failure; 0 for never.
     #[serde(with = "crate::config::duration")]
     pub mean_time_to_failure: Duration,
@@ -75,6 +81,8 @@ impl Default for Worker {
             boot_spread: 0.2,
             stop: Duration::from_secs(10),
             holds: 40,
+            takes: Duration::from_millis(250),
+            idle: Duration::from_secs(20),
             mean_time_to_failure: Duration::ZERO,
             price_per_hour: 0.085,
         }
@@ -232,6 +240,8 @@ impl Scenario {
             ("duration", self.duration),
             ("worker.boot", worker.boot),
             ("worker.stop", worker.stop),
+            ("worker.takes", worker.takes),
+            ("worker.idle", worker.idle),
             ("limits.visibility", limits.visibility),
         ] {
             if value > Duration::from_secs(30 * 86_400) {
