@@ -14,6 +14,7 @@ use self::{
 };
 use crate::support::{eventually, picture, upload};
 
+#[allow(dead_code, reason = "the unit tests of the backend use the rest of it")]
 mod emulator;
 mod proxy;
 mod system;

@@ -14,6 +14,9 @@ pub(crate) mod queue;
 pub(crate) mod reset;
 pub(crate) mod results;
 
+/// Lets time pass.
+type Advance = dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
 /// A fresh, empty system to test.
 pub(crate) struct Environment {
     /// A handle on it.
@@ -21,7 +24,7 @@ pub(crate) struct Environment {
     /// The handle of another process.
     pub(crate) other: Backend,
     /// Lets time pass, by moving the clock or by waiting.
-    pub(crate) advance: Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>,
+    pub(crate) advance: Box<Advance>,
     /// How long a message may take to arrive.
     pub(crate) patience: Duration,
     /// Whether a stale receipt is refused; some emulators take it silently.
