@@ -40,7 +40,7 @@ fn driver() -> Option<Driver> {
     let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
     let port = lines
         .map_while(Result::ok)
-        .find_map(|line| line.split_once("on port ")?.1.trim_end_matches('.').parse::<u16>().ok());
+        .find_map(|line| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse::<u16>().ok());
     let url = format!("http://127.0.0.1:{}", port.expect("chromedriver says its port"));
     Some(Driver { child, url })
 }
