@@ -10,7 +10,7 @@ use aws_config::{
 };
 use aws_sdk_s3::{
     config::{RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient},
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
 };
 use aws_smithy_dns::HickoryDnsResolver;
 use aws_smithy_http_client::{
@@ -66,7 +66,10 @@ impl Clients {
             .timeout_config(timeouts(Duration::from_secs(60), Duration::from_secs(150)))
             // Custom endpoints rarely have a DNS name for each bucket.
             .force_path_style(config.path_style || custom_s3);
-        s3.set_endpoint_url(s3_endpoint);
+        // Only where one is configured: setting none would undo what the SDK read from its own variables.
+        if let Some(url) = s3_endpoint {
+            s3 = s3.endpoint_url(url);
+        }
         if config.checksum_when_required {
             s3 = s3
                 .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -75,14 +78,20 @@ impl Clients {
         // Longer than the longest long poll (20 s), or every idle receive would end as a time-out.
         let mut sqs = aws_sdk_sqs::config::Builder::from(shared)
             .timeout_config(timeouts(Duration::from_secs(28), Duration::from_secs(60)));
-        sqs.set_endpoint_url(endpoint(config, "SQS"));
+        if let Some(url) = endpoint(config, "SQS") {
+            sqs = sqs.endpoint_url(url);
+        }
         // Single-item calls take milliseconds: an attempt of some seconds is a lost one.
         let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(shared)
             .timeout_config(timeouts(Duration::from_secs(5), Duration::from_secs(30)));
-        dynamodb.set_endpoint_url(endpoint(config, "DYNAMODB"));
+        if let Some(url) = endpoint(config, "DYNAMODB") {
+            dynamodb = dynamodb.endpoint_url(url);
+        }
         let mut autoscaling = aws_sdk_autoscaling::config::Builder::from(shared)
             .timeout_config(timeouts(Duration::from_secs(10), Duration::from_secs(40)));
-        autoscaling.set_endpoint_url(endpoint(config, "AUTO_SCALING"));
+        if let Some(url) = endpoint(config, "AUTO_SCALING") {
+            autoscaling = autoscaling.endpoint_url(url);
+        }
         Self {
             s3: aws_sdk_s3::Client::from_conf(s3.build()),
             sqs: aws_sdk_sqs::Client::from_conf(sqs.build()),
@@ -157,7 +166,7 @@ impl Call {
             (Some(code), Some(text), _) => message.push_str(&format!("{code}: {text}")),
             (Some(code), None, _) => message.push_str(code),
             (None, _, Some(status)) => message.push_str(&format!("HTTP status {status}")),
-            (None, _, None) => message.push_str(&DisplayErrorContext(error).to_string()),
+            (None, _, None) => message.push_str(&chain(error)),
         }
         if is_denied(code, status) {
             message.push_str(&format!(" (does the identity have the IAM permission {}?)", self.permission));
@@ -203,6 +212,12 @@ fn kind<E>(error: &SdkError<E>, code: &str, status: Option<u16>) -> ErrorKind {
             _ => ErrorKind::Transient,
         },
     }
+}
+
+/// The error with all that caused it.
+fn chain(error: &dyn StdError) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn is_denied(code: &str, status: Option<u16>) -> bool {
