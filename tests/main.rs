@@ -1,5 +1,7 @@
 //! The integration tests: they drive the real binary. One test binary, since each would link the embedded weights again.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod aws;
 mod classify;
 mod cli;
