@@ -216,7 +216,7 @@ fn kind<E>(error: &SdkError<E>, code: &str, status: Option<u16>) -> ErrorKind {
 
 /// The error with all that caused it.
 fn chain(error: &dyn StdError) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
+    let causes = std::iter::successors(Some(error), |&e| std::error::Error::source(e));
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
