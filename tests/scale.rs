@@ -91,7 +91,7 @@ fn bad_scenarios_and_flags_end_with_2() {
         (vec!["--simulate", file.to_str().unwrap()], "unknown field `speed`"),
         (vec!["--simulate", "/nonexistent.toml"], "/nonexistent.toml"),
         (vec!["--simulate"], "nothing to simulate"),
-        (vec!["--simulate", file.to_str().unwrap(), "--burst", "3"], "bad.toml"),
+        (vec!["--simulate", file.to_str().unwrap(), "--burst", "3"], "leave --burst and --rate out"),
         (vec!["--compare"], "--simulate FILE"),
         (vec!["--rate", "fast"], "not a rate such as 80/s"),
         (vec!["--loop", "30s", "--dry-run"], "cannot be used with"),

@@ -281,7 +281,7 @@ impl Images for S3Images {
         let foreign: Vec<(String, String)> = if has_some == Some(false) {
             Vec::new()
         } else {
-            let ours = |k: &str| tags::KEYS.contains(&k) || tags.iter().any(|(key, _)| *key == k);
+            let ours = |k: &str| tags.iter().any(|(key, _)| *key == k);
             self.tags(image).await?.into_iter().filter(|(k, _)| !ours(k)).collect()
         };
         if foreign.len() + tags.len() > MAX_TAGS {

@@ -72,6 +72,11 @@ impl System {
         let clients = Clients::of_emulator(&config, &account).await;
         set_up(&clients, &config, false).await;
         let backend = open_with(clients.clone(), &config).await.unwrap();
+        // The bucket greets a queue that it is told to notify; the tests count messages.
+        for greeting in backend.queue.receive(10, Duration::from_secs(5)).await.unwrap() {
+            assert!(greeting.body.contains("s3:TestEvent"), "{greeting:?}");
+            backend.queue.delete(&[greeting.receipt]).await.unwrap();
+        }
         Self { backend, config, clients, dir: tempfile::tempdir().unwrap() }
     }
 
