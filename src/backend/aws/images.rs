@@ -18,7 +18,7 @@ use tokio::{sync::OnceCell, time::sleep};
 use super::client::{Call, status};
 use crate::{
     backend::{Error, ErrorKind, Images, Put, Result, StoredImage, Upload},
-    contract::{Digest, ImageName, ObjectEvent, tags},
+    contract::{Digest, ImageName, ObjectEvent},
 };
 
 /// The metadata key under which an upload's SHA-256 is kept, as hex. S3's own checksums do not serve: the default is a CRC, and
