@@ -39,6 +39,9 @@ const SUSPICIOUS_RECEIVES: u32 = 3;
 /// A message comes back after 2 s, then twice as long each time, at most this.
 const MAX_BACK_OFF: Duration = Duration::from_secs(300);
 
+/// Messages in one receive: as many as SQS gives. A receiver waits for room for all of them, since calls cost money.
+const RECEIVE: usize = 10;
+
 /// How long one store call may take before the message is tried again later.
 const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -137,8 +140,8 @@ pub async fn run(
         protected: tokio::sync::Mutex::new(true),
         empty_receives: AtomicUsize::new(0),
         instance,
-        // Enough to fill two batches while as many are fetched, and not more: what is held is kept from other workers.
-        held: Arc::new(Semaphore::new((settings.batch * 3).max(10))),
+        // Enough to fill two batches while every receiver waits, and not more: what is held is kept from other workers.
+        held: Arc::new(Semaphore::new(settings.batch * 2 + settings.receivers * RECEIVE)),
         fetching: Semaphore::new(settings.threads * 2 + 4),
         pixels: Semaphore::new(kibibytes(settings.pixel_budget)),
         alone: RwLock::default(),
@@ -215,14 +218,14 @@ impl Pipeline {
     async fn receive(self: Arc<Self>) {
         let mut failures = 0;
         while !self.stop.is_cancelled() {
-            let Some(permits) = self.room().await else { return };
+            let Some(room) = self.room().await else { return };
             let wait = self.backend.queue.long_poll();
             let asked = Instant::now();
             // Not cancelled by a stop: its messages would be hidden from everybody for a whole visibility time-out.
-            match tokio::time::timeout(wait + STORE_TIMEOUT, self.backend.queue.receive(permits.len(), wait)).await {
+            match tokio::time::timeout(wait + STORE_TIMEOUT, self.backend.queue.receive(RECEIVE, wait)).await {
                 Ok(Ok(messages)) if messages.is_empty() => {
                     failures = 0;
-                    drop(permits);
+                    drop(room);
                     self.drop_protection().await;
                     if self.settings.until_empty && self.is_queue_empty().await {
                         info!("the queue is empty");
@@ -233,7 +236,7 @@ impl Pipeline {
                     failures = 0;
                     self.leases.take(messages.iter().map(|m| &m.receipt), asked);
                     if self.take_protection().await {
-                        self.begin(messages, permits);
+                        self.begin(messages, room);
                     } else {
                         self.stop.cancel();
                         for message in &messages {
@@ -255,9 +258,9 @@ impl Pipeline {
         }
     }
 
-    /// Room for one to ten messages, or `None` at a stop.
-    async fn room(&self) -> Option<Vec<OwnedSemaphorePermit>> {
-        let first = async {
+    /// Room for the messages of one receive, or `None` at a stop.
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        let room = async {
             loop {
                 let calm = self.calm.notified();
                 if self.suspicious.load(Ordering::SeqCst) == 0 {
@@ -265,14 +268,12 @@ impl Pipeline {
                 }
                 calm.await;
             }
-            Arc::clone(&self.held).acquire_owned().await.ok()
+            Arc::clone(&self.held).acquire_many_owned(RECEIVE as u32).await.ok()
         };
-        let first = tokio::select! {
+        tokio::select! {
             () = self.stop.cancelled() => None,
-            permit = first => permit,
-        }?;
-        let more = std::iter::from_fn(|| Arc::clone(&self.held).try_acquire_owned().ok()).take(9);
-        Some(std::iter::once(first).chain(more).collect())
+            room = room => room,
+        }
     }
 
     /// Protects the machine before work begins. False if it cannot be protected: it may be gone at any time.
@@ -330,10 +331,10 @@ impl Pipeline {
     }
 
     /// Starts a task for each message, those that were received least often first, so that they are not behind one that kills.
-    fn begin(self: &Arc<Self>, mut messages: Vec<Message>, mut permits: Vec<OwnedSemaphorePermit>) {
+    fn begin(self: &Arc<Self>, mut messages: Vec<Message>, mut room: OwnedSemaphorePermit) {
         messages.sort_by_key(|message| message.receive_count);
         for message in messages {
-            let (pipeline, permit) = (Arc::clone(self), permits.pop());
+            let (pipeline, permit) = (Arc::clone(self), room.split(1));
             let suspect = (message.receive_count >= SUSPICIOUS_RECEIVES).then(|| Suspect::new(Arc::clone(self)));
             let span = info_span!("message", id = %message.id, attempt = message.receive_count);
             self.tasks.spawn(
