@@ -13,7 +13,7 @@ use std::{
 
 use rand::RngExt;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, RwLock, Semaphore, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -349,13 +349,16 @@ impl Pipeline {
 
     /// One message from its receive to its end.
     async fn follow(&self, message: Message, alone: bool) {
-        let end = if alone {
-            let _guard = self.alone.write().await;
-            self.process(&message).await
-        } else {
-            let _guard = self.alone.read().await;
-            self.process(&message).await
+        let turn =
+            async { if alone { Turn::Alone(self.alone.write().await) } else { Turn::Shared(self.alone.read().await) } };
+        // Whoever waits for a turn has not begun: a stop must not keep its message behind work that takes long.
+        let turn = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            turn = turn => Some(turn),
         };
+        let end = if turn.is_some() { self.process(&message).await } else { End::HandBack };
+        drop(turn);
         match end {
             End::Settled => {
                 if self.settled.send(message.receipt).await.is_err() {
@@ -522,6 +525,14 @@ async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Fai
         Ok(done) => done.map_err(Failure::from),
         Err(_) => Err(Failure::Transient("a store took too long to answer".to_owned())),
     }
+}
+
+/// The right to process a message, beside others or alone.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, not read")]
+enum Turn<'a> {
+    Shared(RwLockReadGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
 }
 
 /// Counts a suspicious message for as long as it is held.
