@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help run test lint build dist install-lint
+.PHONY: help run test lint bench bench-peers build dist install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -18,6 +18,12 @@ lint: install-lint ## Formatting, clippy, documentation, licences and sources of
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) deny check bans licenses sources
+
+bench: ## Layers and the whole network against this machine's peak
+	$(CARGO) bench --locked --bench kernel
+
+bench-peers: ## Side by side with ONNX Runtime, OpenVINO and candle, in one run
+	python3 tests/peers/bench.py
 
 install-lint:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny --version ^0.18
