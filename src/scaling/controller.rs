@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Decision, History, Observation, Rules, decide};
+use super::{Decision, History, Observation, Reading, Rules, decide};
 use crate::{
     backend::{self, Backend, ErrorKind, Heartbeat, SetDesired, Versioned},
     clock::Clock,
@@ -159,7 +159,8 @@ async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome
         next.decisions.push_front(Past { at, from, target: decision.target, reason: decision.reason.clone() });
         next.decisions.truncate(REMEMBERED);
     }
-    if !remember(backend, version, &next).await? {
+    // What is known already is not written again: an idle machine's disk may sleep.
+    if (changes || !alike(&memory.history, &next.history)) && !remember(backend, version, &next).await? {
         return Ok(outcome(seen, decision, Action::Overtaken));
     }
     if !changes {
@@ -176,6 +177,13 @@ async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome
         Ok(_) => forgotten.map(|_| outcome(seen, decision, Action::InProgress)),
         Err(source) => Err(TickError::Act { what: format!("set the desired capacity to {}", decision.target), source }),
     }
+}
+
+/// Whether two histories differ in nothing but the time of their last reading.
+fn alike(a: &History, b: &History) -> bool {
+    let (Some(old), Some(new)) = (a.last, b.last) else { return false };
+    let at = |history: &History| History { last: Some(Reading { at_ms: 0, ..new }), ..history.clone() };
+    (old.visible, old.in_flight) == (new.visible, new.in_flight) && at(a) == at(b)
 }
 
 /// Writes the memory, if nobody else did since it was read.
@@ -339,6 +347,23 @@ mod tests {
         assert_eq!(changes, [(16, 2), (1, 16)]);
         assert_eq!(memory.decisions[1].at, "2027-01-15T08:00:00Z");
         assert!(memory.decisions[1].reason.starts_with("1200 messages wait"), "{}", memory.decisions[1].reason);
+    }
+
+    #[tokio::test]
+    async fn an_idle_system_writes_nothing() {
+        let world = World::new();
+        let rules = Rules::default();
+        let mut versions = Vec::new();
+        for _ in 0..6 {
+            world.workers(1, 0).await;
+            world.tick(&rules).await;
+            versions.push(world.backend.results.scaler().await.unwrap().unwrap().version);
+            world.clock.advance(rules.interval);
+        }
+        assert_eq!(versions[3..], [versions[2]; 3], "{versions:?}");
+        world.send(1).await;
+        world.tick(&rules).await;
+        assert!(world.backend.results.scaler().await.unwrap().unwrap().version > versions[5]);
     }
 
     #[tokio::test]

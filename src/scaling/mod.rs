@@ -6,5 +6,5 @@ pub mod policy;
 pub mod simulate;
 
 pub use controller::{Outcome, TickError, tick};
-pub use decide::{Decision, History, Observation, decide};
+pub use decide::{Decision, History, Observation, Reading, decide};
 pub use policy::{Policy, Rules, RulesError, Step};

@@ -70,7 +70,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             policy: Policy::Steps,
-            interval: Duration::from_secs(10),
+            interval: Duration::from_secs(2),
             steps: vec![Step { depth: 100, add: 2 }, Step { depth: 500, add: 5 }, Step { depth: 1000, add: 15 }],
             low: 20,
             latency: Duration::from_secs(60),

@@ -10,6 +10,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 
 use super::{
     App,
@@ -146,7 +147,17 @@ struct StatusPage<'a> {
     frame: Frame<'a>,
     status: &'a System,
     classes: &'a [String],
-    scaling: String,
+    changes: Vec<Change>,
+}
+
+/// One past change of the desired capacity, as the scaler remembers it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Change {
+    at: String,
+    from: u32,
+    target: u32,
+    reason: String,
 }
 
 #[derive(Template)]
@@ -231,12 +242,9 @@ pub(crate) async fn results(
 
 /// `GET /status`
 pub(crate) fn status(app: &App, status: &Status) -> Response {
-    let scaling = if status.scaling.is_null() {
-        String::new()
-    } else {
-        serde_json::to_string_pretty(&status.scaling).unwrap_or_default()
-    };
-    render(&StatusPage { frame: app.frame("status"), status: &status.system, classes: &status.classes, scaling })
+    // A memory that another version wrote shows no changes; it must not take the page away.
+    let changes = Vec::deserialize(&status.scaling["decisions"]).unwrap_or_default();
+    render(&StatusPage { frame: app.frame("status"), status: &status.system, classes: &status.classes, changes })
 }
 
 /// What became of an upload.

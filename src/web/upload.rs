@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
+    body::HttpBody as _,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
@@ -127,18 +128,20 @@ enum Slot {
 pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> {
     let (parts, body) = request.into_parts();
     let limit = app.config.web.max_request_bytes;
+    let empty = body.is_end_stream();
     let mut body = BoundedBody::new(body, limit);
-    let boundary =
-        match boundary(&parts.headers).and_then(|boundary| announced(&parts.headers, limit).map(|()| boundary)) {
-            Ok(boundary) => boundary,
-            Err(error) => {
-                // Who asks before sending gets the answer at once.
-                if !parts.headers.contains_key(header::EXPECT) {
-                    body.linger().await;
-                }
-                return Err(error);
+    let boundary = match boundary(&parts.headers)
+        .and_then(|boundary| announced(&parts.headers, limit, empty).map(|()| boundary))
+    {
+        Ok(boundary) => boundary,
+        Err(error) => {
+            // Who asks before sending gets the answer at once.
+            if !parts.headers.contains_key(header::EXPECT) {
+                body.linger().await;
             }
-        };
+            return Err(error);
+        }
+    };
     let (mut slots, stopped) = read(app, &mut body, boundary).await;
     let incomplete = stopped.is_some();
     slots.extend(stopped.map(Slot::Done));
@@ -168,9 +171,18 @@ pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> 
 }
 
 /// Refuses a request that is too large by its own account.
-fn announced(headers: &HeaderMap, limit: u64) -> Result<()> {
+fn announced(headers: &HeaderMap, limit: u64, empty: bool) -> Result<()> {
     let bytes = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if bytes.is_some_and(|bytes| bytes > limit) { Err(BodyError::TooLarge(limit).into()) } else { Ok(()) }
+    if bytes.is_some_and(|bytes| bytes > limit) {
+        return Err(BodyError::TooLarge(limit).into());
+    }
+    if empty && bytes.is_none() {
+        return Err(Error::new(
+            StatusCode::LENGTH_REQUIRED,
+            "the request has no body; send its length as Content-Length, or chunked",
+        ));
+    }
+    Ok(())
 }
 
 fn boundary(headers: &HeaderMap) -> Result<String> {
@@ -385,6 +397,17 @@ fn multipart_error(error: &multer::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_without_a_body_is_told_so() {
+        let status = |headers: &HeaderMap, empty| announced(headers, 10, empty).map_err(|error| error.status());
+        let none = HeaderMap::new();
+        assert_eq!(status(&none, true), Err(StatusCode::LENGTH_REQUIRED));
+        assert_eq!(status(&none, false), Ok(()));
+        let length = |bytes| HeaderMap::from_iter([(header::CONTENT_LENGTH, bytes)]);
+        assert_eq!(status(&length(0.into()), true), Ok(()));
+        assert_eq!(status(&length(11.into()), false), Err(StatusCode::PAYLOAD_TOO_LARGE));
+    }
 
     #[test]
     fn tells_a_renamed_file() {
