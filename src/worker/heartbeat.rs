@@ -60,7 +60,7 @@ impl Counters {
         prune(&mut state.minutes, minute);
     }
 
-    /// The heartbeat for now.
+    /// The heartbeat as things stand.
     #[must_use]
     pub fn heartbeat(&self, in_flight: usize, draining: bool) -> Heartbeat {
         let now_ms = self.clock.now_ms();

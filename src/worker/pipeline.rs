@@ -89,7 +89,7 @@ enum End {
     Settled,
     /// Not begun: show it to others at once.
     HandBack,
-    /// Failed for now: show it again after a back-off.
+    /// Failed this time: show it again after a back-off.
     Retry(String),
 }
 
