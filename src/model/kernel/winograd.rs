@@ -2,7 +2,8 @@
 //!
 //! The products of one panel stay in the first two cache levels and the output transform follows at once (Lavin & Gray 2015 as one fused pass; compare
 //! Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018). Transformed filters are two to four times as large as the filters,
-//! so a layer with few tiles, bound by memory, transforms them anew each time, a cache-sized block ahead of its use; others keep them.
+//! so a layer with few tiles, bound by memory, or with very many filters transforms them anew each time, a cache-sized block ahead of its use;
+//! others keep them.
 
 use super::conv::{Conv, Data, Scratch, Shape};
 use super::gemm::{Product, Start};
@@ -26,6 +27,10 @@ const TILES: usize = 28;
 /// Tiles up to which transforming the filters anew beats reading the transformed ones from memory.
 const FEW_TILES: usize = 4;
 
+/// Transformed filters of more floats, 16 MB, are never kept. The largest layers' would be three quarters of a worker's memory, and to
+/// transform them costs 1 % of a full pass.
+const MOST_KEPT: usize = 4 << 20;
+
 /// Calls `$f::<S, T, POINTS, FILTER, OUTPUTS>` for an [`Algorithm`].
 macro_rules! dispatch {
     ($algorithm:expr, $f:ident::<$s:ty>($($argument:expr),*)) => {
@@ -37,6 +42,11 @@ macro_rules! dispatch {
             Algorithm::Direct => unreachable!("not a Winograd algorithm"),
         }
     };
+}
+
+/// Whether a layer's transformed filters may be kept.
+fn is_kept<const F: usize>(shape: &Shape) -> bool {
+    F * F * shape.inputs * shape.outputs <= MOST_KEPT
 }
 
 /// Cuts the layer into tasks.
@@ -53,7 +63,7 @@ fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, cons
 ) -> Plan {
     let planes = Planes::new::<T, P, F, M>();
     let tiles = batch * shape.output_height().div_ceil(M) * shape.output_width().div_ceil(M);
-    let pieces = if tiles > TILES * if threads == 1 { 1 } else { 2 * threads } {
+    let pieces = if is_kept::<F>(shape) && tiles > TILES * if threads == 1 { 1 } else { 2 * threads } {
         Pieces::Block(part(tiles, TILES, threads))
     } else {
         let for_all_threads = threads.div_ceil(shape.outputs.div_ceil(S::PANEL));
@@ -137,7 +147,7 @@ unsafe fn run_as<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize,
         }
         Pieces::Panel(piece) => {
             let pieces = tiles.div_ceil(piece);
-            let kept = (pieces > 1 || piece > FEW_TILES) && conv.used_before();
+            let kept = is_kept::<F>(shape) && (pieces > 1 || piece > FEW_TILES) && conv.used_before();
             let kept = kept.then(|| &**kept_filters::<S, T, P, F, M>(simd, threads, conv, plan.algorithm));
             let data_len = layer.planes.len(piece, shape.inputs);
             let tiles_of = |index: usize| index * piece..tiles.min((index + 1) * piece);
