@@ -354,10 +354,10 @@ mod tests {
         4: 2136 waiting and 20 in flight, 4 workers at 10.0 images/s clear them within 1m: from 1 to 4 workers
         4: 2000 waiting and 60 in flight, work for 4 workers; nothing to do
         4: 700 waiting and 60 in flight, work for 2 workers; nothing to do
-        4: 0 waiting and 6 in flight, work for 1 worker; nothing to do
-        4: 0 waiting and 9 in flight, work for 1 worker; nothing to do
-        3: 0 waiting and 2 in flight, work for 1 worker for 3 readings in a row: from 4 down to 3 workers, busy workers stay
-        3: the queue is empty: low reading 1 of 3 before scaling in
+        4: 0 waiting and 6 in flight, work for 1 worker: low reading 2 of 3 before scaling in
+        3: 0 waiting and 9 in flight, work for 1 worker for 3 readings in a row: from 4 down to 3 workers, busy workers stay
+        3: 0 waiting and 2 in flight, work for 1 worker: low reading 1 of 3 before scaling in
+        3: the queue is empty: low reading 2 of 3 before scaling in
         "#);
     }
 

@@ -47,7 +47,6 @@ pub(crate) struct Machines<'a> {
     proxy: Proxy,
     departures: Arc<Mutex<Departures>>,
     running: BTreeMap<String, Machine>,
-    logs: BTreeMap<String, String>,
     _moto: Emulator,
 }
 
@@ -88,7 +87,7 @@ impl<'a> Machines<'a> {
             let departures = Arc::clone(&departures);
             move |call| departures.lock().unwrap().judge(call)
         });
-        Self { system, group, proxy, departures, running: BTreeMap::new(), logs: BTreeMap::new(), _moto: moto }
+        Self { system, group, proxy, departures, running: BTreeMap::new(), _moto: moto }
     }
 
     /// The binary on this system, with its group.
@@ -127,16 +126,14 @@ impl<'a> Machines<'a> {
                 self.running.insert(id.clone(), machine);
             }
         }
-        for (id, machine) in &mut self.running {
+        self.running.retain(|id, machine| {
             if !listed.contains(id) && self.departures.lock().unwrap().taken.insert(id.clone()) {
                 *machine.target_state.lock().unwrap() = "Terminated";
             }
-            if let Some(status) = machine.worker.status() {
-                assert!(status.success() && !listed.contains(id), "{id} ended by itself: {}", machine.worker.log());
-                self.logs.insert(id.clone(), machine.worker.log());
-            }
-        }
-        self.running.retain(|id, _| !self.logs.contains_key(id));
+            let Some(status) = machine.worker.status() else { return true };
+            assert!(status.success() && !listed.contains(id), "{id} ended by itself: {}", machine.worker.log());
+            false
+        });
         listed.len()
     }
 
@@ -151,17 +148,6 @@ impl<'a> Machines<'a> {
         (departures.taken.clone(), departures.completed.clone())
     }
 
-    /// Stops what still runs and answers the workers' logs by instance.
-    pub(crate) async fn stop(mut self) -> BTreeMap<String, String> {
-        for (id, mut machine) in std::mem::take(&mut self.running) {
-            machine.worker.terminate();
-            let status = machine.worker.ended(std::time::Duration::from_secs(60)).await;
-            assert!(status.success(), "{id}: {}", machine.worker.log());
-            self.logs.insert(id, machine.worker.log());
-        }
-        std::mem::take(&mut self.logs)
-    }
-
     async fn describe(&self) -> AutoScalingGroup {
         let described = self.group.describe_auto_scaling_groups().auto_scaling_group_names(GROUP).send().await.unwrap();
         described.auto_scaling_groups()[0].clone()
@@ -174,7 +160,6 @@ impl<'a> Machines<'a> {
         command
             .env_remove("AWS_EC2_METADATA_DISABLED")
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
-            .env("IMGCLS_LOG_FORMAT", "json")
             // Protection is dropped after three empty receives, of 20 s each: with as many receivers, after 20 s.
             .env("IMGCLS_WORKER_RECEIVERS", "4");
         Machine { worker: self.system.start(command, Stdio::null()), target_state }

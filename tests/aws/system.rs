@@ -155,6 +155,18 @@ impl System {
         rows
     }
 
+    /// How many images each worker did, by its last heartbeat.
+    pub(crate) async fn done(&self) -> BTreeMap<String, u64> {
+        use aws_sdk_dynamodb::types::AttributeValue as Value;
+        let query = self.dynamodb.query().table_name("Classifications").key_condition_expression("Shard = :beats");
+        let beats = query.expression_attribute_values(":beats", Value::N("-2".to_owned())).send().await.unwrap();
+        let done = |item: &std::collections::HashMap<String, Value>| {
+            let beat: serde_json::Value = serde_json::from_str(item["Heartbeat"].as_s().unwrap()).unwrap();
+            (beat["worker"].as_str().unwrap().to_owned(), beat["done"].as_u64().unwrap())
+        };
+        beats.items().iter().map(done).collect()
+    }
+
     /// The keys of a bucket.
     pub(crate) async fn keys(&self, bucket: &str) -> Vec<String> {
         let mut pages = self.s3.list_objects_v2().bucket(bucket).into_paginator().send();

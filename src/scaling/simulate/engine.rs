@@ -447,6 +447,22 @@ mod tests {
         }
     }
 
+    /// The geometric mean, in which each load counts the same. On the noisy day alone it is 0.95: a few messages in flight are
+    /// scattered over all workers, and those that hold any are neither scaled in nor without protection, whichever policy decides.
+    #[test]
+    fn at_equal_wait_backlog_needs_four_fifths_on_the_whole() {
+        let shares = SIX.map(|name| {
+            let scenario = named(name);
+            let found = frontier(&scenario, &scenario.rules.clone().unwrap_or_default()).expect("drains");
+            let (latency, backlog) = found.at_equal_wait().expect("is as quick with some latency");
+            let share = backlog.instance_minutes / found.steps.instance_minutes;
+            println!("{name}: {share:.2} with {}", humantime::format_duration(*latency));
+            share
+        });
+        let whole = (shares.iter().map(|share| share.ln()).sum::<f64>() / shares.len() as f64).exp();
+        assert!(whole <= 0.8 && shares.iter().all(|share| *share < 1.05), "{whole:.3}: {shares:.3?}");
+    }
+
     #[test]
     fn every_message_is_done_whatever_fails() {
         let mut scenario = steady(300.0, 30);
