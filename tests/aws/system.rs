@@ -158,7 +158,9 @@ impl System {
     /// How many images each worker did, by its last heartbeat.
     pub(crate) async fn done(&self) -> BTreeMap<String, u64> {
         use aws_sdk_dynamodb::types::AttributeValue as Value;
-        let query = self.dynamodb.query().table_name("Classifications").key_condition_expression("Shard = :beats");
+        let query = self.dynamodb.query().table_name("Classifications").key_condition_expression("#s = :beats");
+        // A reserved word.
+        let query = query.expression_attribute_names("#s", "Shard");
         let beats = query.expression_attribute_values(":beats", Value::N("-2".to_owned())).send().await.unwrap();
         let done = |item: &std::collections::HashMap<String, Value>| {
             let beat: serde_json::Value = serde_json::from_str(item["Heartbeat"].as_s().unwrap()).unwrap();
