@@ -16,7 +16,7 @@ use super::signals;
 use crate::{
     backend::{self, Backend},
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{BackendKind, Config},
     scaling::{
         Outcome, Policy, Rules, TickError,
         controller::{self, Action},
@@ -28,13 +28,16 @@ use crate::{
 const BAD_CONFIG: u8 = 2;
 /// The queue, the fleet or the results store cannot be read.
 const CANNOT_READ: u8 = 3;
-/// The decision cannot be carried out.
+/// The decision cannot be carried out, or the chart not be written.
 const CANNOT_ACT: u8 = 4;
 
+/// The end of the help.
+const EXIT_CODES: &str = "Exit codes: 0 acted or nothing to do, 2 bad configuration or scenario, 3 the queue, the fleet or the \
+    results store cannot be read, 4 the decision cannot be carried out or the chart not be written";
+
 /// Flags of `imgcls scale`.
-///
-/// Exit codes: 0 acted or nothing to do, 2 bad configuration or scenario, 3 queue or fleet cannot be read, 4 decision cannot be carried out.
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct ScaleArgs {
     /// Decide, say so, and change nothing.
     #[arg(long, conflicts_with = "every")]
@@ -144,6 +147,9 @@ pub async fn run(args: ScaleArgs, config: Config) -> anyhow::Result<ExitCode> {
             BAD_CONFIG,
             "--compare and --svg belong to a simulation; name a scenario with --simulate FILE",
         ));
+    }
+    if config.backend == BackendKind::Aws && config.aws.auto_scaling_group.is_empty() {
+        return Ok(fail(BAD_CONFIG, "aws.auto_scaling_group is not set, so there is nothing to scale"));
     }
     if let Some(interval) = args.every {
         rules.interval = interval;

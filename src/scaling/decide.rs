@@ -252,8 +252,10 @@ fn backlog(seen: &Observation, rules: &Rules, history: &History) -> Want {
     let within = in_words(i64::try_from(rules.latency.as_millis()).unwrap_or(i64::MAX));
     let why = format!("{state}, {} at {rate:.1} images/s clear them within {within}", workers(out));
     let state = if total > 0 { format!("{state}, work for {}", workers(needed(total))) } else { state };
-    // The busy workers of each reading count, since under a steady load any one reading may find some of them idle.
-    Want { out: (out > fleet.desired).then_some((out, why)), low: calm.then(|| needed(total).max(seen.busy)), state }
+    // Under a steady load the queue is empty and the busy workers tell what is needed, in each reading, since any one may find some
+    // of them idle. While more waits than they hold they work off a backlog, which tells nothing of what comes after it.
+    let steady = if seen.visible > seen.in_flight { 0 } else { seen.busy };
+    Want { out: (out > fleet.desired).then_some((out, why)), low: calm.then(|| needed(total).max(steady)), state }
 }
 
 /// `1 worker`, `2 workers`.
@@ -352,10 +354,10 @@ mod tests {
         4: 2136 waiting and 20 in flight, 4 workers at 10.0 images/s clear them within 1m: from 1 to 4 workers
         4: 2000 waiting and 60 in flight, work for 4 workers; nothing to do
         4: 700 waiting and 60 in flight, work for 2 workers; nothing to do
-        4: 0 waiting and 6 in flight, work for 1 worker; nothing to do
-        4: 0 waiting and 9 in flight, work for 1 worker; nothing to do
-        3: 0 waiting and 2 in flight, work for 1 worker for 3 readings in a row: from 4 down to 3 workers, busy workers stay
-        3: the queue is empty: low reading 1 of 3 before scaling in
+        4: 0 waiting and 6 in flight, work for 1 worker: low reading 2 of 3 before scaling in
+        3: 0 waiting and 9 in flight, work for 1 worker for 3 readings in a row: from 4 down to 3 workers, busy workers stay
+        3: 0 waiting and 2 in flight, work for 1 worker: low reading 1 of 3 before scaling in
+        3: the queue is empty: low reading 2 of 3 before scaling in
         "#);
     }
 

@@ -16,7 +16,9 @@ use crate::support::{eventually, picture, upload};
 
 #[allow(dead_code, reason = "the unit tests of the backend use the rest of it")]
 mod emulator;
+mod machines;
 mod proxy;
+mod scaling;
 mod system;
 
 /// Pictures, each with many names: what a picture costs does not depend on its name.

@@ -23,9 +23,11 @@ pub(crate) enum Verdict {
     Fail,
     /// It waits until the rules change.
     Hold,
+    /// It is answered with this, by the proxy itself.
+    Answer(StatusCode, &'static str),
 }
 
-/// One call: `S3.GetObject`, `SQS.ReceiveMessage`, `DynamoDB.UpdateItem`…, and the path it names.
+/// One call: `S3.GetObject`, `SQS.ReceiveMessage`, `DynamoDB.UpdateItem`, `AutoScaling.SetDesiredCapacity`…, and the path it names.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) operation: String,
@@ -94,7 +96,7 @@ async fn pass(shared: &Shared, request: Request) -> anyhow::Result<Response> {
     let body = to_bytes(body, 256 << 20).await?.to_vec();
     let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
     let target = parts.headers.get("x-amz-target").and_then(|v| v.to_str().ok());
-    let call = Call { operation: operation(target, &parts.method, &path), path, body };
+    let call = Call { operation: operation(target, &parts.method, &path, &body), path, body };
     *shared.counts.lock().unwrap().entry(call.operation.clone()).or_default() += 1;
 
     let mut rules = shared.rule.subscribe();
@@ -104,6 +106,7 @@ async fn pass(shared: &Shared, request: Request) -> anyhow::Result<Response> {
             Verdict::Pass => break,
             Verdict::Fail => return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
             Verdict::Hold => rules.changed().await?,
+            Verdict::Answer(status, body) => return Ok((status, body).into_response()),
         }
     }
     let mut headers = parts.headers;
@@ -125,7 +128,12 @@ async fn pass(shared: &Shared, request: Request) -> anyhow::Result<Response> {
 }
 
 /// The operation's name, as the services' documentation has it.
-fn operation(target: Option<&str>, method: &Method, path: &str) -> String {
+fn operation(target: Option<&str>, method: &Method, path: &str, body: &[u8]) -> String {
+    // The query protocol, which only Auto Scaling still has.
+    if let Some(form) = body.strip_prefix(b"Action=") {
+        let name: String = form.iter().map(|b| char::from(*b)).take_while(char::is_ascii_alphabetic).collect();
+        return format!("AutoScaling.{name}");
+    }
     if let Some((service, operation)) = target.and_then(|t| t.split_once('.')) {
         let service = if service.starts_with("DynamoDB") { "DynamoDB" } else { "SQS" };
         return format!("{service}.{operation}");

@@ -88,21 +88,22 @@ impl System {
         command
     }
 
-    fn start(&self, args: &[&str], stdout: Stdio) -> Role {
+    /// Starts a role and writes its log to a file.
+    pub(crate) fn start(&self, mut command: Command, stdout: Stdio) -> Role {
         let log = self.dir.path().join(format!("log-{:016x}", rand::random::<u64>()));
         let file = std::fs::File::create(&log).unwrap();
-        let child = self.tool(args).stdin(Stdio::null()).stdout(stdout).stderr(file).spawn().unwrap();
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(file).spawn().unwrap();
         Role { child, log }
     }
 
     /// Starts a worker.
     pub(crate) fn work(&self, args: &[&str]) -> Role {
-        self.start(&[&["work"], args].concat(), Stdio::null())
+        self.start(self.tool(&[&["work"], args].concat()), Stdio::null())
     }
 
     /// Starts the web tier and answers its address.
     pub(crate) fn serve(&self) -> (Role, String) {
-        let mut role = self.start(&["serve", "--listen", "127.0.0.1:0"], Stdio::piped());
+        let mut role = self.start(self.tool(&["serve", "--listen", "127.0.0.1:0"]), Stdio::piped());
         let mut line = String::new();
         BufReader::new(role.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
@@ -154,6 +155,20 @@ impl System {
         rows
     }
 
+    /// How many images each worker did, by its last heartbeat.
+    pub(crate) async fn done(&self) -> BTreeMap<String, u64> {
+        use aws_sdk_dynamodb::types::AttributeValue as Value;
+        let query = self.dynamodb.query().table_name("Classifications").key_condition_expression("#s = :beats");
+        // A reserved word.
+        let query = query.expression_attribute_names("#s", "Shard");
+        let beats = query.expression_attribute_values(":beats", Value::N("-2".to_owned())).send().await.unwrap();
+        let done = |item: &std::collections::HashMap<String, Value>| {
+            let beat: serde_json::Value = serde_json::from_str(item["Heartbeat"].as_s().unwrap()).unwrap();
+            (beat["worker"].as_str().unwrap().to_owned(), beat["done"].as_u64().unwrap())
+        };
+        beats.items().iter().map(done).collect()
+    }
+
     /// The keys of a bucket.
     pub(crate) async fn keys(&self, bucket: &str) -> Vec<String> {
         let mut pages = self.s3.list_objects_v2().bucket(bucket).into_paginator().send();
@@ -192,11 +207,16 @@ impl Role {
         Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
     }
 
+    /// How it ended, if it did.
+    pub(crate) fn status(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for the end.
     pub(crate) async fn ended(&mut self, within: Duration) -> std::process::ExitStatus {
         let deadline = Instant::now() + within;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.status() {
                 return status;
             }
             assert!(Instant::now() < deadline, "it does not end; its log: {}", self.log());

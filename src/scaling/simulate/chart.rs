@@ -9,8 +9,8 @@ const WIDTH: f64 = 860.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 840.0;
 const PANEL: f64 = 170.0;
-const TOPS: [f64; 2] = [76.0, 296.0];
-const HEIGHT: f64 = 510.0;
+const TOPS: [f64; 2] = [102.0, 318.0];
+const HEIGHT: f64 = 534.0;
 
 /// At most so many points a line: more than one a pixel and a half nobody sees.
 const POINTS: usize = 480;
@@ -34,17 +34,19 @@ pub fn chart(scenario: &Scenario, runs: &[Run]) -> String {
         title = escaped(&scenario.name)
     ));
     svg.text(LEFT, 28.0, "t", "start", &escaped(&scenario.name));
+    let price = format!("An instance-hour costs {}.", scenario.worker.price_per_hour);
+    svg.text(LEFT, 47.0, "", "start", &escaped(format!("{} {price}", scenario.about.trim()).trim()));
     for (index, run) in runs.iter().enumerate() {
         let x = LEFT + 390.0 * index as f64;
-        svg.put(format_args!("<path class=\"l c{index}\" d=\"M{x} 46h22\"/>"));
+        svg.put(format_args!("<path class=\"l c{index}\" d=\"M{x} 66h22\"/>"));
         let about = format!(
-            "{}: p95 wait {}, {:.0} instance-minutes, cost {:.2}",
+            "{}: p95 wait {}, {} instance-minutes, cost {:.2}",
             run.policy,
             span(run.wait_s.p95),
-            run.instance_minutes,
+            grouped(run.instance_minutes.round() as u64),
             run.cost
         );
-        svg.text(x + 28.0, 50.0, "", "start", &about);
+        svg.text(x + 28.0, 70.0, "", "start", &about);
     }
     let depth: Value = |sample| (sample.visible + sample.in_flight) as f64;
     let desired: Value = |sample| f64::from(sample.desired);

@@ -7,6 +7,7 @@ mod chart;
 mod engine;
 mod frontier;
 mod load;
+mod queue;
 mod report;
 mod scenario;
 

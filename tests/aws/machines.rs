@@ -1,0 +1,205 @@
+//! Machines for the app tier: moto's Auto Scaling group, and for each instance that it lists a worker process with a metadata service
+//! of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_autoscaling::{Client, config::Credentials, types::AutoScalingGroup};
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode, Uri},
+    routing::put,
+};
+
+use super::{
+    emulator::Emulator,
+    proxy::{Call, Proxy, Verdict},
+    system::{Role, System},
+};
+
+/// The group's name.
+const GROUP: &str = "app";
+
+/// What moto does not know: a lifecycle action to complete.
+const COMPLETED: &str = "<CompleteLifecycleActionResponse xmlns=\"http://autoscaling.amazonaws.com/doc/2011-01-01/\">\
+    <CompleteLifecycleActionResult/><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></CompleteLifecycleActionResponse>";
+
+/// What moto does not mind: protecting an instance that is being taken away.
+const NOT_IN_SERVICE: &str = "<ErrorResponse><Error><Type>Sender</Type><Code>ValidationError</Code>\
+    <Message>The instance is not in InService or EnteringStandby or Standby.</Message></Error></ErrorResponse>";
+
+/// What moto never says: that an earlier change is not finished.
+pub(crate) const IN_PROGRESS: &str = "<ErrorResponse><Error><Type>Sender</Type><Code>ScalingActivityInProgress</Code>\
+    <Message>Scaling activity is in progress.</Message></Error></ErrorResponse>";
+
+/// What moto never says: that a permission is missing.
+pub(crate) const DENIED: &str = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code>\
+    <Message>User is not authorized.</Message></Error></ErrorResponse>";
+
+/// A group and the machines that it has, or had.
+pub(crate) struct Machines<'a> {
+    system: &'a System,
+    group: Client,
+    proxy: Proxy,
+    departures: Arc<Mutex<Departures>>,
+    running: BTreeMap<String, Machine>,
+    _moto: Emulator,
+}
+
+/// Instances that the group has taken away.
+#[derive(Default)]
+struct Departures {
+    taken: BTreeSet<String>,
+    completed: BTreeSet<String>,
+}
+
+/// A worker process, and what its metadata service tells it.
+struct Machine {
+    worker: Role,
+    target_state: Arc<Mutex<&'static str>>,
+}
+
+impl<'a> Machines<'a> {
+    /// A group of one instance and at most `max`, whose instances are born protected and wait to be told that they may end.
+    pub(crate) async fn new(system: &'a System, max: i32) -> Self {
+        let moto = tokio::task::spawn_blocking(Emulator::moto).await.unwrap();
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .endpoint_url(&moto.url)
+            .region(Region::from_static("eu-central-1"))
+            .credentials_provider(Credentials::new(&system.account, "secret", None, None, "test"))
+            .load()
+            .await;
+        let group = Client::new(&config);
+        let launch = group.create_launch_configuration().launch_configuration_name("app").image_id("ami-12c6146b");
+        launch.instance_type("t2.micro").send().await.unwrap();
+        let create = group.create_auto_scaling_group().auto_scaling_group_name(GROUP).launch_configuration_name("app");
+        let create = create.min_size(1).max_size(max).desired_capacity(1).availability_zones("eu-central-1a");
+        create.new_instances_protected_from_scale_in(true).send().await.unwrap();
+        let hook = group.put_lifecycle_hook().auto_scaling_group_name(GROUP).lifecycle_hook_name("drain");
+        hook.lifecycle_transition("autoscaling:EC2_INSTANCE_TERMINATING").send().await.unwrap();
+        let departures = Arc::<Mutex<Departures>>::default();
+        let proxy = Proxy::start(&moto.url).await;
+        proxy.judge({
+            let departures = Arc::clone(&departures);
+            move |call| departures.lock().unwrap().judge(call)
+        });
+        Self { system, group, proxy, departures, running: BTreeMap::new(), _moto: moto }
+    }
+
+    /// The binary on this system, with its group.
+    pub(crate) fn tool(&self, args: &[&str]) -> Command {
+        let mut command = self.system.tool(args);
+        command.env("AWS_ENDPOINT_URL_AUTO_SCALING", &self.proxy.url).env("IMGCLS_AWS_AUTO_SCALING_GROUP", GROUP);
+        command
+    }
+
+    /// Answers calls of `operation` like this from now on, and all others as they should be.
+    pub(crate) fn answer(&self, operation: &'static str, status: StatusCode, body: &'static str) {
+        let departures = Arc::clone(&self.departures);
+        self.proxy.judge(move |call| match call.operation == operation {
+            true => Verdict::Answer(status, body),
+            false => departures.lock().unwrap().judge(call),
+        });
+    }
+
+    /// Does what the group and EC2 do all the time: takes instances away that are too many, starts and stops machines. Answers how
+    /// many instances the group has.
+    pub(crate) async fn follow(&mut self) -> usize {
+        let mut group = self.describe().await;
+        let desired = group.desired_capacity().unwrap();
+        let unprotected = group.instances().iter().any(|i| i.protected_from_scale_in() == Some(false));
+        if unprotected && group.instances().len() > usize::try_from(desired).unwrap() {
+            // moto looks for instances to take away only when the desired capacity is set.
+            let again = self.group.set_desired_capacity().auto_scaling_group_name(GROUP).desired_capacity(desired);
+            again.send().await.unwrap();
+            group = self.describe().await;
+        }
+        let listed: BTreeSet<String> =
+            group.instances().iter().filter_map(|i| i.instance_id().map(str::to_owned)).collect();
+        for id in &listed {
+            if !self.running.contains_key(id) {
+                let machine = self.boot(id).await;
+                self.running.insert(id.clone(), machine);
+            }
+        }
+        self.running.retain(|id, machine| {
+            if !listed.contains(id) && self.departures.lock().unwrap().taken.insert(id.clone()) {
+                *machine.target_state.lock().unwrap() = "Terminated";
+            }
+            let Some(status) = machine.worker.status() else { return true };
+            assert!(status.success() && !listed.contains(id), "{id} ended by itself: {}", machine.worker.log());
+            false
+        });
+        listed.len()
+    }
+
+    /// Instances whose machines run.
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Instances that were taken away, and those of them that said that they were ready to end.
+    pub(crate) fn departures(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        let departures = self.departures.lock().unwrap();
+        (departures.taken.clone(), departures.completed.clone())
+    }
+
+    async fn describe(&self) -> AutoScalingGroup {
+        let described = self.group.describe_auto_scaling_groups().auto_scaling_group_names(GROUP).send().await.unwrap();
+        described.auto_scaling_groups()[0].clone()
+    }
+
+    async fn boot(&self, id: &str) -> Machine {
+        let target_state = Arc::new(Mutex::new("InService"));
+        let metadata = metadata(id.to_owned(), Arc::clone(&target_state)).await;
+        let mut command = self.tool(&["work", "--threads", "1"]);
+        command
+            .env_remove("AWS_EC2_METADATA_DISABLED")
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
+            // Protection is dropped after three empty receives, of 20 s each: with as many receivers, after 20 s.
+            .env("IMGCLS_WORKER_RECEIVERS", "4");
+        Machine { worker: self.system.start(command, Stdio::null()), target_state }
+    }
+}
+
+impl Departures {
+    fn judge(&mut self, call: &Call) -> Verdict {
+        let body = String::from_utf8_lossy(&call.body);
+        let told = |id: &String| body.contains(id.as_str());
+        match call.operation.as_str() {
+            "AutoScaling.CompleteLifecycleAction" => {
+                assert!(body.contains("LifecycleActionResult=CONTINUE"), "{body}");
+                self.completed.extend(self.taken.iter().filter(|id| told(id)).cloned());
+                Verdict::Answer(StatusCode::OK, COMPLETED)
+            }
+            "AutoScaling.SetInstanceProtection" if self.taken.iter().any(told) => {
+                Verdict::Answer(StatusCode::BAD_REQUEST, NOT_IN_SERVICE)
+            }
+            _ => Verdict::Pass,
+        }
+    }
+}
+
+/// Starts the metadata service of one instance, which answers nobody without a token, and answers its address.
+async fn metadata(id: String, target_state: Arc<Mutex<&'static str>>) -> String {
+    let fact = move |headers: HeaderMap, uri: Uri| async move {
+        if headers.get("x-aws-ec2-metadata-token").is_none_or(|token| token != "token") {
+            return Err(StatusCode::UNAUTHORIZED);
+        }
+        match uri.path().trim_start_matches("/latest/meta-data/") {
+            "instance-id" => Ok(id),
+            "autoscaling/target-lifecycle-state" => Ok((*target_state.lock().unwrap()).to_owned()),
+            _ => Err(StatusCode::NOT_FOUND),
+        }
+    };
+    let token = put(|| async { ([("x-aws-ec2-metadata-token-ttl-seconds", "21600")], "token") });
+    let router = Router::new().route("/latest/api/token", token).fallback(fact);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
