@@ -1,6 +1,6 @@
 //! The command line. The doc comments are the help text.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, num::NonZero, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -9,11 +9,14 @@ use crate::{
     roles,
 };
 
+const EXIT_CODES: &str =
+    "Exit codes: 0 done; 1 failed, or some files did; 2 bad usage or configuration. `imgcls scale` has more.";
+
 /// Elastic image classification in one binary: a whole system on a laptop, a fleet on AWS.
 ///
 /// Start with `imgcls serve` and open the address that it prints, or label files at once with `imgcls classify PATH…`.
 #[derive(Debug, Parser)]
-#[command(name = "imgcls", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "imgcls", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What all commands take.
     #[command(flatten)]
@@ -69,8 +72,11 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Prints the manual page.
-    Man,
+    /// Prints a manual page, such as `imgcls man serve | man -l -`.
+    Man {
+        /// The command; without one the program's own page.
+        command: Option<String>,
+    },
 }
 
 impl Global {
@@ -89,6 +95,22 @@ impl Global {
 /// The name of a value as the command line and the configuration spell it.
 pub fn value_name(value: impl clap::ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// Reads a whole number of 1 or more.
+///
+/// # Errors
+/// If it is none, in words for a user.
+pub fn positive(text: &str) -> Result<NonZero<usize>, String> {
+    text.parse().map_err(|_| "must be a whole number of 1 or more".to_owned())
+}
+
+/// Reads an address and port.
+///
+/// # Errors
+/// If it is none, in words for a user.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -20,6 +20,9 @@ use crate::{
 /// The prefix of the environment variables.
 const ENV_PREFIX: &str = "IMGCLS_";
 
+/// Most threads of one process: more only take turns.
+pub const MAX_THREADS: usize = 256;
+
 /// Variables with the prefix that are no configuration keys: the file's place, the log filter and the build's own.
 const ENV_OTHERS: [&str; 3] = ["IMGCLS_CONFIG", "IMGCLS_LOG", "IMGCLS_SHARED"];
 
@@ -27,7 +30,7 @@ const ENV_OTHERS: [&str; 3] = ["IMGCLS_CONFIG", "IMGCLS_LOG", "IMGCLS_SHARED"];
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read configuration file {path}: {source}")]
+    #[error("cannot read configuration file {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -35,7 +38,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML.
-    #[error("configuration file {path} is not valid TOML: {source}")]
+    #[error("configuration file {path} is not valid TOML")]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -208,8 +211,11 @@ impl Secret {
         Some(self.0.as_str()).filter(|s| !s.is_empty())
     }
 
+    /// What is printed in place of a secret.
+    const SET: &str = "(set)";
+
     const fn shown(&self) -> &'static str {
-        if self.0.is_empty() { "" } else { "(set)" }
+        if self.0.is_empty() { "" } else { Self::SET }
     }
 }
 
@@ -326,7 +332,9 @@ impl Config {
             let table = text
                 .parse::<Table>()
                 .map_err(|e| ConfigError::Syntax { path: path.to_owned(), source: Box::new(e) })?;
-            merge(&mut merged, table, "", &format!("file {}", path.display()))?;
+            let origin = format!("file {}", path.display());
+            merge(&mut merged, table, "", &origin)?;
+            read(&merged, &origin)?;
         }
         let known = keys(&merged, "");
         for (variable, text) in env {
@@ -340,14 +348,25 @@ impl Config {
                 return Err(ConfigError::UnknownKey { key: variable, origin: "the environment".to_owned() });
             };
             set(&mut merged, key, &text, &origin)?;
+            read(&merged, &origin)?;
         }
         for (key, text) in flags {
             set(&mut merged, key, text, "the command line")?;
+            read(&merged, "the command line")?;
         }
-        let config: Self = merged
-            .try_into()
-            .map_err(|e: toml::de::Error| ConfigError::Value(e.to_string().trim_end().replace('\n', " ")))?;
-        config.checked()
+        read(&merged, "the defaults")?.checked()
+    }
+
+    /// What the stores are, for a question about them.
+    #[must_use]
+    pub fn stores(&self) -> String {
+        let Aws { bucket, prefix, output_bucket, queue_url, table, .. } = &self.aws;
+        match self.backend {
+            BackendKind::Local => format!("data directory {}", self.data_dir.display()),
+            BackendKind::Aws => {
+                format!("s3://{bucket}/{prefix}, s3://{output_bucket}, queue {queue_url} and table {table}")
+            }
+        }
     }
 
     /// Refuses what cannot work.
@@ -362,6 +381,38 @@ impl Config {
         }
         if self.fleet.min > self.fleet.max {
             return invalid("fleet.min is larger than fleet.max; lower the one or raise the other");
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return invalid("data_dir is empty; name a directory with --data-dir");
+        }
+        for (key, secret) in [("web.token", &self.web.token), ("web.admin_token", &self.web.admin_token)] {
+            if secret.expose() == Some(Secret::SET) {
+                return Err(ConfigError::Invalid(format!(
+                    "{key} is {:?}, which `imgcls config` prints in place of a secret; put the secret itself there, or into IMGCLS_{}",
+                    Secret::SET,
+                    key.replace('.', "_").to_uppercase()
+                )));
+            }
+        }
+        for (key, value) in [
+            ("limits.max_bytes", self.limits.max_bytes),
+            ("limits.max_side", self.limits.max_side.into()),
+            ("limits.max_pixels", self.limits.max_pixels),
+            ("web.max_request_bytes", self.web.max_request_bytes),
+            ("web.max_connections", self.web.max_connections as u64),
+            ("worker.pixel_budget", self.worker.pixel_budget),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::Invalid(format!("{key} is 0, which lets nothing through; raise it")));
+            }
+        }
+        if let Some(host) = self.web.public_hosts.iter().find(|host| host.is_empty() || host.contains(['/', ' '])) {
+            return Err(ConfigError::Invalid(format!(
+                "web.public_hosts has {host:?}; name hosts alone, such as \"photos.example\" or \"photos.example:8443\""
+            )));
+        }
+        if self.worker.threads > MAX_THREADS {
+            return Err(ConfigError::Invalid(format!("worker.threads must be at most {MAX_THREADS}, or 0")));
         }
         if !(1..=256).contains(&self.worker.batch) {
             return invalid("worker.batch must be 1 to 256");
@@ -405,6 +456,13 @@ impl Config {
         }
         Ok(self)
     }
+}
+
+/// The configuration of a merged table, to which `origin` was the last to add.
+fn read(merged: &Table, origin: &str) -> Result<Config, ConfigError> {
+    merged.clone().try_into().map_err(|e: toml::de::Error| {
+        ConfigError::Value(format!("{} (from {origin})", e.to_string().trim_end().replace('\n', " ")))
+    })
 }
 
 /// The dotted keys of all leaves.
@@ -451,7 +509,10 @@ fn set(table: &mut Table, key: &str, text: &str, origin: &str) -> Result<(), Con
     *slot = match slot {
         Value::Table(_) => return Err(unknown()),
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| bad("true or false"))?),
-        Value::Integer(_) => Value::Integer(text.parse().map_err(|_| bad("a whole number"))?),
+        Value::Integer(_) => {
+            let number = text.parse::<u64>().ok().and_then(|number| i64::try_from(number).ok());
+            Value::Integer(number.ok_or_else(|| bad("a whole number of 0 or more"))?)
+        }
         Value::Float(_) => Value::Float(text.parse().map_err(|_| bad("a number"))?),
         Value::Array(_) if text.trim_start().starts_with('[') => {
             let parsed: Table = format!("x = {text}").parse().map_err(|_| bad("a list"))?;

@@ -1,6 +1,6 @@
 //! The command line's entry: parse, configure, log, dispatch, exit code.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory, Parser};
 use imgcls::{
@@ -32,19 +32,24 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Work(args) => flags.extend(args.overrides()),
         _ => {}
     }
-    match command {
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "imgcls", &mut std::io::stdout());
+    match &command {
+        &Command::Completions { shell } => {
+            // Into memory first: the generator panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "imgcls", &mut script);
+            std::io::stdout().write_all(&script)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Man => {
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+        Command::Man { command } => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(manual(command.as_deref())?).render(&mut page)?;
+            std::io::stdout().write_all(&page)?;
             return Ok(ExitCode::SUCCESS);
         }
         _ => {}
     }
     let config = Config::load(global.config.as_deref(), utf8_environment(), &flags)?;
-    telemetry::start(config.log_format);
+    telemetry::start(config.log_format)?;
     match command {
         Command::Classify(args) => Ok(exit(roles::classify::run(&args, &config)?)),
         Command::Serve(args) => in_runtime(roles::serve::run(args, config, &global)),
@@ -55,8 +60,19 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => in_runtime(roles::status::run(args, config)),
         Command::Queue(args) => in_runtime(roles::queue::run(args, config)),
         Command::Config => roles::config::run(&config),
-        Command::Completions { .. } | Command::Man => Ok(ExitCode::SUCCESS),
+        Command::Completions { .. } | Command::Man { .. } => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// What the manual page of `command` is made from, of the program's own without one.
+fn manual(command: Option<&str>) -> anyhow::Result<clap::Command> {
+    let mut program = Cli::command();
+    program.build();
+    let Some(name) = command else { return Ok(program) };
+    let Some(found) = program.find_subcommand(name) else {
+        anyhow::bail!("there is no command {name:?}; `imgcls --help` lists them");
+    };
+    Ok(found.clone())
 }
 
 fn exit(all_well: bool) -> ExitCode {

@@ -4,14 +4,22 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::LogFormat;
+use crate::config::{ConfigError, LogFormat};
 
 /// The variable that filters the log, in `tracing`'s syntax: `debug`, `imgcls=debug,aws_config=warn`.
 pub const LOG_VARIABLE: &str = "IMGCLS_LOG";
 
 /// Starts logging. Later calls do nothing.
-pub fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+///
+/// # Errors
+/// If the variable holds no filter.
+pub fn start(format: LogFormat) -> Result<(), ConfigError> {
+    let text = std::env::var(LOG_VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::try_new(if text.is_empty() { "info" } else { &text }).map_err(|error| {
+        ConfigError::Invalid(format!(
+            "{LOG_VARIABLE} is {text:?}, which is no log filter such as info or imgcls=debug: {error}"
+        ))
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -24,4 +32,5 @@ pub fn start(format: LogFormat) {
     };
     // Logging that is started already stays as it is.
     drop(started);
+    Ok(())
 }

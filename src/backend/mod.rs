@@ -18,7 +18,7 @@ pub mod status;
 pub(crate) mod suite;
 
 pub use error::{Error, ErrorKind, Result};
-pub use open::{instance, open};
+pub use open::{instance, open, open_existing};
 
 /// The parts of one backend. All of them act on the same system; clone freely.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backend, Host, Instance, Result, aws, local};
+use super::{Backend, Error, ErrorKind, Host, Instance, Result, aws, local};
 use crate::{
     clock::Clock,
     config::{BackendKind, Config},
@@ -17,6 +17,21 @@ pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Backend> {
         BackendKind::Local => local::open(config, clock).map(|(backend, _)| backend),
         BackendKind::Aws => aws::open(&config.aws).await,
     }
+}
+
+/// Opens the configured backend for a tool that only looks at what there is: a mistyped data directory is told, not created.
+///
+/// # Errors
+/// As for [`open`], and if the local data directory holds no data.
+pub async fn open_existing(config: &Config, clock: Arc<dyn Clock>) -> Result<Backend> {
+    if config.backend == BackendKind::Local && !local::is_data_dir(&config.data_dir) {
+        let message = format!(
+            "there is no data in {}; name another directory with --data-dir, or start `imgcls serve` there",
+            config.data_dir.display()
+        );
+        return Err(Error::new(ErrorKind::Refused, message));
+    }
+    open(config, clock).await
 }
 
 /// The machine that this process runs on, decided within a second, and what its manager says of it.

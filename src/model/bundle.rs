@@ -16,7 +16,7 @@ use super::layout::{self, LayoutError, Parts};
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// A file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum BundleError {
         source: std::io::Error,
     },
     /// A file that is not what it should be.
-    #[error("the model bundle in {dir} is refused: {source}")]
+    #[error("the model bundle in {dir} is refused")]
     Layout {
         /// The bundle's directory, or where the embedded one was at build time.
         dir: PathBuf,

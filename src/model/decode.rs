@@ -41,7 +41,7 @@ pub enum DecodeError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// More bytes than [`Limits::max_bytes`].
-    #[error("the file has {found} bytes; the limit is {limit}")]
+    #[error("the file is larger than {limit} bytes, the limit for one image")]
     TooManyBytes {
         /// Bytes.
         found: u64,

@@ -21,7 +21,8 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    config::Config,
+    cli::positive,
+    config::{Config, MAX_THREADS},
     contract::{Outcome, Score, order},
     model::{Bundle, Classifier, Engine, Input, Limits, Preprocessor},
 };
@@ -44,7 +45,7 @@ pub struct ClassifyArgs {
     #[arg(long)]
     pub json: bool,
     /// How many labels to tell for each image
-    #[arg(long, value_name = "N", default_value = "5")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = positive)]
     pub top: NonZero<usize>,
     /// Directory of a model bundle to use instead of the embedded one
     #[arg(long, value_name = "DIR")]
@@ -53,7 +54,7 @@ pub struct ClassifyArgs {
     #[arg(long, value_enum)]
     pub engine: Option<Engine>,
     /// Threads for inference, and as many for decoding; one per core by default
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZero<usize>>,
     /// Largest file in bytes
     #[arg(long, value_name = "BYTES")]
@@ -64,6 +65,11 @@ pub struct ClassifyArgs {
     /// Most pixels of an image
     #[arg(long, value_name = "PIXELS")]
     pub max_pixels: Option<u64>,
+}
+
+/// Reads a number of threads.
+fn threads(text: &str) -> Result<NonZero<usize>, String> {
+    positive(text).ok().filter(|n| n.get() <= MAX_THREADS).ok_or_else(|| format!("must be 1 to {MAX_THREADS}"))
 }
 
 /// One line of output: a path and where its bytes are.

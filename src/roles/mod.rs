@@ -10,4 +10,5 @@ pub mod setup;
 pub mod status;
 pub mod work;
 
+mod confirm;
 mod signals;

@@ -1,14 +1,10 @@
 //! `imgcls queue`: looks into the queue, and deals with dead letters.
 
-use std::{
-    io::{IsTerminal, Write},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{io::Write, process::ExitCode, sync::Arc};
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
 
+use super::confirm::confirm;
 use crate::{
     backend,
     clock::SystemClock,
@@ -42,7 +38,7 @@ enum Action {
     Redrive,
     /// Deletes all dead letters.
     Drop {
-        /// Do not ask for a terminal; deleted messages cannot be brought back.
+        /// Do not ask.
         #[arg(long)]
         yes: bool,
     },
@@ -59,7 +55,7 @@ enum Action {
 /// # Errors
 /// What the backend says.
 pub async fn run(args: QueueArgs, config: Config) -> anyhow::Result<ExitCode> {
-    let backend = backend::open(&config, Arc::new(SystemClock)).await?;
+    let backend = backend::open_existing(&config, Arc::new(SystemClock)).await?;
     let mut out = std::io::stdout().lock();
     match args.action {
         Action::Peek { limit } => {
@@ -74,8 +70,8 @@ pub async fn run(args: QueueArgs, config: Config) -> anyhow::Result<ExitCode> {
         }
         Action::Redrive => writeln!(out, "moved {} dead letters back", backend.queue.redrive().await?)?,
         Action::Drop { yes } => {
-            if !yes && !std::io::stdin().is_terminal() {
-                bail!("dropping dead letters cannot be undone; say --yes");
+            if !confirm(&format!("Delete every dead letter of {}?", config.stores()), yes)? {
+                return Ok(ExitCode::FAILURE);
             }
             writeln!(out, "deleted {} dead letters", backend.queue.drop_dead().await?)?;
         }

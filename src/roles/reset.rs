@@ -1,14 +1,10 @@
 //! `imgcls reset`: empties the system.
 
-use std::{
-    io::{BufRead, IsTerminal, Write},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{process::ExitCode, sync::Arc};
 
-use anyhow::bail;
 use clap::Args;
 
+use super::confirm::confirm;
 use crate::{backend, clock::SystemClock, config::Config};
 
 /// Flags of `imgcls reset`.
@@ -24,20 +20,10 @@ pub struct ResetArgs {
 /// # Errors
 /// Without `--yes` where nobody can be asked, and what the backend says.
 pub async fn run(args: ResetArgs, config: Config) -> anyhow::Result<ExitCode> {
-    if !args.yes {
-        if !std::io::stdin().is_terminal() {
-            bail!("reset removes every image and result and cannot ask here; say --yes");
-        }
-        eprint!("Remove every image, output, message and result? [y/N] ");
-        std::io::stderr().flush()?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer)?;
-        if !matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-            eprintln!("nothing removed");
-            return Ok(ExitCode::FAILURE);
-        }
+    let backend = backend::open_existing(&config, Arc::new(SystemClock)).await?;
+    if !confirm(&format!("Remove every image, output, message and result in {}?", config.stores()), args.yes)? {
+        return Ok(ExitCode::FAILURE);
     }
-    let backend = backend::open(&config, Arc::new(SystemClock)).await?;
     let report = backend.reset.reset().await?;
     println!(
         "removed {} images, {} outputs, {} messages, {} results",

@@ -125,7 +125,13 @@ impl SimulationArgs {
         scenario.worker.boot = self.boot.unwrap_or(scenario.worker.boot);
         scenario.worker.price_per_hour = self.price.unwrap_or(scenario.worker.price_per_hour);
         scenario.fleet.min = self.min.unwrap_or(scenario.fleet.min);
-        scenario.fleet.max = self.max.unwrap_or(scenario.fleet.max).max(scenario.fleet.min);
+        if let (Some(min), Some(max)) = (self.min, self.max)
+            && min > max
+        {
+            return Err(ScenarioError::Invalid(format!("--min {min} is larger than --max {max}")));
+        }
+        scenario.fleet.max = self.max.unwrap_or(scenario.fleet.max.max(scenario.fleet.min));
+        scenario.fleet.min = scenario.fleet.min.min(scenario.fleet.max);
         scenario.fleet.start = scenario.fleet.start.clamp(scenario.fleet.min, scenario.fleet.max);
         scenario.check()?;
         Ok(scenario)

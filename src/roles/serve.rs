@@ -14,7 +14,7 @@ use crate::{
         self, Backend,
         local::{Supervisor, WorkerCommand},
     },
-    cli::Global,
+    cli::{Global, address},
     clock::{Clock, SystemClock},
     config::{BackendKind, Config},
     model::Bundle,
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address and port; port 0 takes a free one. Default: 127.0.0.1:8080.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Opens everything but `/healthcheck`; needed to listen wider than loopback. Other users see it in the process list: prefer
     /// the variable `IMGCLS_WEB_TOKEN`.

@@ -26,7 +26,7 @@ pub struct StatusArgs {
 pub async fn run(args: StatusArgs, config: Config) -> anyhow::Result<ExitCode> {
     let model = load_bundle(&config.model)?.card.name;
     let clock = Arc::new(SystemClock);
-    let backend = backend::open(&config, Arc::<SystemClock>::clone(&clock)).await?;
+    let backend = backend::open_existing(&config, Arc::<SystemClock>::clone(&clock)).await?;
     let now_ms = clock.now_ms();
     let status = backend::status::read(&backend, &model, now_ms).await?;
     let mut out = std::io::stdout().lock();
@@ -60,7 +60,7 @@ fn text(status: &Status, now_ms: i64) -> String {
 
 fn line(worker: &Heartbeat, now_ms: i64) -> String {
     let state = match (worker.draining, worker.in_flight) {
-        (true, _) => "stopping",
+        (true, _) => "draining",
         (_, 0) => "idle",
         _ => "busy",
     };

@@ -37,6 +37,15 @@ pub use worker_process::WorkerCommand;
 /// Uploads that are made durable at the same time: enough for the disk to join their journal writes.
 const CONCURRENT_SYNCS: usize = 16;
 
+/// The database's file in the data directory.
+const DATABASE: &str = "imgcls.db";
+
+/// Whether `dir` is a data directory.
+#[must_use]
+pub fn is_data_dir(dir: &Path) -> bool {
+    dir.join(DATABASE).is_file()
+}
+
 /// One data directory, opened. It implements every trait of the backend.
 #[derive(Debug)]
 pub struct Store {
@@ -75,7 +84,7 @@ impl Store {
     pub fn open(dir: &Path, queue: config::Queue, fleet: config::Fleet, clock: Arc<dyn Clock>) -> Result<Self> {
         Ok(Self {
             files: files::Files::create(dir)?,
-            db: db::Db::open(&dir.join("imgcls.db"))?,
+            db: db::Db::open(&dir.join(DATABASE))?,
             clock,
             queue,
             fleet,
