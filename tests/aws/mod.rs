@@ -16,8 +16,11 @@ use crate::support::{eventually, picture, upload};
 
 #[allow(dead_code, reason = "the unit tests of the backend use the rest of it")]
 mod emulator;
+mod pages;
 mod proxy;
+mod setup;
 mod system;
+mod telemetry;
 
 /// Pictures, each with many names: what a picture costs does not depend on its name.
 const PICTURES: u32 = 12;
@@ -128,6 +131,9 @@ async fn faults_and_kills_lose_and_double_nothing() {
             next_kill = Instant::now() + Duration::from_secs(3 + rand::random_range(0..4));
         }
         // One that ended by itself gave up where it should have gone on.
+        for worker in &mut workers {
+            assert!(worker.is_running(), "a worker ended: {}", worker.log());
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("{kills} workers killed");
