@@ -6,6 +6,7 @@ use std::{
 };
 
 use aws_sdk_sqs::types::QueueAttributeName;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use self::{
     emulator::{Emulator, shared_ministack},
@@ -76,11 +77,13 @@ async fn a_whole_run_labels_every_image_three_ways() {
         assert_eq!(rows[&name(i)].as_ref(), Ok(label));
         assert!(outputs.contains(&format!("{}_{}", name(i), label.replace([' ', '/'], "_"))), "{label}");
     }
-    // Every image's tags would cost as many calls again.
-    for i in (0..IMAGES).step_by(97) {
-        let got =
-            system.s3.get_object_tagging().bucket(system.bucket()).key(format!("in/{}", name(i))).send().await.unwrap();
-        let tag = got.tag_set().iter().find(|t| t.key() == "Classification").unwrap();
+    let tagged = (0..IMAGES).map(|i| {
+        let get = system.s3.get_object_tagging().bucket(system.bucket()).key(format!("in/{}", name(i)));
+        async move { get.send().await.map(|got| (i, got.tag_set)) }
+    });
+    let tagged: Vec<_> = stream::iter(tagged).buffer_unordered(16).try_collect().await.unwrap();
+    for (i, tags) in tagged {
+        let tag = tags.iter().find(|t| t.key() == "Classification").unwrap();
         assert_eq!(tag.value(), imgcls::contract::tags::value(&labels[i % labels.len()]));
     }
 }
@@ -102,7 +105,7 @@ async fn faults_and_kills_lose_and_double_nothing() {
     let rules = serde_json::json!([
         {"service": "*", "probability": 0.03, "error": {"code": "InternalError", "status": 500}},
         {"service": "s3", "probability": 0.02, "error": {"code": "SlowDown", "status": 503}},
-        {"service": "sqs", "probability": 0.02, "error": {"code": "ThrottlingException", "status": 400}},
+        {"service": "sqs", "probability": 0.05, "error": {"code": "ThrottlingException", "status": 400}},
         {"service": "dynamodb", "probability": 0.02, "error": {"code": "ProvisionedThroughputExceededException"}},
         {"service": "s3", "operation": "GetObject", "probability": 0.03, "response": {"abort_frac": 0.5}},
         {"service": "*", "probability": 0.01, "reset": true},
@@ -136,7 +139,11 @@ async fn faults_and_kills_lose_and_double_nothing() {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    println!("{kills} workers killed");
+    let rules = client.get(format!("{}/_microburst/rules", faults.url)).send().await.unwrap();
+    let rules: Vec<serde_json::Value> = rules.json().await.unwrap();
+    let fired: Vec<u64> = rules.iter().map(|rule| rule["fired_count"].as_u64().unwrap()).collect();
+    println!("{kills} workers killed; faults by rule: {fired:?}");
+    assert!(kills > 0 && fired.len() == 7 && fired.iter().all(|n| *n > 0), "{rules:?}");
     let rows = system.rows().await;
     assert_eq!(rows.len(), IMAGES);
     for i in 0..IMAGES {

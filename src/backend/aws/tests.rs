@@ -171,7 +171,7 @@ async fn every_name_comes_back_from_every_kind_of_event_of_our_bucket_alone() {
 
     let config = Aws { endpoint_url: "http://127.0.0.1:9".into(), ..Config::default().aws };
     let clients = Clients::of_emulator(&config, "100000000000").await;
-    let images = S3Images::new(clients.s3.clone(), "in-bucket", "in/", "out-bucket");
+    let images = S3Images::new(clients.s3, "in-bucket", "in/", "out-bucket");
     let image_in = |bucket: &str, key: &str, wrapped: bool| {
         let object = serde_json::json!({"key": key, "size": 7, "sequencer": "0055AED6DCD90281E5"});
         let record = serde_json::json!({"eventVersion": "2.1", "eventName": "ObjectCreated:Put",
