@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ use self::{
     proxy::{Proxy, Verdict},
     system::System,
 };
-use crate::support::{eventually, picture, upload};
+use crate::support::{DEADLINE, eventually, picture, upload};
 
 #[allow(dead_code, reason = "the unit tests of the backend use the rest of it")]
 mod emulator;
@@ -151,6 +152,20 @@ async fn faults_and_kills_lose_and_double_nothing() {
     }
     assert_eq!(system.keys(&system.output_bucket()).await.len(), IMAGES);
     assert_eq!(system.depth("images-dead").await, (0, 0));
+}
+
+/// A worker that starts while SQS throttles waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_throttled_start_is_tried_again() {
+    let proxy = Proxy::start(ministack().await).await;
+    let system = System::new(ministack().await, &proxy.url).await;
+    let asked = AtomicU32::new(0);
+    proxy.judge(move |call| match call.operation.as_str() {
+        "SQS.GetQueueAttributes" if asked.fetch_add(1, Ordering::SeqCst) < 3 => Verdict::Throttle,
+        _ => Verdict::Pass,
+    });
+    let mut worker = system.work(&["--until-empty", "--threads", "1"]);
+    assert!(worker.ended(DEADLINE).await.success(), "{}", worker.log());
 }
 
 /// Each of the three writes fails for good: the row says so where there can be one, the message is a dead letter, and a redrive heals it.

@@ -23,6 +23,8 @@ pub(crate) enum Verdict {
     Fail,
     /// It is answered as if the identity lacked the permission.
     Deny,
+    /// It is answered as SQS answers to too many calls.
+    Throttle,
     /// It goes through without this header.
     Without(&'static str),
     /// It waits until the rules change.
@@ -109,6 +111,7 @@ async fn pass(shared: &Shared, request: Request) -> anyhow::Result<Response> {
             Verdict::Pass => break,
             Verdict::Fail => return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
             Verdict::Deny => return Ok(denied(&call)),
+            Verdict::Throttle => return Ok(throttled()),
             Verdict::Without(header) => {
                 headers.remove(header);
                 break;
@@ -146,6 +149,14 @@ fn denied(call: &Call) -> Response {
     let kind = "com.amazon.coral.service#AccessDeniedException";
     let body = serde_json::json!({"__type": kind, "message": "not authorized"}).to_string();
     (StatusCode::BAD_REQUEST, [("content-type", "application/x-amz-json-1.0")], body).into_response()
+}
+
+/// What SQS answers to too many calls.
+fn throttled() -> Response {
+    let code = [("x-amzn-query-error", "AWS.SimpleQueueService.ThrottlingException;Sender")];
+    let body =
+        serde_json::json!({"__type": "com.amazonaws.sqs#ThrottlingException", "message": "slow down"}).to_string();
+    (StatusCode::BAD_REQUEST, code, [("content-type", "application/x-amz-json-1.0")], body).into_response()
 }
 
 /// The operation's name, as the services' documentation has it.
