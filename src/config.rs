@@ -150,6 +150,9 @@ pub struct Worker {
     pub pixel_budget: u64,
     /// What `--shutdown-after` runs, program and arguments.
     pub shutdown_command: Vec<String>,
+    /// Where `imgcls work` answers `GET /metrics`; empty for nowhere, port 0 takes a free one.
+    #[serde(with = "address")]
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// The local queue.
@@ -270,6 +273,31 @@ pub mod duration {
     }
 }
 
+/// An address and port as text, empty for none.
+pub mod address {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Writes `127.0.0.1:80`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&address.map(|a| a.to_string()).unwrap_or_default())
+    }
+
+    /// Reads `127.0.0.1:80`.
+    ///
+    /// # Errors
+    /// If it is no address with a port.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parse = || text.parse().map_err(|_| D::Error::custom(format!("{text:?} is not ADDRESS:PORT")));
+        (!text.is_empty()).then(parse).transpose()
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -296,6 +324,7 @@ impl Default for Config {
                 receivers: 2,
                 pixel_budget: 256 << 20,
                 shutdown_command: ["shutdown", "-h", "now"].map(String::from).to_vec(),
+                metrics_listen: None,
             },
             queue: Queue { visibility_timeout: Duration::from_secs(30), max_receives: 10 },
             fleet: Fleet { min: 1, max: 0, supervise: true },
@@ -586,6 +615,7 @@ mod tests {
                 "fleet.max from environment variable IMGCLS_FLEET_MAX",
             ),
             (None, env(&[]), env(&[("web.listen", "nowhere")]), "web"),
+            (None, env(&[]), env(&[("worker.metrics_listen", "9101")]), "\"9101\" is not ADDRESS:PORT"),
             (None, env(&[]), env(&[("web.listen", "0.0.0.0:80")]), "set a token"),
             (None, env(&[]), env(&[("fleet.max", "-1")]), "fleet"),
             (None, env(&[]), env(&[("fleet", "1")]), "unknown configuration key \"fleet\""),

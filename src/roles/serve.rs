@@ -137,6 +137,8 @@ fn worker_command(config: &Config, global: &Global) -> anyhow::Result<WorkerComm
     for (key, value) in global.overrides() {
         args.push(format!("--set={key}={value}"));
     }
+    // They are many on one machine and would fight for one port.
+    args.push("--set=worker.metrics_listen=".to_owned());
     if !config.model.as_os_str().is_empty() {
         args.push(format!("--model={}", config.model.display()));
     }

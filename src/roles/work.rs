@@ -1,11 +1,11 @@
 //! `imgcls work`: the app tier.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use tokio::io::AsyncReadExt;
-use tokio_util::sync::CancellationToken;
+use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use super::signals::stop_token;
@@ -15,7 +15,8 @@ use crate::{
     clock::SystemClock,
     config::Config,
     model::{Bundle, Classifier, Engine},
-    worker::{self, Settings},
+    telemetry,
+    worker::{self, Metrics, Settings},
 };
 
 /// How long the machine's manager may take to answer.
@@ -66,6 +67,11 @@ pub async fn run(args: WorkArgs, config: Config) -> anyhow::Result<ExitCode> {
     if args.supervised {
         tokio::spawn(stop_with_stdin(stop.clone()));
     }
+    let metrics = Metrics::new();
+    let _exposed = match config.worker.metrics_listen {
+        Some(address) => Some(expose(address, Arc::clone(&metrics)).await?),
+        None => None,
+    };
     let bundle = load_bundle(&config.model)?;
     let (engine, threads) = (config.worker.engine, config.worker.threads);
     let classifier = tokio::task::spawn_blocking(move || -> anyhow::Result<Classifier> {
@@ -89,7 +95,8 @@ pub async fn run(args: WorkArgs, config: Config) -> anyhow::Result<ExitCode> {
     info!(worker = settings.worker, model = classifier.card().name, threads, "working");
     let interrupted = stop.clone();
     let run_stop = stop.child_token();
-    let summary = worker::run(backend, Arc::clone(&instance), Arc::new(classifier), clock, settings, run_stop).await?;
+    let summary =
+        worker::run(backend, Arc::clone(&instance), Arc::new(classifier), clock, metrics, settings, run_stop).await?;
     info!(done = summary.done, failed = summary.failed, "worker ended");
     let told = tokio::time::timeout(MANAGER_TIMEOUT, instance.drained()).await;
     if let Err(error) = told.map_err(|_| "it took too long".to_owned()).and_then(|told| told.map_err(|e| e.to_string()))
@@ -104,6 +111,26 @@ pub async fn run(args: WorkArgs, config: Config) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers scrapes of `metrics` at `address` until the answer is dropped.
+async fn expose(address: SocketAddr, metrics: Arc<Metrics>) -> anyhow::Result<DropGuard> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; choose another worker.metrics_listen"))?;
+    let bound = listener.local_addr()?;
+    info!("metrics on http://{bound}/metrics");
+    if !bound.ip().is_loopback() {
+        warn!(%bound, "everybody who reaches this address can read the metrics");
+    }
+    let ended = CancellationToken::new();
+    let guard = ended.clone().drop_guard();
+    tokio::spawn(async move {
+        if let Err(error) = telemetry::metrics::expose(listener, metrics, ended.cancelled()).await {
+            warn!(%error, "cannot answer scrapes any more");
+        }
+    });
+    Ok(guard)
 }
 
 /// The bundle in `dir`, or the embedded one where `dir` is empty.

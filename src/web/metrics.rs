@@ -10,25 +10,17 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::header,
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
-use super::{
-    App,
-    error::{Error, Result},
-    status,
-    upload::FileOutcome,
-};
-
-/// Seconds: from a page out of memory to a result that is waited for.
-const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
+use super::{App, status, upload::FileOutcome};
+use crate::telemetry::metrics::{Counted, Whole, answer, registry, seconds};
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Call {
@@ -46,8 +38,6 @@ struct Route {
 struct Kind {
     state: &'static str,
 }
-
-type Whole = Gauge<u64, AtomicU64>;
 
 /// The counters, and the gauges that are set when somebody looks.
 #[derive(Debug)]
@@ -67,11 +57,11 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("imgcls");
+        let mut registry = registry();
         let metrics = Self {
             registry: Registry::default(),
             calls: Family::default(),
-            seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            seconds: Family::new_with_constructor(seconds),
             uploads: Family::default(),
             connections: Whole::default(),
             waiting: Whole::default(),
@@ -105,19 +95,8 @@ impl Metrics {
     }
 
     /// Counts a connection until the answer is dropped.
-    pub(crate) fn connection(&self) -> Connection {
-        self.connections.inc();
-        Connection(self.connections.clone())
-    }
-}
-
-/// An open connection.
-#[derive(Debug)]
-pub(crate) struct Connection(Whole);
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.dec();
+    pub(crate) fn connection(&self) -> Counted {
+        Counted::new(&self.connections)
     }
 }
 
@@ -145,7 +124,7 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
 }
 
 /// `GET /metrics`. The server's own counters come even when the stores are down.
-pub(crate) async fn get(State(app): State<Arc<App>>) -> Result<Response> {
+pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
     let metrics = &app.metrics;
     metrics.waiting.set(app.waiters.len() as u64);
     match status::current(&app).await {
@@ -170,8 +149,5 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Result<Response> {
             metrics.stores_up.set(0);
         }
     }
-    let mut text = String::new();
-    encode(&mut text, &metrics.registry)
-        .map_err(|e| Error::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+    answer(&metrics.registry)
 }

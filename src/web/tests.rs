@@ -65,6 +65,7 @@ impl Server {
             Arc::new(crate::backend::Host::default()),
             Arc::new(classifier),
             Arc::new(SystemClock),
+            worker::Metrics::new(),
             settings,
             self.stop.clone(),
         ));

@@ -6,7 +6,10 @@ use backon::{ExponentialBuilder, Retryable};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::warn;
 
-use super::lease::Leases;
+use super::{
+    lease::Leases,
+    metrics::{Metrics, Stage},
+};
 use crate::backend::{Error, ErrorKind, Queue, Receipt};
 
 /// How long a receipt waits for others: long enough to fill calls under load, short against a visibility time-out.
@@ -19,7 +22,12 @@ const MOST: usize = 10;
 const DELETE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Deletes what comes over `settled` until its senders are gone. The leases are kept until then.
-pub async fn run(queue: Arc<dyn Queue>, leases: Arc<Leases>, mut settled: mpsc::Receiver<Receipt>) {
+pub async fn run(
+    queue: Arc<dyn Queue>,
+    leases: Arc<Leases>,
+    metrics: Arc<Metrics>,
+    mut settled: mpsc::Receiver<Receipt>,
+) {
     while let Some(first) = settled.recv().await {
         let mut batch = vec![first];
         let deadline = Instant::now() + LINGER;
@@ -29,7 +37,7 @@ pub async fn run(queue: Arc<dyn Queue>, leases: Arc<Leases>, mut settled: mpsc::
                 Ok(None) | Err(_) => break,
             }
         }
-        if let Err(error) = delete(&*queue, &batch).await {
+        if let Err(error) = metrics.time(Stage::Delete, delete(&*queue, &batch)).await {
             // The results are stored; the messages come again and find them.
             warn!(%error, messages = batch.len(), "cannot delete messages; they will be done again");
         }

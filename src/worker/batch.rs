@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::heartbeat::Counters;
+use super::{
+    heartbeat::Counters,
+    metrics::{Metrics, Stage},
+};
 use crate::{
     contract::Score,
     model::{Classifier, Input},
@@ -55,11 +58,12 @@ impl Batcher {
         largest: usize,
         stop: CancellationToken,
         counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let (items, receiver) = mpsc::channel(largest * 2);
         std::thread::Builder::new()
             .name("network".to_owned())
-            .spawn(move || serve(&classifier, largest, &stop, &counters, receiver))?;
+            .spawn(move || serve(&classifier, largest, &stop, &counters, &metrics, receiver))?;
         Ok(Self { items })
     }
 
@@ -79,6 +83,7 @@ fn serve(
     largest: usize,
     stop: &CancellationToken,
     counters: &Counters,
+    metrics: &Metrics,
     mut items: mpsc::Receiver<Item>,
 ) {
     let mut batch = Vec::with_capacity(largest);
@@ -91,6 +96,7 @@ fn serve(
             // A defect in the network must not end the thread: its inputs fail, the next batch runs.
             let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| classifier.classify(&inputs, TOP)));
             counters.busy(started.elapsed());
+            metrics.took(Stage::Infer, started);
             match run {
                 Ok(Ok(scores)) => scores.into_iter().map(Ok).collect(),
                 Ok(Err(error)) => replies.iter().map(|_| Err(BatchError::Network(error.to_string()))).collect(),

@@ -3,17 +3,11 @@
 //! receive -> fetch -> decode -> network -> publish -> delete. Each message is a task; semaphores bound how many are held, how many
 //! are fetched and decoded at a time, and how many bytes of pixels are in memory.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,7 +18,10 @@ use super::{
     batch::{BatchError, Batcher},
     heartbeat::{self, Counters},
     lease::Leases,
+    metrics::{Ending, Metrics, Stage},
+    protection::Protection,
     publish::{Published, publish},
+    turn::Turns,
 };
 use crate::{
     backend::{Backend, Error, ErrorKind, Instance, Message, Receipt},
@@ -32,9 +29,6 @@ use crate::{
     contract::{Classification, ImageName, ObjectEvent, Outcome, event},
     model::{Classifier, DecodeError, Input, Limits},
 };
-
-/// From this receive on a message is processed alone: it may be the one that kills workers.
-const SUSPICIOUS_RECEIVES: u32 = 3;
 
 /// A message comes back after 2 s, then twice as long each time, at most this.
 const MAX_BACK_OFF: Duration = Duration::from_secs(300);
@@ -44,12 +38,6 @@ const RECEIVE: usize = 10;
 
 /// How long one store call may take before the message is tried again later.
 const STORE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// After so many empty receives in a row the machine's protection from scale-in is dropped.
-const EMPTY_RECEIVES: usize = 3;
-
-/// How long a call to the machine's manager may take.
-const INSTANCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time that a stopping worker has to finish what it started.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -87,10 +75,17 @@ pub struct Summary {
 enum End {
     /// Every store has the result, or there is nothing to do: delete the message.
     Settled,
-    /// Not begun: show it to others at once.
-    HandBack,
-    /// Failed this time: show it again after a back-off.
-    Retry(String),
+    /// Show it again after so long: zero hands it back at once.
+    Again(Duration),
+}
+
+/// Why an image has no result.
+#[derive(Debug)]
+enum Unfinished {
+    /// Not begun: the worker stops.
+    Stopping,
+    /// Failed this time.
+    Failed(String),
 }
 
 /// Runs the worker until `stop` is cancelled, or until the queue is empty if so told.
@@ -105,6 +100,7 @@ pub async fn run(
     instance: Arc<dyn Instance>,
     classifier: Arc<Classifier>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     settings: Settings,
     stop: CancellationToken,
 ) -> anyhow::Result<Summary> {
@@ -112,7 +108,13 @@ pub async fn run(
     let leases = Arc::new(Leases::new(Arc::clone(&backend.queue)));
     let decoders =
         rayon::ThreadPoolBuilder::new().num_threads(settings.threads).thread_name(|n| format!("decode-{n}")).build()?;
-    let batcher = Batcher::start(Arc::clone(&classifier), settings.batch, stop.clone(), Arc::clone(&counters))?;
+    let batcher = Batcher::start(
+        Arc::clone(&classifier),
+        settings.batch,
+        stop.clone(),
+        Arc::clone(&counters),
+        Arc::clone(&metrics),
+    )?;
     let (settled, acknowledged) = mpsc::channel(256);
     let background = CancellationToken::new();
     let housekeeping = TaskTracker::new();
@@ -122,7 +124,12 @@ pub async fn run(
     });
     let (results, draining, ended) = (Arc::clone(&backend.results), stop.clone(), background.clone());
     housekeeping.spawn(heartbeat::beat(results, Arc::clone(&counters), Arc::clone(&leases), draining, ended));
-    let deleting = tokio::spawn(acknowledge::run(Arc::clone(&backend.queue), Arc::clone(&leases), acknowledged));
+    let deleting = tokio::spawn(acknowledge::run(
+        Arc::clone(&backend.queue),
+        Arc::clone(&leases),
+        Arc::clone(&metrics),
+        acknowledged,
+    ));
 
     let (machine, leaving, ended) = (Arc::clone(&instance), stop.clone(), background.clone());
     housekeeping.spawn(async move {
@@ -136,17 +143,12 @@ pub async fn run(
     });
 
     let pipeline = Arc::new(Pipeline {
-        // Machines are launched with protection.
-        protected: tokio::sync::Mutex::new(true),
-        empty_receives: AtomicUsize::new(0),
-        instance,
+        protection: Protection::new(instance, Arc::clone(&leases)),
         // Enough to fill two batches while every receiver waits, and not more: what is held is kept from other workers.
         held: Arc::new(Semaphore::new(settings.batch * 2 + settings.receivers * RECEIVE)),
         fetching: Semaphore::new(settings.threads * 2 + 4),
         pixels: Semaphore::new(kibibytes(settings.pixel_budget)),
-        alone: RwLock::default(),
-        suspicious: AtomicUsize::new(0),
-        calm: Notify::new(),
+        turns: Arc::default(),
         tasks: TaskTracker::new(),
         backend,
         classifier,
@@ -154,6 +156,7 @@ pub async fn run(
         settings,
         stop,
         counters: Arc::clone(&counters),
+        metrics,
         leases,
         decoders,
         batcher,
@@ -199,18 +202,12 @@ struct Pipeline {
     decoders: rayon::ThreadPool,
     batcher: Batcher,
     settled: mpsc::Sender<Receipt>,
-    instance: Arc<dyn Instance>,
-    /// Whether the machine is protected from scale-in; held while that changes.
-    protected: tokio::sync::Mutex<bool>,
-    empty_receives: AtomicUsize,
+    protection: Protection,
     held: Arc<Semaphore>,
     fetching: Semaphore,
     pixels: Semaphore,
-    /// Read by ordinary messages at work, written by a suspicious one.
-    alone: RwLock<()>,
-    /// Suspicious messages held; while there are any, nothing is received.
-    suspicious: AtomicUsize,
-    calm: Notify,
+    turns: Arc<Turns>,
+    metrics: Arc<Metrics>,
     tasks: TaskTracker,
 }
 
@@ -222,11 +219,12 @@ impl Pipeline {
             let wait = self.backend.queue.long_poll();
             let asked = Instant::now();
             // Not cancelled by a stop: its messages would be hidden from everybody for a whole visibility time-out.
-            match tokio::time::timeout(wait + STORE_TIMEOUT, self.backend.queue.receive(RECEIVE, wait)).await {
+            let receive = tokio::time::timeout(wait + STORE_TIMEOUT, self.backend.queue.receive(RECEIVE, wait));
+            match self.metrics.time(Stage::Receive, receive).await {
                 Ok(Ok(messages)) if messages.is_empty() => {
                     failures = 0;
                     drop(room);
-                    self.drop_protection().await;
+                    self.protection.received_nothing().await;
                     if self.settings.until_empty && self.is_queue_empty().await {
                         info!("the queue is empty");
                         self.stop.cancel();
@@ -235,11 +233,12 @@ impl Pipeline {
                 Ok(Ok(messages)) => {
                     failures = 0;
                     self.leases.take(messages.iter().map(|m| &m.receipt), asked);
-                    if self.take_protection().await {
+                    if self.protection.take().await {
                         self.begin(messages, room);
                     } else {
                         self.stop.cancel();
                         for message in &messages {
+                            self.metrics.ended(Ending::HandedBack);
                             self.leases.release(&message.receipt, Duration::ZERO).await;
                         }
                     }
@@ -261,54 +260,12 @@ impl Pipeline {
     /// Room for the messages of one receive, or `None` at a stop.
     async fn room(&self) -> Option<OwnedSemaphorePermit> {
         let room = async {
-            loop {
-                let calm = self.calm.notified();
-                if self.suspicious.load(Ordering::SeqCst) == 0 {
-                    break;
-                }
-                calm.await;
-            }
+            self.turns.calm().await;
             Arc::clone(&self.held).acquire_many_owned(RECEIVE as u32).await.ok()
         };
         tokio::select! {
             () = self.stop.cancelled() => None,
             room = room => room,
-        }
-    }
-
-    /// Protects the machine before work begins. False if it cannot be protected: it may be gone at any time.
-    async fn take_protection(&self) -> bool {
-        self.empty_receives.store(0, Ordering::SeqCst);
-        let mut protected = self.protected.lock().await;
-        if !*protected {
-            match tokio::time::timeout(INSTANCE_TIMEOUT, self.instance.protect(true)).await {
-                Ok(Ok(())) => *protected = true,
-                Ok(Err(error)) => {
-                    warn!(%error, "cannot take protection from scale-in; draining");
-                    return false;
-                }
-                Err(_) => {
-                    warn!("taking protection from scale-in took too long; draining");
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    /// Drops the protection after a few empty receives, if nothing is held.
-    async fn drop_protection(&self) {
-        if self.empty_receives.fetch_add(1, Ordering::SeqCst) + 1 < EMPTY_RECEIVES {
-            return;
-        }
-        let mut protected = self.protected.lock().await;
-        // Looked at under the lock: a receiver takes its leases before it asks for protection.
-        if *protected && self.leases.is_empty() {
-            match tokio::time::timeout(INSTANCE_TIMEOUT, self.instance.protect(false)).await {
-                Ok(Ok(())) => *protected = false,
-                Ok(Err(error)) => warn!(%error, "cannot drop protection from scale-in"),
-                Err(_) => warn!("dropping protection from scale-in took too long"),
-            }
         }
     }
 
@@ -335,12 +292,12 @@ impl Pipeline {
         messages.sort_by_key(|message| message.receive_count);
         for message in messages {
             let (pipeline, permit) = (Arc::clone(self), room.split(1));
-            let suspect = (message.receive_count >= SUSPICIOUS_RECEIVES).then(|| Suspect::new(Arc::clone(self)));
+            let (suspect, held) = (self.turns.suspect(message.receive_count), self.metrics.hold());
             let span = info_span!("message", id = %message.id, attempt = message.receive_count);
             self.tasks.spawn(
                 async move {
                     pipeline.follow(message, suspect.is_some()).await;
-                    drop((suspect, permit));
+                    drop((suspect, held, permit));
                 }
                 .instrument(span),
             );
@@ -349,15 +306,16 @@ impl Pipeline {
 
     /// One message from its receive to its end.
     async fn follow(&self, message: Message, alone: bool) {
-        let turn =
-            async { if alone { Turn::Alone(self.alone.write().await) } else { Turn::Shared(self.alone.read().await) } };
         // Whoever waits for a turn has not begun: a stop must not keep its message behind work that takes long.
         let turn = tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
-            turn = turn => Some(turn),
+            turn = self.turns.turn(alone) => Some(turn),
         };
-        let end = if turn.is_some() { self.process(&message).await } else { End::HandBack };
+        let end = match &turn {
+            Some(_) => self.process(&message).await,
+            None => self.hand_back(),
+        };
         drop(turn);
         match end {
             End::Settled => {
@@ -365,17 +323,13 @@ impl Pipeline {
                     warn!("the message is done and cannot be deleted; it will be done again");
                 }
             }
-            End::HandBack => self.leases.release(&message.receipt, Duration::ZERO).await,
-            End::Retry(_) if self.is_last_receive(&message) => {
-                // Its next receive would be one too many: shown at once, it goes to the dead-letter queue.
-                self.leases.release(&message.receipt, Duration::ZERO).await;
-            }
-            End::Retry(reason) => {
-                let delay = back_off(message.receive_count);
-                warn!(reason, again_in_s = delay.as_secs(), "trying again later");
-                self.leases.release(&message.receipt, delay).await;
-            }
+            End::Again(delay) => self.leases.release(&message.receipt, delay).await,
         }
+    }
+
+    fn hand_back(&self) -> End {
+        self.metrics.ended(Ending::HandedBack);
+        End::Again(Duration::ZERO)
     }
 
     fn is_last_receive(&self, message: &Message) -> bool {
@@ -387,53 +341,75 @@ impl Pipeline {
             Ok(events) => events,
             Err(error) => {
                 warn!(%error, "dropping a message that no one can understand");
+                self.metrics.ended(Ending::Discarded);
                 return End::Settled;
             }
         };
         for event in &events {
             let Some(image) = self.backend.images.image_of(event) else {
                 warn!(bucket = event.bucket, key = event.key, "refusing an object that is not ours");
+                self.metrics.ended(Ending::Discarded);
                 continue;
             };
             let span = info_span!("image", %image);
-            match self.classify(message, event, &image).instrument(span).await {
-                End::Settled => {}
-                End::Retry(reason) if self.is_last_receive(message) => {
-                    return self.give_up(message, event, image, reason).await;
+            let one = async {
+                match self.classify(message, event, &image).await {
+                    Ok(ending) => {
+                        self.metrics.ended(ending);
+                        None
+                    }
+                    Err(Unfinished::Stopping) => Some(self.hand_back()),
+                    Err(Unfinished::Failed(reason)) if self.is_last_receive(message) => {
+                        Some(self.give_up(message, event, &image, reason).await)
+                    }
+                    Err(Unfinished::Failed(reason)) => {
+                        let delay = back_off(message.receive_count);
+                        warn!(reason, again_in_s = delay.as_secs(), "trying again later");
+                        self.metrics.ended(Ending::Retried);
+                        Some(End::Again(delay))
+                    }
                 }
-                end => return end,
+            };
+            if let Some(end) = one.instrument(span).await {
+                return end;
             }
         }
         End::Settled
     }
 
     /// Classifies one image and publishes the result.
-    async fn classify(&self, message: &Message, event: &ObjectEvent, image: &ImageName) -> End {
+    async fn classify(&self, message: &Message, event: &ObjectEvent, image: &ImageName) -> Result<Ending, Unfinished> {
         let prepared = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return End::HandBack,
+            () = self.stop.cancelled() => return Err(Unfinished::Stopping),
             prepared = self.prepare(image) => prepared,
         };
         let outcome = match prepared {
             Ok(input) => match self.batcher.classify(input).await {
-                Ok(top) => match Outcome::labelled(top) {
-                    Some(outcome) => outcome,
-                    None => return End::Retry("the network gave no scores".to_owned()),
-                },
-                Err(BatchError::Stopping) => return End::HandBack,
-                Err(error) => return End::Retry(error.to_string()),
+                Ok(top) => {
+                    Outcome::labelled(top).ok_or_else(|| Unfinished::Failed("the network gave no scores".to_owned()))?
+                }
+                Err(BatchError::Stopping) => return Err(Unfinished::Stopping),
+                Err(error) => return Err(Unfinished::Failed(error.to_string())),
             },
             Err(Failure::Gone) => {
                 info!("the image is gone; nothing to do");
-                return End::Settled;
+                return Ok(Ending::Discarded);
             }
             Err(Failure::Permanent(error)) => {
                 info!(error, "the image cannot be classified");
                 Outcome::Failed { error }
             }
-            Err(Failure::Transient(error)) => return End::Retry(error),
+            Err(Failure::Transient(error)) => return Err(Unfinished::Failed(error)),
         };
-        self.store(message, event, image, outcome).await
+        let ending = Ending::from(&outcome);
+        match self.store(message, event, image, outcome).await.map_err(Unfinished::Failed)? {
+            Published::Stored => Ok(ending),
+            Published::Discarded => {
+                info!("the image was removed or is newer; the result is discarded");
+                Ok(Ending::Discarded)
+            }
+        }
     }
 
     /// Fetches and decodes one image.
@@ -441,22 +417,35 @@ impl Pipeline {
         let closed = |_| Failure::Transient("the worker stops".to_owned());
         let _fetching = self.fetching.acquire().await.map_err(closed)?;
         let limits = self.settings.limits;
-        let stored = timed(self.backend.images.get(image, limits.max_bytes)).await?;
+        let stored = self.metrics.time(Stage::Fetch, timed(self.backend.images.get(image, limits.max_bytes))).await?;
         let header = self.classifier.preprocessor().measure(&stored.bytes, &limits)?;
         // Four bytes a pixel, and never more than there are permits, so that one huge image can still run alone.
         let most = kibibytes(self.settings.pixel_budget);
         let needed = u32::try_from(kibibytes(header.pixels * 4).min(most)).unwrap_or(u32::MAX);
         let _pixels = self.pixels.acquire_many(needed).await.map_err(closed)?;
         let (answer, decoded) = oneshot::channel();
-        let classifier = Arc::clone(&self.classifier);
+        let (classifier, metrics) = (Arc::clone(&self.classifier), Arc::clone(&self.metrics));
         self.decoders.spawn(move || {
+            let started = std::time::Instant::now();
+            let input = classifier.preprocessor().prepare(&stored.bytes, &limits);
+            metrics.took(Stage::Decode, started);
             // The asker may have been stopped; then nobody wants the answer.
-            drop(answer.send(classifier.preprocessor().prepare(&stored.bytes, &limits)));
+            drop(answer.send(input));
         });
         decoded.await.map_err(|_| Failure::Transient("decoding was interrupted".to_owned()))?.map_err(Failure::from)
     }
 
-    async fn store(&self, message: &Message, event: &ObjectEvent, image: &ImageName, outcome: Outcome) -> End {
+    /// Publishes what came of an image.
+    ///
+    /// # Errors
+    /// Why it cannot be published now.
+    async fn store(
+        &self,
+        message: &Message,
+        event: &ObjectEvent,
+        image: &ImageName,
+        outcome: Outcome,
+    ) -> Result<Published, String> {
         let millis = i128::from(self.clock.now_ms());
         let result = Classification {
             image: image.clone(),
@@ -469,29 +458,29 @@ impl Pipeline {
             sequencer: event.sequencer.clone(),
             asked_at_ms: message.sent_at_ms,
         };
-        match timed(publish(&self.backend, &result)).await {
-            Ok(Published::Stored) => {
-                debug!(label = result.outcome.label(), "stored");
-                self.counters.stored(&result.outcome);
-                End::Settled
+        match self.metrics.time(Stage::Publish, timed(publish(&self.backend, &result))).await {
+            Ok(published) => {
+                if published == Published::Stored {
+                    debug!(label = result.outcome.label(), "stored");
+                    self.counters.stored(&result.outcome);
+                }
+                Ok(published)
             }
-            Ok(Published::Discarded) => {
-                info!("the image was removed or is newer; the result is discarded");
-                End::Settled
-            }
-            Err(Failure::Gone) => End::Settled,
-            Err(Failure::Permanent(error) | Failure::Transient(error)) => End::Retry(error),
+            Err(Failure::Gone) => Ok(Published::Discarded),
+            Err(Failure::Permanent(error) | Failure::Transient(error)) => Err(error),
         }
     }
 
     /// The last receive failed too: the row says so, as well as it can be written, and the message becomes a dead letter.
-    async fn give_up(&self, message: &Message, event: &ObjectEvent, image: ImageName, reason: String) -> End {
-        error!(%image, reason, "giving up; the message goes to the dead-letter queue");
+    async fn give_up(&self, message: &Message, event: &ObjectEvent, image: &ImageName, reason: String) -> End {
+        error!(reason, "giving up; the message goes to the dead-letter queue");
+        self.metrics.ended(Ending::GaveUp);
         let outcome = Outcome::Failed { error: format!("gave up: {reason}") };
-        if let End::Retry(error) = self.store(message, event, &image, outcome).await {
-            warn!(%image, error, "cannot record that this image was given up");
+        if let Err(error) = self.store(message, event, image, outcome).await {
+            warn!(error, "cannot record that this image was given up");
         }
-        End::Retry(reason)
+        // Its next receive would be one too many: shown at once, it goes to the dead-letter queue.
+        End::Again(Duration::ZERO)
     }
 }
 
@@ -524,32 +513,6 @@ async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Fai
     match tokio::time::timeout(STORE_TIMEOUT, call).await {
         Ok(done) => done.map_err(Failure::from),
         Err(_) => Err(Failure::Transient("a store took too long to answer".to_owned())),
-    }
-}
-
-/// The right to process a message, beside others or alone.
-#[derive(Debug)]
-#[expect(dead_code, reason = "held, not read")]
-enum Turn<'a> {
-    Shared(RwLockReadGuard<'a, ()>),
-    Alone(RwLockWriteGuard<'a, ()>),
-}
-
-/// Counts a suspicious message for as long as it is held.
-struct Suspect(Arc<Pipeline>);
-
-impl Suspect {
-    fn new(pipeline: Arc<Pipeline>) -> Self {
-        pipeline.suspicious.fetch_add(1, Ordering::SeqCst);
-        Self(pipeline)
-    }
-}
-
-impl Drop for Suspect {
-    fn drop(&mut self) {
-        if self.0.suspicious.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.calm.notify_waiters();
-        }
     }
 }
 

@@ -5,17 +5,19 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, Summary, lease::Leases, run};
+use super::{Metrics, Settings, Summary, lease::Leases, run};
 use crate::{
     backend::{Backend, Host, Upload, local},
     clock::SystemClock,
     config::Config,
     contract::{Digest, ImageName},
     model::{Bundle, Classifier, Engine, Limits},
+    telemetry,
 };
 
 struct Fixture {
     backend: Backend,
+    metrics: Arc<Metrics>,
     dir: tempfile::TempDir,
 }
 
@@ -26,7 +28,7 @@ impl Fixture {
         config.queue.visibility_timeout = visibility_timeout;
         config.queue.max_receives = max_receives;
         let (backend, _) = local::open(&config, Arc::new(SystemClock)).unwrap();
-        Self { backend, dir }
+        Self { backend, metrics: Metrics::new(), dir }
     }
 
     async fn put(&self, name: &str, bytes: &[u8]) -> ImageName {
@@ -60,11 +62,23 @@ impl Fixture {
             Arc::new(Host::default()),
             Arc::new(classifier),
             Arc::new(SystemClock),
+            Arc::clone(&self.metrics),
             settings,
             stop,
         );
         tokio::time::timeout(Duration::from_secs(120), running).await.unwrap().unwrap()
     }
+}
+
+/// The value of a metric, told by its name and labels as Prometheus writes them.
+fn metric(metrics: &Metrics, name: &str) -> f64 {
+    let text = telemetry::metrics::text(metrics.as_ref()).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+}
+
+fn outcomes<const N: usize>(metrics: &Metrics, outcomes: [&str; N]) -> [f64; N] {
+    outcomes.map(|outcome| metric(metrics, &format!("imgcls_worker_images_total{{outcome=\"{outcome}\"}}")))
 }
 
 fn picture(seed: u8) -> Vec<u8> {
@@ -96,6 +110,14 @@ async fn what_is_no_work_is_dropped_and_the_rest_is_done() {
     let foreign = ["hello".to_owned(), "s3://elsewhere/1.png".to_owned(), r#"{"Event":"s3:TestEvent"}"#.to_owned()];
     fixture.backend.queue.send(&foreign).await.unwrap();
     assert_eq!(fixture.work().await, Summary { done: 9, failed: 1 });
+    let told = outcomes(&fixture.metrics, ["done", "failed", "discarded", "retried", "handed_back", "gave_up"]);
+    assert_eq!(told, [9.0, 1.0, 2.0, 0.0, 0.0, 0.0]);
+    let count =
+        |stage| metric(&fixture.metrics, &format!("imgcls_worker_stage_duration_seconds_count{{stage=\"{stage}\"}}"));
+    // The picture that is none fails before it is decoded.
+    assert_eq!(["fetch", "decode", "publish"].map(count), [10.0, 9.0, 10.0]);
+    assert!(["receive", "infer", "delete"].map(count).iter().all(|n| *n >= 1.0));
+    assert_eq!(metric(&fixture.metrics, "imgcls_worker_in_flight"), 0.0);
     let depth = fixture.backend.queue.depth().await.unwrap();
     assert_eq!((depth.visible, depth.in_flight, depth.dead), (0, 0, 0));
     let row = &fixture.backend.results.get(&[bad]).await.unwrap()[0];
@@ -117,6 +139,7 @@ async fn what_cannot_be_read_is_given_up_and_can_be_redriven() {
     std::fs::rename(&file, file.with_extension("away")).unwrap();
     std::fs::create_dir(&file).unwrap();
     fixture.work().await;
+    assert_eq!(outcomes(&fixture.metrics, ["done", "failed", "retried", "gave_up"]), [0.0, 0.0, 0.0, 1.0]);
     let row = fixture.backend.results.get(std::slice::from_ref(&image)).await.unwrap().remove(0);
     assert!(row.outcome.error().is_some_and(|e| e.starts_with("gave up: ")), "{row:?}");
     assert_eq!(fixture.backend.queue.depth().await.unwrap().dead, 1);

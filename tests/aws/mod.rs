@@ -2,24 +2,29 @@
 
 use std::{
     collections::BTreeSet,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use aws_sdk_sqs::types::QueueAttributeName;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use self::{
     emulator::{Emulator, shared_ministack},
     proxy::{Proxy, Verdict},
     system::System,
 };
-use crate::support::{eventually, picture, upload};
+use crate::support::{DEADLINE, eventually, picture, upload};
 
 #[allow(dead_code, reason = "the unit tests of the backend use the rest of it")]
 mod emulator;
 mod machines;
+mod pages;
 mod proxy;
 mod scaling;
+mod setup;
 mod system;
+mod telemetry;
 
 /// Pictures, each with many names: what a picture costs does not depend on its name.
 const PICTURES: u32 = 12;
@@ -75,11 +80,13 @@ async fn a_whole_run_labels_every_image_three_ways() {
         assert_eq!(rows[&name(i)].as_ref(), Ok(label));
         assert!(outputs.contains(&format!("{}_{}", name(i), label.replace([' ', '/'], "_"))), "{label}");
     }
-    // Every image's tags would cost as many calls again.
-    for i in (0..IMAGES).step_by(97) {
-        let got =
-            system.s3.get_object_tagging().bucket(system.bucket()).key(format!("in/{}", name(i))).send().await.unwrap();
-        let tag = got.tag_set().iter().find(|t| t.key() == "Classification").unwrap();
+    let tagged = (0..IMAGES).map(|i| {
+        let get = system.s3.get_object_tagging().bucket(system.bucket()).key(format!("in/{}", name(i)));
+        async move { get.send().await.map(|got| (i, got.tag_set)) }
+    });
+    let tagged: Vec<_> = stream::iter(tagged).buffer_unordered(16).try_collect().await.unwrap();
+    for (i, tags) in tagged {
+        let tag = tags.iter().find(|t| t.key() == "Classification").unwrap();
         assert_eq!(tag.value(), imgcls::contract::tags::value(&labels[i % labels.len()]));
     }
 }
@@ -101,7 +108,7 @@ async fn faults_and_kills_lose_and_double_nothing() {
     let rules = serde_json::json!([
         {"service": "*", "probability": 0.03, "error": {"code": "InternalError", "status": 500}},
         {"service": "s3", "probability": 0.02, "error": {"code": "SlowDown", "status": 503}},
-        {"service": "sqs", "probability": 0.02, "error": {"code": "ThrottlingException", "status": 400}},
+        {"service": "sqs", "probability": 0.05, "error": {"code": "ThrottlingException", "status": 400}},
         {"service": "dynamodb", "probability": 0.02, "error": {"code": "ProvisionedThroughputExceededException"}},
         {"service": "s3", "operation": "GetObject", "probability": 0.03, "response": {"abort_frac": 0.5}},
         {"service": "*", "probability": 0.01, "reset": true},
@@ -130,9 +137,16 @@ async fn faults_and_kills_lose_and_double_nothing() {
             next_kill = Instant::now() + Duration::from_secs(3 + rand::random_range(0..4));
         }
         // One that ended by itself gave up where it should have gone on.
+        for worker in &mut workers {
+            assert!(worker.is_running(), "a worker ended: {}", worker.log());
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    println!("{kills} workers killed");
+    let rules = client.get(format!("{}/_microburst/rules", faults.url)).send().await.unwrap();
+    let rules: Vec<serde_json::Value> = rules.json().await.unwrap();
+    let fired: Vec<u64> = rules.iter().map(|rule| rule["fired_count"].as_u64().unwrap()).collect();
+    println!("{kills} workers killed; faults by rule: {fired:?}");
+    assert!(kills > 0 && fired.len() == 7 && fired.iter().all(|n| *n > 0), "{rules:?}");
     let rows = system.rows().await;
     assert_eq!(rows.len(), IMAGES);
     for i in 0..IMAGES {
@@ -140,6 +154,20 @@ async fn faults_and_kills_lose_and_double_nothing() {
     }
     assert_eq!(system.keys(&system.output_bucket()).await.len(), IMAGES);
     assert_eq!(system.depth("images-dead").await, (0, 0));
+}
+
+/// A worker that starts while SQS throttles waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_throttled_start_is_tried_again() {
+    let proxy = Proxy::start(ministack().await).await;
+    let system = System::new(ministack().await, &proxy.url).await;
+    let asked = AtomicU32::new(0);
+    proxy.judge(move |call| match call.operation.as_str() {
+        "SQS.GetQueueAttributes" if asked.fetch_add(1, Ordering::SeqCst) < 3 => Verdict::Throttle,
+        _ => Verdict::Pass,
+    });
+    let mut worker = system.work(&["--until-empty", "--threads", "1"]);
+    assert!(worker.ended(DEADLINE).await.success(), "{}", worker.log());
 }
 
 /// Each of the three writes fails for good: the row says so where there can be one, the message is a dead letter, and a redrive heals it.

@@ -1,4 +1,4 @@
-//! A proxy before an emulator: counts calls by operation, and fails or holds those that a test names.
+//! A proxy before an emulator: counts calls by operation, and fails, denies, holds or changes those that a test names.
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +21,12 @@ pub(crate) enum Verdict {
     Pass,
     /// It is answered with 500, as long as the rule stands.
     Fail,
+    /// It is answered as if the identity lacked the permission.
+    Deny,
+    /// It is answered as SQS answers to too many calls.
+    Throttle,
+    /// It goes through without this header.
+    Without(&'static str),
     /// It waits until the rules change.
     Hold,
     /// It is answered with this, by the proxy itself.
@@ -73,7 +79,7 @@ impl Proxy {
         self.shared.rule.send_replace(Arc::new(rule));
     }
 
-    /// Calls so far, by operation.
+    /// Calls so far, by operation; under `DynamoDB.Query.ScannedCount` the items that queries looked at.
     pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
         self.shared.counts.lock().unwrap().clone()
     }
@@ -99,17 +105,23 @@ async fn pass(shared: &Shared, request: Request) -> anyhow::Result<Response> {
     let call = Call { operation: operation(target, &parts.method, &path, &body), path, body };
     *shared.counts.lock().unwrap().entry(call.operation.clone()).or_default() += 1;
 
+    let mut headers = parts.headers;
     let mut rules = shared.rule.subscribe();
     loop {
         let rule = Arc::clone(&rules.borrow_and_update());
         match rule(&call) {
             Verdict::Pass => break,
             Verdict::Fail => return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+            Verdict::Deny => return Ok(denied(&call)),
+            Verdict::Throttle => return Ok(throttled()),
+            Verdict::Without(header) => {
+                headers.remove(header);
+                break;
+            }
             Verdict::Hold => rules.changed().await?,
             Verdict::Answer(status, body) => return Ok((status, body).into_response()),
         }
     }
-    let mut headers = parts.headers;
     headers.remove("transfer-encoding");
     headers.remove("content-length");
     let url = format!("{}{}", shared.upstream, call.path);
@@ -117,6 +129,10 @@ async fn pass(shared: &Shared, request: Request) -> anyhow::Result<Response> {
     let (status, mut headers) = (answer.status(), answer.headers().clone());
     let is_head = headers.contains_key("content-length") && answer.content_length() == Some(0);
     let body = answer.bytes().await?;
+    if call.operation == "DynamoDB.Query" {
+        let scanned = serde_json::from_slice::<serde_json::Value>(&body)?["ScannedCount"].as_u64().unwrap_or_default();
+        *shared.counts.lock().unwrap().entry(format!("{}.ScannedCount", call.operation)).or_default() += scanned;
+    }
     headers.remove("transfer-encoding");
     if !is_head {
         headers.remove("content-length");
@@ -125,6 +141,25 @@ async fn pass(shared: &Shared, request: Request) -> anyhow::Result<Response> {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// What the services answer to an identity without the permission.
+fn denied(call: &Call) -> Response {
+    if call.operation.starts_with("S3.") {
+        let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+        return (StatusCode::FORBIDDEN, [("content-type", "application/xml")], body).into_response();
+    }
+    let kind = "com.amazon.coral.service#AccessDeniedException";
+    let body = serde_json::json!({"__type": kind, "message": "not authorized"}).to_string();
+    (StatusCode::BAD_REQUEST, [("content-type", "application/x-amz-json-1.0")], body).into_response()
+}
+
+/// What SQS answers to too many calls.
+fn throttled() -> Response {
+    let code = [("x-amzn-query-error", "AWS.SimpleQueueService.ThrottlingException;Sender")];
+    let body =
+        serde_json::json!({"__type": "com.amazonaws.sqs#ThrottlingException", "message": "slow down"}).to_string();
+    (StatusCode::BAD_REQUEST, code, [("content-type", "application/x-amz-json-1.0")], body).into_response()
 }
 
 /// The operation's name, as the services' documentation has it.
@@ -139,16 +174,20 @@ fn operation(target: Option<&str>, method: &Method, path: &str, body: &[u8]) -> 
         return format!("{service}.{operation}");
     }
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let has_key = path.trim_start_matches('/').contains('/');
-    let tagging = query.split('&').any(|q| q == "tagging" || q.starts_with("tagging="));
-    let operation = match (method.as_str(), has_key, tagging) {
-        ("GET", true, true) => "GetObjectTagging",
-        ("PUT", true, true) => "PutObjectTagging",
-        ("GET", true, _) => "GetObject",
-        ("PUT", true, _) => "PutObject",
-        ("HEAD", true, _) => "HeadObject",
-        ("DELETE", true, _) => "DeleteObject",
-        ("GET", false, _) => "ListOrGetBucket",
+    let has_key = path.trim_matches('/').contains('/');
+    let of = |what: &str| query.split('&').any(|q| q.split('=').next() == Some(what));
+    let operation = match (method.as_str(), has_key) {
+        ("GET", true) if of("tagging") => "GetObjectTagging",
+        ("PUT", true) if of("tagging") => "PutObjectTagging",
+        ("GET", true) => "GetObject",
+        ("PUT", true) => "PutObject",
+        ("HEAD", true) => "HeadObject",
+        ("DELETE", true) => "DeleteObject",
+        ("GET", false) if of("notification") => "GetBucketNotification",
+        ("PUT", false) if of("notification") => "PutBucketNotification",
+        ("GET", false) => "ListOrGetBucket",
+        ("PUT", false) => "CreateBucket",
+        ("HEAD", false) => "HeadBucket",
         _ => "OtherBucket",
     };
     format!("S3.{operation}")

@@ -31,8 +31,8 @@ pub(crate) struct Role {
 }
 
 impl System {
-    /// A fresh system that `imgcls setup` made at the emulator `upstream`; its processes talk to `endpoint`.
-    pub(crate) async fn new(upstream: &str, endpoint: &str) -> Self {
+    /// A system that nobody has set up yet at the emulator `upstream`; its processes talk to `endpoint`.
+    pub(crate) async fn bare(upstream: &str, endpoint: &str) -> Self {
         let account = emulator::account();
         let config = aws_config::defaults(BehaviorVersion::latest())
             .endpoint_url(upstream)
@@ -41,14 +41,19 @@ impl System {
             .load()
             .await;
         let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
-        let system = Self {
+        Self {
             account,
             endpoint: endpoint.to_owned(),
             dir: tempfile::tempdir().unwrap(),
             s3: aws_sdk_s3::Client::from_conf(s3),
             sqs: aws_sdk_sqs::Client::new(&config),
             dynamodb: aws_sdk_dynamodb::Client::new(&config),
-        };
+        }
+    }
+
+    /// A fresh system that `imgcls setup` made.
+    pub(crate) async fn new(upstream: &str, endpoint: &str) -> Self {
+        let system = Self::bare(upstream, endpoint).await;
         let output = system.tool(&["setup"]).env("AWS_ENDPOINT_URL", upstream).output().unwrap();
         assert!(output.status.success(), "setup: {}", String::from_utf8_lossy(&output.stderr));
         // The bucket greets a queue that it is told to notify; the tests count messages.
@@ -200,6 +205,10 @@ impl Role {
     pub(crate) fn kill(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// SIGTERM.

@@ -12,6 +12,10 @@ use aws_sdk_s3::{
     config::{RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient},
     error::{ProvideErrorMetadata, SdkError},
 };
+use aws_sdk_sqs::config::{
+    interceptors::InterceptorContext,
+    retry::{ClassifyRetry, RetryAction},
+};
 use aws_smithy_dns::HickoryDnsResolver;
 use aws_smithy_http_client::{
     Builder,
@@ -77,6 +81,7 @@ impl Clients {
         }
         // Longer than the longest long poll (20 s), or every idle receive would end as a time-out.
         let mut sqs = aws_sdk_sqs::config::Builder::from(shared)
+            .retry_classifier(SqsThrottling)
             .timeout_config(timeouts(Duration::from_secs(28), Duration::from_secs(60)));
         if let Some(url) = endpoint(config, "SQS") {
             sqs = sqs.endpoint_url(url);
@@ -99,6 +104,27 @@ impl Clients {
             autoscaling: aws_sdk_autoscaling::Client::from_conf(autoscaling.build()),
             region: shared.region().map(ToString::to_string),
         }
+    }
+}
+
+/// Has throttled calls of SQS tried again: the SDK knows only codes without SQS's prefix
+/// (`AWS.SimpleQueueService.ThrottlingException`), and would fail a start or a batch at the first.
+#[derive(Debug)]
+struct SqsThrottling;
+
+impl ClassifyRetry for SqsThrottling {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let failed = context.output_or_error().is_some_and(|result| result.is_err());
+        let throttled = context.response().filter(|_| failed).is_some_and(|response| {
+            let code = response.headers().get("x-amzn-query-error").unwrap_or_default();
+            let body = String::from_utf8_lossy(response.body().bytes().unwrap_or_default());
+            response.status().as_u16() == 400 && (code.contains("Throttl") || body.contains("Throttl"))
+        });
+        if throttled { RetryAction::throttling_error() } else { RetryAction::NoActionIndicated }
+    }
+
+    fn name(&self) -> &'static str {
+        "SQS throttling"
     }
 }
 

@@ -355,14 +355,13 @@ fn unbuilt(cause: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Refused, "cannot build the request").because(cause)
 }
 
-/// A notification of every created object below `prefix`.
+/// A notification of every created object below `prefix`. S3 names it: two of one name would be refused.
 fn notification(arn: &str, prefix: &str) -> Result<QueueConfiguration> {
     let rule = FilterRule::builder().name(FilterRuleName::Prefix).value(prefix).build();
     let filter = NotificationConfigurationFilter::builder()
         .key(S3KeyFilter::builder().set_filter_rules(Some(vec![rule])).build())
         .build();
     QueueConfiguration::builder()
-        .id("imgcls")
         .queue_arn(arn)
         .events(Event::S3ObjectCreated)
         .set_filter((!prefix.is_empty()).then_some(filter))

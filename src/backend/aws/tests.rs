@@ -148,6 +148,54 @@ async fn an_upload_comes_back_as_an_event_and_as_bytes() {
     assert_eq!(images.get(&name("none.png"), 3).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+/// A key as form-urlencoded text, whose `/` stays: AWS and ministack.
+fn form_encoded(key: &str) -> String {
+    url_encoded(key).replace("%20", "+")
+}
+
+/// A key as form-urlencoded text, whose `/` is encoded too: moto.
+fn all_form_encoded(key: &str) -> String {
+    form_encoded(key).replace('/', "%2F")
+}
+
+/// A key as in a URL, whose spaces are `%20`: LocalStack and its like.
+fn url_encoded(key: &str) -> String {
+    const KEPT: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/');
+    percent_encoding::utf8_percent_encode(key, KEPT).to_string()
+}
+
+#[tokio::test]
+async fn every_name_comes_back_from_every_kind_of_event_of_our_bucket_alone() {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    let config = Aws { endpoint_url: "http://127.0.0.1:9".into(), ..Config::default().aws };
+    let clients = Clients::of_emulator(&config, "100000000000").await;
+    let images = S3Images::new(clients.s3, "in-bucket", "in/", "out-bucket");
+    let image_in = |bucket: &str, key: &str, wrapped: bool| {
+        let object = serde_json::json!({"key": key, "size": 7, "sequencer": "0055AED6DCD90281E5"});
+        let record = serde_json::json!({"eventVersion": "2.1", "eventName": "ObjectCreated:Put",
+            "s3": {"bucket": {"name": bucket}, "object": object}});
+        let mut body = serde_json::json!({ "Records": [record] }).to_string();
+        if wrapped {
+            body = serde_json::json!({"Type": "Notification", "TopicArn": "t", "Message": body}).to_string();
+        }
+        let events = event::parse(&body).unwrap();
+        assert_eq!(events.len(), 1);
+        images.image_of(&events[0])
+    };
+    proptest!(|(text in any::<String>(), mark in "[+% &()=é🦀]{0,3}", wrapped: bool)| {
+        let uploaded = format!("{text}{mark}.png");
+        let Ok(image) = ImageName::from_upload(&uploaded, &Digest::of(uploaded.as_bytes())) else { return Ok(()) };
+        for encode in [form_encoded, all_form_encoded, url_encoded] {
+            let key = encode(&format!("in/{image}"));
+            prop_assert_eq!(image_in("in-bucket", &key, wrapped), Some(image.clone()));
+            prop_assert_eq!(image_in("out-bucket", &key, wrapped), None);
+            prop_assert_eq!(image_in("in-bucket", &encode(&format!("other/{image}")), wrapped), None);
+        }
+    });
+}
+
 #[tokio::test]
 async fn racing_uploads_of_one_name_all_survive() {
     let system = System::new("").await;
