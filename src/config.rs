@@ -12,6 +12,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+pub mod address;
+pub mod duration;
+mod secret;
+
+pub use secret::Secret;
+
 use crate::{
     model::{Engine, Limits},
     scaling::Rules,
@@ -200,102 +206,6 @@ pub struct Aws {
     pub path_style: bool,
     /// Send checksums only where the operation requires them, for stores that refuse the trailer.
     pub checksum_when_required: bool,
-}
-
-/// A text that is never printed.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, `None` where it is empty.
-    #[must_use]
-    pub fn expose(&self) -> Option<&str> {
-        Some(self.0.as_str()).filter(|s| !s.is_empty())
-    }
-
-    /// What is printed in place of a secret.
-    const SET: &str = "(set)";
-
-    const fn shown(&self) -> &'static str {
-        if self.0.is_empty() { "" } else { Self::SET }
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.shown())
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.shown())
-    }
-}
-
-/// Durations as text: `30s`, `2m`.
-pub mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    /// Writes `30s`.
-    ///
-    /// # Errors
-    /// The serializer's.
-    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*duration))
-    }
-
-    /// Reads `30s`, `1m 30s`, or a number of seconds.
-    ///
-    /// # Errors
-    /// If it is neither.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Text(String),
-            Seconds(u64),
-        }
-        match Either::deserialize(deserializer)? {
-            Either::Seconds(seconds) => Ok(Duration::from_secs(seconds)),
-            Either::Text(text) => humantime::parse_duration(&text)
-                .map_err(|e| D::Error::custom(format!("{text:?} is not a duration such as \"30s\": {e}"))),
-        }
-    }
-}
-
-/// An address and port as text, empty for none.
-pub mod address {
-    use std::net::SocketAddr;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    /// Writes `127.0.0.1:80`.
-    ///
-    /// # Errors
-    /// The serializer's.
-    pub fn serialize<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&address.map(|a| a.to_string()).unwrap_or_default())
-    }
-
-    /// Reads `127.0.0.1:80`.
-    ///
-    /// # Errors
-    /// If it is no address with a port.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let parse = || text.parse().map_err(|_| D::Error::custom(format!("{text:?} is not ADDRESS:PORT")));
-        (!text.is_empty()).then(parse).transpose()
-    }
 }
 
 impl Default for Config {

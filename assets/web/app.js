@@ -74,7 +74,7 @@ function item(file, path) {
   const state = document.createElement("span");
   state.textContent = "waiting";
   li.append(name, bar, state);
-  return { file, li, bar, state };
+  return { file, li, name, bar, state };
 }
 
 function finish(entry, kind, text) {
@@ -153,7 +153,12 @@ function settle(entry, outcome, problem) {
   if (!outcome?.image) return finish(entry, "failed", outcome?.error ?? problem);
   counts.stored += 1;
   entry.bar.value = entry.bar.max;
-  entry.state.textContent = outcome.renamed ? `stored as ${outcome.image}` : "classifying";
+  entry.state.textContent = "classifying";
+  if (outcome.renamed) {
+    const stored = document.createElement("small");
+    stored.textContent = `stored as ${outcome.image}`;
+    entry.name.append(stored);
+  }
   pending.set(outcome.image, [...(pending.get(outcome.image) ?? []), entry]);
 }
 

@@ -103,12 +103,12 @@ fn summarise(
     }
 }
 
-/// Images per minute over the last whole minute and what there is of this one.
+/// Images in the last minute: what there is of this one, and of the one before the share that is not a minute old.
 fn rate(beats: &[Heartbeat], now_ms: i64) -> f64 {
     let minute = now_ms.div_euclid(60_000);
-    let images: u64 = beats.iter().flat_map(|beat| beat.minutes.range(minute - 1..=minute)).map(|(_, n)| n).sum();
-    let minutes = 1.0 + now_ms.rem_euclid(60_000) as f64 / 60_000.0;
-    images as f64 / minutes
+    let images = |minute| beats.iter().filter_map(|beat| beat.minutes.get(&minute)).sum::<u64>() as f64;
+    let elapsed = now_ms.rem_euclid(60_000) as f64 / 60_000.0;
+    images(minute) + images(minute - 1) * (1.0 - elapsed)
 }
 
 #[cfg(test)]

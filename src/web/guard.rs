@@ -72,7 +72,8 @@ impl Hosts {
         let Ok(address) = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() else { return false };
         let address = address.to_canonical();
         address.is_loopback()
-            || (address == self.listen && !address.is_unspecified())
+            // The address that the server prints when it listens on all of them.
+            || address == self.listen
             || local.is_some_and(|local| local.to_canonical() == address)
     }
 

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{App, error::Result, guard::Client, pages};
+use super::{App, auth::Level, error::Result, guard::Client, pages};
 
 /// Where to go after the login.
 #[derive(Debug, Deserialize)]
@@ -28,8 +28,13 @@ pub(crate) struct Credentials {
 }
 
 /// `GET /login`
-pub(crate) async fn form(State(app): State<Arc<App>>, Query(query): Query<Next>) -> Response {
-    pages::login(&app, local(&query.next), None)
+pub(crate) async fn form(
+    State(app): State<Arc<App>>,
+    level: Option<Extension<Level>>,
+    Query(query): Query<Next>,
+) -> Response {
+    let is_user = level.is_some_and(|Extension(level)| level == Level::User) && !query.next.is_empty();
+    pages::login(&app, local(&query.next), is_user.then_some("This page needs the admin token."))
 }
 
 /// `POST /login`

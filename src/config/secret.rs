@@ -1,0 +1,41 @@
+//! Tokens that are in the configuration and never in what is printed.
+
+use serde::{Deserialize, Serialize};
+
+/// A text that is never printed.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, `None` where it is empty.
+    #[must_use]
+    pub fn expose(&self) -> Option<&str> {
+        Some(self.0.as_str()).filter(|s| !s.is_empty())
+    }
+
+    /// What is printed in place of a secret.
+    pub(super) const SET: &str = "(set)";
+
+    const fn shown(&self) -> &'static str {
+        if self.0.is_empty() { "" } else { Self::SET }
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.shown())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.shown())
+    }
+}
