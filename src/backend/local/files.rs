@@ -13,6 +13,9 @@ use crate::backend::{Error, ErrorKind, Result};
 const IMAGES: &str = "images";
 const LOCK: &str = "server.lock";
 
+/// Uploads leave so many bytes of the disk free: workers, deletes and a reset need room to write, or a full disk could not be cleared.
+const HEADROOM: u64 = 32 << 20;
+
 /// The directories of one data directory.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
@@ -79,8 +82,22 @@ impl Files {
         self.root.join(IMAGES).join(shard).join(id)
     }
 
+    /// Refuses another image where the disk has `available` bytes left and they are too few.
+    fn check_room(&self, available: u64) -> Result<()> {
+        if available >= HEADROOM {
+            return Ok(());
+        }
+        let message = format!(
+            "the disk of the data directory {} has less than {} MiB left; make room, remove images, or empty it with `imgcls reset`",
+            self.root.display(),
+            HEADROOM >> 20
+        );
+        Err(Error::new(ErrorKind::Full, message))
+    }
+
     /// Moves a spooled file into its place; name and bytes are on disk when this returns.
     pub(super) fn place(&self, spooled: &Path) -> Result<Placed> {
+        self.check_room(fs4::available_space(&self.root)?)?;
         let id = hex::encode(rand::random::<[u8; 16]>());
         let path = self.path(&id);
         let told = |e: io::Error| Error::from(e).of(spooled);
@@ -158,6 +175,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn uploads_leave_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::create(dir.path()).unwrap();
+        files.check_room(HEADROOM).unwrap();
+        let error = files.check_room(HEADROOM - 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Full);
+        assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+    }
 
     #[test]
     fn a_directory_has_one_server() {
