@@ -158,6 +158,7 @@ function settle(entry, outcome, problem) {
     const stored = document.createElement("small");
     stored.textContent = `stored as ${outcome.image}`;
     entry.name.append(stored);
+    entry.name.title = `${entry.name.title}, ${stored.textContent}`;
   }
   pending.set(outcome.image, [...(pending.get(outcome.image) ?? []), entry]);
 }

@@ -82,7 +82,9 @@ fn summarise(
         *labels.entry(label.clone()).or_default() += count;
     }
     let images_per_minute = rate(&beats, now_ms);
-    let mut workers: Vec<Heartbeat> = beats.into_iter().filter(|beat| beat.is_alive(now_ms)).collect();
+    // One that drains and holds nothing has said goodbye.
+    let is_there = |beat: &Heartbeat| beat.is_alive(now_ms) && !(beat.draining && beat.in_flight == 0);
+    let mut workers: Vec<Heartbeat> = beats.into_iter().filter(is_there).collect();
     workers.sort_by(|a, b| a.worker.cmp(&b.worker));
     let busy = workers.iter().filter(|worker| worker.in_flight > 0).count();
     let FleetState { min, max, desired, in_service, pending, terminating, .. } = fleet;
@@ -122,18 +124,20 @@ mod tests {
             seen_at_ms,
             in_flight,
             done: 30,
-            minutes: BTreeMap::from([(0, 5), (1, 20), (2, 10)]),
+            minutes: BTreeMap::from([(0, 5), (1, 40), (2, 10)]),
             labels: BTreeMap::from([("cat".into(), 30)]),
             ..Heartbeat::default()
         };
         let now_ms = 2 * 60_000 + 30_000;
-        let beats = vec![beat("b", now_ms - 1000, 0), beat("a", now_ms - 2000, 3), beat("gone", now_ms - 60_000, 9)];
+        let goodbye = Heartbeat { draining: true, ..beat("ended", now_ms - 1000, 0) };
+        let beats =
+            vec![beat("b", now_ms - 1000, 0), beat("a", now_ms - 2000, 3), beat("gone", now_ms - 60_000, 9), goodbye];
         let fleet = FleetState { min: 1, max: 4, desired: 2, in_service: 2, ..FleetState::default() };
         let status = summarise("local", "m", Depth::default(), fleet, Totals::default(), beats, now_ms);
         assert_eq!(status.workers.iter().map(|w| w.worker.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!((status.fleet.busy, status.fleet.running), (1, 2));
-        assert_eq!(status.labels["cat"], 90);
-        assert!((status.images_per_minute - 60.0).abs() < 1e-9, "{}", status.images_per_minute);
+        assert_eq!(status.labels["cat"], 120);
+        assert!((status.images_per_minute - 120.0).abs() < 1e-9, "{}", status.images_per_minute);
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["fleet"]["desired"], 2);
         assert_eq!(json["queue"]["in_flight"], 0);

@@ -250,7 +250,7 @@ pub(crate) async fn require_user(State(app): State<Arc<App>>, mut request: Reque
     if level < Level::User {
         let page = *request.method() == Method::GET && Accept::of(request.headers()).html;
         return if page {
-            to_login(request.uri().path_and_query().map_or("/", |p| p.as_str()))
+            to_login(request.uri().path_and_query().map_or("/", |p| p.as_str()), "")
         } else {
             unauthorized()
         };
@@ -267,8 +267,8 @@ fn unauthorized() -> Response {
     .into_response()
 }
 
-fn to_login(next: &str) -> Response {
-    Redirect::to(&format!("/login?next={}", utf8_percent_encode(next, NON_ALPHANUMERIC))).into_response()
+fn to_login(next: &str, admin: &str) -> Response {
+    Redirect::to(&format!("/login?next={}{admin}", utf8_percent_encode(next, NON_ALPHANUMERIC))).into_response()
 }
 
 /// Proof that the request may do what an administrator does.
@@ -283,7 +283,7 @@ impl<S: Sync> FromRequestParts<S> for Admin {
             return Ok(Self);
         }
         if parts.method == Method::GET && Accept::of(&parts.headers).html {
-            return Err(to_login(parts.uri.path_and_query().map_or("/", |p| p.as_str())));
+            return Err(to_login(parts.uri.path_and_query().map_or("/", |p| p.as_str()), "&admin=true"));
         }
         Err(Error::new(StatusCode::FORBIDDEN, "the admin token is needed for this").into_response())
     }

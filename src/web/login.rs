@@ -12,11 +12,17 @@ use serde::Deserialize;
 
 use super::{App, auth::Level, error::Result, guard::Client, pages};
 
+/// Told to whoever asks for a page that only administrators see.
+const NEEDS_ADMIN: &str = "This page needs the admin token.";
+
 /// Where to go after the login.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Next {
     #[serde(default)]
     next: String,
+    /// The page there needs the admin token.
+    #[serde(default)]
+    admin: bool,
 }
 
 /// The form.
@@ -25,16 +31,13 @@ pub(crate) struct Credentials {
     token: String,
     #[serde(default)]
     next: String,
+    #[serde(default)]
+    admin: bool,
 }
 
 /// `GET /login`
-pub(crate) async fn form(
-    State(app): State<Arc<App>>,
-    level: Option<Extension<Level>>,
-    Query(query): Query<Next>,
-) -> Response {
-    let is_user = level.is_some_and(|Extension(level)| level == Level::User) && !query.next.is_empty();
-    pages::login(&app, local(&query.next), is_user.then_some("This page needs the admin token."))
+pub(crate) async fn form(State(app): State<Arc<App>>, Query(query): Query<Next>) -> Response {
+    pages::login(&app, local(&query.next), query.admin, query.admin.then_some(NEEDS_ADMIN))
 }
 
 /// `POST /login`
@@ -45,11 +48,15 @@ pub(crate) async fn post(
 ) -> Result<Response> {
     app.auth.may_try(client.address)?;
     let token = form.token.trim();
-    let cookie = app.auth.level_of(token).and_then(|level| app.auth.cookie(level, client.https));
-    let Some(cookie) = cookie else {
+    let level = app.auth.level_of(token);
+    if form.admin && level == Some(Level::User) {
+        let page = pages::login(&app, local(&form.next), true, Some(NEEDS_ADMIN));
+        return Ok((StatusCode::FORBIDDEN, page).into_response());
+    }
+    let Some(cookie) = level.and_then(|level| app.auth.cookie(level, client.https)) else {
         app.auth.failed(client.address);
         tracing::warn!(address = %client.address, "login with a wrong token");
-        let page = pages::login(&app, local(&form.next), Some("This token is wrong."));
+        let page = pages::login(&app, local(&form.next), form.admin, Some("This token is wrong."));
         return Ok((StatusCode::UNAUTHORIZED, page).into_response());
     };
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to(local(&form.next))).into_response())

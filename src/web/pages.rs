@@ -191,6 +191,7 @@ struct ResetPage<'a> {
 struct LoginPage<'a> {
     frame: Frame<'a>,
     next: &'a str,
+    admin: bool,
     problem: Option<&'a str>,
 }
 
@@ -274,8 +275,8 @@ pub(crate) fn reset(app: &App, totals: Option<Totals>, report: Option<ResetRepor
 }
 
 /// `GET /login`
-pub(crate) fn login(app: &App, next: &str, problem: Option<&str>) -> Response {
-    render(&LoginPage { frame: Frame { sessions: false, ..app.frame("login") }, next, problem })
+pub(crate) fn login(app: &App, next: &str, admin: bool, problem: Option<&str>) -> Response {
+    render(&LoginPage { frame: Frame { sessions: false, ..app.frame("login") }, next, admin, problem })
 }
 
 /// Shows errors as pages to those who asked for a page.

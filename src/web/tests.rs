@@ -430,8 +430,20 @@ async fn tokens_guard_all_but_the_health_check() {
     let done = login("user-token").await.unwrap();
     assert_eq!(done.headers()[header::LOCATION], "/status");
     let cookie = done.headers()[header::SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned();
-    let page = server.client.get(format!("{}/status", server.url)).header("cookie", cookie).send().await.unwrap();
-    assert_eq!(page.status(), StatusCode::OK);
+    let see = |path: &str| {
+        let request = server.client.get(format!("{}{path}", server.url)).header("accept", "text/html");
+        request.header("cookie", &cookie).send()
+    };
+    assert_eq!(see("/status").await.unwrap().status(), StatusCode::OK);
+    // A user who wants an administrator's page is told so, before and after another try.
+    let page = see("/reset").await.unwrap();
+    let location = page.headers()[header::LOCATION].to_str().unwrap();
+    assert_eq!((page.status(), location), (StatusCode::SEE_OTHER, "/login?next=%2Freset&admin=true"));
+    assert!(see(location).await.unwrap().text().await.unwrap().contains("needs the admin token"));
+    let form = [("token", "user-token"), ("next", "/reset"), ("admin", "true")];
+    let again = server.client.post(format!("{}/login", server.url)).form(&form).send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::FORBIDDEN);
+    assert!(again.text().await.unwrap().contains("needs the admin token"));
     for _ in 0..10 {
         assert_eq!(login("wrong").await.unwrap().status(), StatusCode::UNAUTHORIZED);
     }
