@@ -156,7 +156,7 @@ pub struct Worker {
     pub pixel_budget: u64,
     /// What `--shutdown-after` runs, program and arguments.
     pub shutdown_command: Vec<String>,
-    /// Where `imgcls work` answers `GET /metrics`; empty for nowhere, port 0 takes a free one.
+    /// Where `imgcls work` answers `GET /metrics`; empty to answer none; port 0 takes a free one.
     #[serde(with = "address")]
     pub metrics_listen: Option<SocketAddr>,
 }
