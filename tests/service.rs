@@ -14,6 +14,15 @@ async fn all_done(client: &reqwest::Client, url: &str, count: usize) -> Vec<serd
     results(client, url).await
 }
 
+/// Waits until the queue holds nothing: messages are deleted a moment after their results are there.
+async fn no_messages(client: &reqwest::Client, url: &str) {
+    eventually("an empty queue", async || {
+        let status: serde_json::Value = client.get(format!("{url}/api/status")).send().await.ok()?.json().await.ok()?;
+        (status["queue"]["visible"] == 0 && status["queue"]["in_flight"] == 0).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_form_of_a_hundred_images_is_shown_in_natural_order() {
     let server = Server::start(&[]);
@@ -120,12 +129,7 @@ async fn kills_at_random_moments_lose_and_double_nothing() {
         }
     }
     assert!(acknowledged.len() >= 300, "only {} uploads were acknowledged", acknowledged.len());
-    eventually("an empty queue", async || {
-        let status: serde_json::Value =
-            client.get(format!("{}/api/status", server.url)).send().await.ok()?.json().await.ok()?;
-        (status["queue"]["visible"] == 0 && status["queue"]["in_flight"] == 0).then_some(())
-    })
-    .await;
+    no_messages(&client, &server.url).await;
     let rows = results(&client, &server.url).await;
     let names: Vec<&str> = rows.iter().map(|r| r["image"].as_str().unwrap()).collect();
     assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "a row is doubled");
@@ -141,6 +145,7 @@ async fn reset_and_stop() {
     let client = reqwest::Client::new();
     upload(&client, &server.url, (0..10).map(|n| (format!("{n}.png"), picture(n)))).await;
     all_done(&client, &server.url, 10).await;
+    no_messages(&client, &server.url).await;
     let refused = server.tool(&["reset"]).stdin(std::process::Stdio::null()).output().unwrap();
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--yes"));
     let output = server.tool(&["reset", "--yes"]).output().unwrap();
