@@ -26,7 +26,7 @@ bench-peers: ## Side by side with ONNX Runtime, OpenVINO and candle, in one run
 	python3 tests/peers/bench.py
 
 install-lint:
-	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny --version ^0.18
+	@command -v cargo-deny >/dev/null || $(CARGO) install --debug --locked cargo-deny --version ^0.18
 
 build: ## The binary, in target/release
 	$(CARGO) build --release --locked
