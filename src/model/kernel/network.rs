@@ -160,7 +160,7 @@ impl<S: Simd> Network<S> {
             Plan::new::<S>(algorithm, &conv.shape, batch, activation, threads)
         }));
         let most = |floats: fn(&Plan) -> usize| workspace.plans.iter().map(floats).max().unwrap_or(0);
-        workspace.private_len = most(|plan| plan.private).max(self.stem.scratch(batch, threads)).next_multiple_of(16);
+        workspace.private_len = most(|plan| plan.private).max(self.stem.scratch::<S>()).next_multiple_of(16);
         grow(&mut workspace.shared, most(|plan| plan.shared));
         grow(&mut workspace.private, workspace.private_len * threads);
         grow(&mut workspace.pooled, batch * FEATURES);

@@ -10,10 +10,14 @@ use super::{direct, winograd};
 pub(super) enum Algorithm {
     /// Implicit matrix product.
     Direct,
+    /// Whole images of 2x2, stride 1.
+    Toeplitz2,
     /// Winograd F(2x2, 3x3), stride 1.
     F2,
     /// Winograd F(4x4, 3x3), stride 1.
     F4,
+    /// Winograd F(7x7, 3x3), stride 1.
+    F7,
     /// Stride 2 by parity, odd phase F(2, 2).
     Strided2,
     /// Stride 2 by parity, odd phase F(4, 2).
@@ -22,7 +26,7 @@ pub(super) enum Algorithm {
 
 impl Algorithm {
     /// Number of algorithms.
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 7;
 
     /// Chooses by shape and batch; `lanes` is the vector width.
     ///
@@ -44,8 +48,10 @@ impl Algorithm {
         }
         let side = shape.output_height().max(shape.output_width());
         match (shape.stride, side) {
+            (1, 2) if batch >= 4 => Self::Toeplitz2,
             (1, 3..=4) if batch == 1 => Self::F2,
             (2, 3..=4) if batch == 1 => Self::Strided2,
+            (1, 3..) if side % 7 == 0 => Self::F7,
             (1, 3..) => Self::F4,
             (2, 3..) => Self::Strided4,
             _ => Self::Direct,

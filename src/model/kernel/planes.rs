@@ -7,7 +7,7 @@ use super::transforms::Transform;
 pub(super) const GAP: usize = 32;
 
 /// Most filter values of any algorithm.
-const MAX_FILTERS: usize = 36;
+const MAX_FILTERS: usize = 81;
 
 /// The order of planes in memory: those that meet the same filters are neighbours, and so are one product.
 pub(super) struct Planes {

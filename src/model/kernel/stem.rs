@@ -1,7 +1,8 @@
 //! The first layers as one pass: 7x7 convolution with stride 2, batch norm, ReLU, and 3x3 max-pooling with stride 2.
 //!
-//! With three channels, a row of the filter is 21 neighbouring floats of the image, so the convolution is a product with seven
-//! "taps" of depth 21. Its output, the largest of the network, never reaches memory: each row is pooled at once.
+//! Along a row, two neighbouring pixels are six channels of half the width, and the filter has four taps of stride 1 with them, the eighth column zero:
+//! F(4, 4) halves its multiplications. Down the rows the convolution is a plain sum, so each point has one product of depth 7 x 6. The output
+//! of the convolution, the largest of the network, never reaches memory: each row is pooled as it comes back from the points.
 
 use super::conv::Scratch;
 use super::gemm::{Product, Start};
@@ -9,63 +10,81 @@ use super::memory::{Buffer, Shared};
 use super::pack::Filters;
 use super::simd::{Kernel, Simd};
 use super::threads::Threads;
+use super::transforms::F4x4Taps;
 
 const CHANNELS: usize = 3;
 const KERNEL: usize = 7;
 const PADDING: usize = 3;
-/// Floats of one row of the filter.
-const DEPTH: usize = KERNEL * CHANNELS;
 
-/// Most pooled rows that one task computes: their part of the image fits the second-level cache at any side up to 512.
-const STRIP: usize = 28;
+const POINTS: usize = F4x4Taps::POINTS;
+/// Pixels of the convolution in one tile.
+const TILE: usize = F4x4Taps::OUTPUTS;
+/// Floats of two neighbouring pixels.
+const PAIR: usize = 2 * CHANNELS;
+/// Channels summed: one column of the filter's rows.
+const DEPTH: usize = KERNEL * PAIR;
+
+/// Floats behind what is read or written in whole vectors.
+const SLACK: usize = 16;
+
+/// Most pooled rows that one task computes: the points of their part of an image of 224 fit the second-level cache.
+const STRIP: usize = 14;
+
+/// Tiles that share a block of weights in the first-level cache.
+const TILES: usize = 28;
 
 /// The stem for square images of one side.
 pub(super) struct Stem {
-    /// `[panel][row of the filter][21][PANEL]`
+    /// `[panel][point][row of the filter][PAIR][PANEL]`
     weights: Buffer,
     bias: Buffer,
     /// Output channels, whole panels.
     outputs: usize,
     /// Side of the image.
     side: usize,
-    /// Where pixel `x` of a row of the convolution reads row `t` of the filter, at `x * 7 + t`, from the padded row above it.
+    /// Where tile `t` of row `y` of the convolution reads, at `y * tiles + t`, from the points of its first row.
     offsets: Vec<u32>,
 }
 
 impl Stem {
-    /// Packs the filters `[outputs][3][7][7]` as seven taps of 21 floats.
+    /// Transforms and packs the filters `[outputs][3][7][7]`.
     pub(super) fn new<S: Simd>(side: usize, filters: &Filters, threads: &mut Threads) -> Self {
-        let (outputs, area) = (filters.outputs, KERNEL * KERNEL);
-        // From [output][channel][row][column] to [output][column][channel] for each row.
-        let mut weights = vec![0.0; outputs * area * CHANNELS];
-        for output in 0..outputs {
-            for channel in 0..CHANNELS {
-                for tap in 0..area {
-                    let (row, column) = (tap / KERNEL, tap % KERNEL);
-                    weights[(output * DEPTH + column * CHANNELS + channel) * KERNEL + row] =
-                        filters.weights[(output * CHANNELS + channel) * area + tap];
-                }
+        let outputs = filters.outputs;
+        let mut weights = vec![0.0; outputs * DEPTH * POINTS];
+        for (index, values) in weights.chunks_exact_mut(POINTS).enumerate() {
+            let (output, row, parity, channel) =
+                (index / DEPTH, index / PAIR % KERNEL, index / CHANNELS % 2, index % CHANNELS);
+            let tap = |column: usize| match filters.weights[(output * CHANNELS + channel) * KERNEL * KERNEL..]
+                [row * KERNEL..][..KERNEL]
+                .get(column)
+            {
+                Some(&weight) => f64::from(weight),
+                None => 0.0,
+            };
+            let taps: [f64; F4x4Taps::TAPS] = std::array::from_fn(|pair| tap(2 * pair + parity));
+            for (value, transformed) in values.iter_mut().zip(F4x4Taps::filter(taps)) {
+                *value = transformed as f32;
             }
         }
-        let rows = Filters {
+        let points = Filters {
             weights,
             outputs,
             inputs: DEPTH,
-            taps: KERNEL,
+            taps: POINTS,
             scale: filters.scale.clone(),
             bias: filters.bias.clone(),
         };
         let mut stem = Self {
-            weights: rows.pack(S::PANEL, threads),
-            bias: rows.pack_bias(S::PANEL),
+            weights: points.pack(S::PANEL, threads),
+            bias: points.pack_bias(S::PANEL),
             outputs,
             side,
             offsets: Vec::new(),
         };
-        let padded_row = stem.padded_row();
-        let pixels = (0..stem.convolved())
-            .flat_map(|x| (0..KERNEL).map(move |row| (x * 2 * CHANNELS + row * padded_row) as u32));
-        stem.offsets = pixels.collect();
+        stem.offsets = (0..stem.rows_at_once())
+            .flat_map(|y| (0..stem.tiles()).map(move |tile| (tile, 2 * y * PAIR)))
+            .map(|(tile, row)| (tile * stem.column() + row) as u32)
+            .collect();
         stem
     }
 
@@ -79,9 +98,29 @@ impl Stem {
         (self.convolved() - 1) / 2 + 1
     }
 
-    /// Floats of one row of the padded image.
+    /// Tiles in a row of the convolution.
+    fn tiles(&self) -> usize {
+        self.convolved().div_ceil(TILE)
+    }
+
+    /// Rows of the convolution that are multiplied at once.
+    fn rows_at_once(&self) -> usize {
+        (TILES / self.tiles()).max(1)
+    }
+
+    /// Floats of one row of the image, padded to whole tiles.
     fn padded_row(&self) -> usize {
-        (self.side + 2 * PADDING) * CHANNELS
+        (TILE * self.tiles() + F4x4Taps::TAPS - 1) * PAIR + SLACK
+    }
+
+    /// Distance between tiles in the points of a strip: its rows one below the other.
+    fn column(&self) -> usize {
+        image_rows(2 * STRIP.min(self.pooled()) + 1) * PAIR + SLACK
+    }
+
+    /// Floats of a strip's points, up to a whole cache line.
+    fn points_len(&self) -> usize {
+        (POINTS * self.tiles() * self.column()).next_multiple_of(16)
     }
 
     /// Pooled rows in one task.
@@ -91,9 +130,9 @@ impl Stem {
         pooled.div_ceil(wanted.clamp(pooled.div_ceil(STRIP), pooled.div_ceil(4)))
     }
 
-    /// Floats of scratch for each thread: padded rows of the image, and a row of the convolution.
-    pub(super) fn scratch(&self, batch: usize, threads: usize) -> usize {
-        (4 * self.strip(batch, threads) + KERNEL + 2) * self.padded_row() + self.convolved() * self.outputs
+    /// Floats of scratch for each thread: the points of a strip, products of rows, and a padded row of the image.
+    pub(super) fn scratch<S: Simd>(&self) -> usize {
+        self.points_len() + POINTS * self.offsets.len() * S::PANEL + self.padded_row()
     }
 
     /// `input` is `[batch][side][side][3]`, `output` `[batch][pooled][pooled][outputs]`.
@@ -109,46 +148,58 @@ impl Stem {
         input: &[f32],
         output: Shared<f32>,
     ) {
-        let (convolved, pooled, outputs) = (self.convolved(), self.pooled(), self.outputs);
+        let (pooled, tiles, column) = (self.pooled(), self.tiles(), self.column());
         let strip = self.strip(batch, threads.count());
         let strips = pooled.div_ceil(strip);
         threads.run(batch * strips, &|task, thread| {
             let (image, first) = (task / strips, task % strips * strip);
             let last = pooled.min(first + strip);
             // The rows of the convolution under these pooled rows.
-            let rows = (2 * first).saturating_sub(1)..convolved.min(2 * last);
+            let rows = (2 * first).saturating_sub(1)..self.convolved().min(2 * last);
+            let points = scratch.private(thread);
             // SAFETY: the scratch is this thread's; each task writes its own rows of the output.
             unsafe {
-                let padded_len = (2 * rows.len() + KERNEL - 2) * self.padded_row();
-                let padded = std::slice::from_raw_parts_mut(scratch.private(thread), padded_len);
-                self.pad(&input[image * self.side * self.side * CHANNELS..], 2 * rows.start, padded);
-                let row = scratch.private(thread).add(padded_len);
-                for y in rows.clone() {
-                    for panel in 0..outputs / S::PANEL {
-                        let product = Product {
-                            input: padded.as_ptr().add(2 * (y - rows.start) * self.padded_row()),
-                            offsets: self.offsets.as_ptr(),
-                            offset_stride: KERNEL,
-                            taps: KERNEL,
-                            depth: DEPTH,
-                            weights: self.weights.as_ptr().add(panel * KERNEL * DEPTH * S::PANEL),
-                            output: row.add(panel * S::PANEL),
-                            output_stride: outputs,
-                            start: Start::Bias(self.bias.as_ptr().add(panel * S::PANEL)),
-                        };
-                        product.multiply(simd, convolved);
-                    }
-                    // An odd row belongs to two windows, an even one to the window it is the middle of.
-                    for window in y / 2..=y.div_ceil(2) {
-                        if (first..last).contains(&window) {
-                            let to = output.get().add((image * pooled + window) * pooled * outputs);
+                let products = points.add(self.points_len());
+                let padded = products.add(POINTS * self.offsets.len() * S::PANEL);
+                let padded = std::slice::from_raw_parts_mut(padded, self.padded_row());
+                for row in 0..image_rows(rows.len()) {
+                    self.pad(&input[image * self.side * self.side * CHANNELS..], 2 * rows.start + row, padded);
+                    let to = points.add(row * PAIR);
+                    simd.launch(ToPoints { row: padded.as_ptr(), to, tiles, column });
+                }
+                for y in rows.clone().step_by(self.rows_at_once()) {
+                    let count = self.rows_at_once().min(rows.end - y);
+                    for panel in 0..self.outputs / S::PANEL {
+                        for point in 0..POINTS {
+                            let product = Product {
+                                input: points.add(point * tiles * column + 2 * (y - rows.start) * PAIR),
+                                offsets: self.offsets.as_ptr(),
+                                offset_stride: 1,
+                                taps: 1,
+                                depth: DEPTH,
+                                weights: self.weights.as_ptr().add((panel * POINTS + point) * DEPTH * S::PANEL),
+                                output: products.add(point * self.offsets.len() * S::PANEL),
+                                output_stride: S::PANEL,
+                                start: Start::Zero,
+                            };
+                            product.multiply(simd, count * tiles);
+                        }
+                        for row in 0..count {
+                            let y = y + row;
+                            let window = |window: usize| {
+                                let at = (image * pooled + window) * pooled * self.outputs + panel * S::PANEL;
+                                (first..last).contains(&window).then(|| output.get().add(at))
+                            };
+                            // A window of three rows begins with an odd one, which also ends the window above; the first has two.
+                            let fresh = if y == 0 { window(0) } else { window(y / 2 + 1).filter(|_| y % 2 == 1) };
                             simd.launch(PoolRow {
-                                row,
-                                convolved,
-                                to,
-                                pooled,
-                                channels: outputs,
-                                fresh: y == 0 || y + 1 == 2 * window,
+                                products: products.add(row * tiles * S::PANEL),
+                                stride: self.offsets.len() * S::PANEL,
+                                convolved: self.convolved(),
+                                bias: self.bias.as_ptr().add(panel * S::PANEL),
+                                begun: window(y / 2).filter(|_| y > 0),
+                                fresh,
+                                channels: self.outputs,
                             });
                         }
                     }
@@ -157,50 +208,108 @@ impl Stem {
         });
     }
 
-    /// Copies rows of an image from row `first - 3` on, with three zeros' worth of pixels around.
-    fn pad(&self, image: &[f32], first: usize, padded: &mut [f32]) {
+    /// Copies row `y - 3` of an image, with zeros around.
+    fn pad(&self, image: &[f32], y: usize, padded: &mut [f32]) {
         let (row_len, margin) = (self.side * CHANNELS, PADDING * CHANNELS);
-        for (i, to) in padded.chunks_exact_mut(self.padded_row()).enumerate() {
-            match (first + i).checked_sub(PADDING) {
-                Some(y) if y < self.side => {
-                    to[..margin].fill(0.0);
-                    to[margin..margin + row_len].copy_from_slice(&image[y * row_len..][..row_len]);
-                    to[margin + row_len..].fill(0.0);
+        match y.checked_sub(PADDING) {
+            Some(y) if y < self.side => {
+                padded[..margin].fill(0.0);
+                padded[margin..margin + row_len].copy_from_slice(&image[y * row_len..][..row_len]);
+                padded[margin + row_len..].fill(0.0);
+            }
+            _ => padded.fill(0.0),
+        }
+    }
+}
+
+/// Rows of the image under rows of the convolution.
+fn image_rows(convolved: usize) -> usize {
+    2 * convolved + KERNEL - 2
+}
+
+/// Takes a row of the image to its points. Vectors are longer than a pair: what they write behind it is overwritten by the next row, or is slack.
+struct ToPoints {
+    row: *const f32,
+    /// This row in the first tile of the first point.
+    to: *mut f32,
+    tiles: usize,
+    /// Distance between tiles.
+    column: usize,
+}
+
+impl Kernel for ToPoints {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self, simd: S) {
+        for tile in 0..self.tiles {
+            for c in (0..PAIR).step_by(S::LANES) {
+                // SAFETY: the row has its last tile's pairs and slack; so have the points.
+                unsafe {
+                    let from = self.row.add(tile * TILE * PAIR + c);
+                    let mut data = [simd.splat(0.0); POINTS];
+                    for i in 0..POINTS {
+                        data[i] = simd.load(from.add(i * PAIR));
+                    }
+                    let points = F4x4Taps::input(simd, data);
+                    for i in 0..POINTS {
+                        simd.store(self.to.add((i * self.tiles + tile) * self.column + c), points[i]);
+                    }
                 }
-                _ => to.fill(0.0),
             }
         }
     }
 }
 
-/// Takes a row of the convolution into a row of pooled windows. The first one starts from zero, which is the ReLU.
+/// Takes a row of the convolution back from its points and into rows of pooled windows, one panel of channels.
 struct PoolRow {
-    row: *const f32,
-    /// Pixels in `row`.
+    /// `[tile][PANEL]` of the first point.
+    products: *const f32,
+    /// Distance between points.
+    stride: usize,
+    /// Pixels in a row of the convolution.
     convolved: usize,
-    to: *mut f32,
-    /// Pixels in `to`.
-    pooled: usize,
-    /// Channels, whole panels.
+    bias: *const f32,
+    /// Windows that have begun.
+    begun: Option<*mut f32>,
+    /// Windows of which this is the first row. They start from zero, which is the ReLU.
+    fresh: Option<*mut f32>,
+    /// Distance between pooled pixels.
     channels: usize,
-    /// Whether this is the window's first row.
-    fresh: bool,
 }
 
 impl Kernel for PoolRow {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
-        for x in 0..self.pooled {
-            let columns = (2 * x).saturating_sub(1)..=(2 * x + 1).min(self.convolved - 1);
-            for c in (0..self.channels).step_by(S::LANES) {
-                // SAFETY: the fields say what the pointers hold.
-                unsafe {
-                    let to = self.to.add(x * self.channels + c);
-                    let mut most = if self.fresh { simd.splat(0.0) } else { simd.load(to) };
-                    for column in columns.clone() {
-                        most = simd.max(most, simd.load(self.row.add(column * self.channels + c)));
+        let zero = simd.splat(0.0);
+        for c in [0, S::LANES] {
+            // SAFETY: the fields say what the pointers hold.
+            unsafe {
+                let bias = simd.load(self.bias.add(c));
+                let put = |window: usize, most: S::Vector| {
+                    let at = window * self.channels + c;
+                    if let Some(begun) = self.begun {
+                        simd.store(begun.add(at), simd.max(most, simd.load(begun.add(at))));
                     }
-                    simd.store(to, most);
+                    if let Some(fresh) = self.fresh {
+                        simd.store(fresh.add(at), simd.max(most, zero));
+                    }
+                };
+                // A window is the middle pixel and its neighbours.
+                let mut left = zero;
+                for tile in 0..self.convolved.div_ceil(TILE) {
+                    let mut products = [zero; POINTS];
+                    for i in 0..POINTS {
+                        products[i] = simd.load(self.products.add(i * self.stride + tile * S::PANEL + c));
+                    }
+                    let mut pixels = F4x4Taps::output(simd, products);
+                    let count = TILE.min(self.convolved - tile * TILE);
+                    for i in 0..TILE {
+                        pixels[i] = if i < count { simd.add(pixels[i], bias) } else { zero };
+                    }
+                    put(2 * tile, simd.max(left, simd.max(pixels[0], pixels[1])));
+                    if count > 2 {
+                        put(2 * tile + 1, simd.max(pixels[1], simd.max(pixels[2], pixels[3])));
+                    }
+                    left = pixels[3];
                 }
             }
         }

@@ -60,6 +60,35 @@ impl Transform<4, 4, 2> for F2 {
     }
 }
 
+/// Two outputs of two inputs between zeros, a Toeplitz matrix: 9 multiplications for 16 in two dimensions.
+pub(super) struct Toeplitz2;
+
+impl Transform<3, 3, 2> for Toeplitz2 {
+    const STRIDE: usize = 1;
+
+    #[inline(always)]
+    fn position(index: usize) -> isize {
+        // The middle point is made of both.
+        [0, 1, 1][index]
+    }
+    #[inline(always)]
+    fn filter_of(point: usize) -> usize {
+        point
+    }
+    #[inline(always)]
+    fn input<S: Simd>(s: S, [d0, d1, _]: [S::Vector; 3]) -> [S::Vector; 3] {
+        [d0, s.add(d0, d1), d1]
+    }
+    #[inline(always)]
+    fn filter<S: Simd>(s: S, [a, b, c]: [S::Vector; 3]) -> [S::Vector; 3] {
+        [s.sub(a, b), b, s.sub(c, b)]
+    }
+    #[inline(always)]
+    fn output<S: Simd>(s: S, [m0, m1, m2]: [S::Vector; 3]) -> [S::Vector; 2] {
+        [s.add(m1, m2), s.add(m1, m0)]
+    }
+}
+
 /// F(4, 3): 36 multiplications for 144 in two dimensions.
 pub(super) struct F4;
 
@@ -106,6 +135,127 @@ impl Transform<6, 6, 4> for F4 {
             s.mul_add(four, even2, even1),
             s.add(s.mul_add(eight, odd2, odd1), m5),
         ]
+    }
+}
+
+/// F(7, 3): 81 multiplications for 441 in two dimensions.
+///
+/// Its points, 0, ±1/2, ±1, ±3/2 and ±3 without infinity, have the smallest error of all sets of small fractions that we tried: four times that of F(4, 3), a
+/// sixth of what 0, ±1/2, ±1, ±2, 3 and infinity give.
+pub(super) struct F7;
+
+/// The pairs of points of [`F7`], which are `x` and `-x`.
+const PAIRS: [f32; 4] = [0.5, 1.0, 1.5, 3.0];
+
+/// [`PAIRS`] to the power of each output.
+const POWERS: [[f32; 4]; 7] = {
+    let mut powers = [[1.0; 4]; 7];
+    let mut k = 1;
+    while k < 7 {
+        let mut i = 0;
+        while i < 4 {
+            powers[k][i] = powers[k - 1][i] * PAIRS[i];
+            i += 1;
+        }
+        k += 1;
+    }
+    powers
+};
+
+/// Coefficients of the polynomial in `x^2` whose zeros are the other pairs, the fourth 1.
+const OTHERS: [[f32; 3]; 4] =
+    [[-20.25, 31.5, -12.25], [-5.0625, 23.0625, -11.5], [-2.25, 11.5, -10.25], [-0.5625, 3.0625, -3.5]];
+
+impl Transform<9, 9, 7> for F7 {
+    const STRIDE: usize = 1;
+
+    #[inline(always)]
+    fn position(index: usize) -> isize {
+        index as isize - 1
+    }
+    #[inline(always)]
+    fn filter_of(point: usize) -> usize {
+        point
+    }
+    #[inline(always)]
+    fn input<S: Simd>(s: S, d: [S::Vector; 9]) -> [S::Vector; 9] {
+        let cubic = |[c0, c1, c2]: [f32; 3], [x0, x1, x2, x3]: [S::Vector; 4]| {
+            s.mul_add(s.splat(c2), x2, s.mul_add(s.splat(c1), x1, s.mul_add(s.splat(c0), x0, x3)))
+        };
+        let mut points = [s.mul_add(s.splat(5.0625), d[0], cubic([-28.125, 34.5625, -12.5], [d[2], d[4], d[6], d[8]])); 9];
+        for i in 0..4 {
+            let even = cubic(OTHERS[i], [d[2], d[4], d[6], d[8]]);
+            let odd = cubic(OTHERS[i], [d[1], d[3], d[5], d[7]]);
+            points[2 * i + 1] = s.mul_add(s.splat(PAIRS[i]), odd, even);
+            points[2 * i + 2] = s.neg_mul_add(s.splat(PAIRS[i]), odd, even);
+        }
+        points
+    }
+    #[inline(always)]
+    fn filter<S: Simd>(s: S, [a, b, c]: [S::Vector; 3]) -> [S::Vector; 9] {
+        /// Products of the distances of 0 and of each pair to the other points.
+        const DISTANCES: [f32; 5] = [5.0625, -6.5625, 15.0, -75.9375, 8505.0];
+        let mut points = [s.mul(a, s.splat(1.0 / DISTANCES[0])); 9];
+        for i in 0..4 {
+            let (x, scale) = (PAIRS[i], 1.0 / DISTANCES[i + 1]);
+            let even = s.mul_add(c, s.splat(x * x * scale), s.mul(a, s.splat(scale)));
+            let odd = s.mul(b, s.splat(x * scale));
+            points[2 * i + 1] = s.add(even, odd);
+            points[2 * i + 2] = s.sub(even, odd);
+        }
+        points
+    }
+    #[inline(always)]
+    fn output<S: Simd>(s: S, m: [S::Vector; 9]) -> [S::Vector; 7] {
+        let zero = s.splat(0.0);
+        let (mut even, mut odd) = ([zero; 4], [zero; 4]);
+        for i in 0..4 {
+            (even[i], odd[i]) = (s.add(m[2 * i + 1], m[2 * i + 2]), s.sub(m[2 * i + 1], m[2 * i + 2]));
+        }
+        std::array::from_fn(|k| {
+            let part = if k % 2 == 0 { even } else { odd };
+            let power = |i: usize| s.splat(POWERS[k][i]);
+            // The powers of 1 need no product.
+            let sum = if k == 0 { s.add(m[0], s.add(part[0], part[1])) } else { s.mul_add(power(0), part[0], part[1]) };
+            s.mul_add(power(3), part[3], s.mul_add(power(2), part[2], sum))
+        })
+    }
+}
+
+/// F(4, 4), four outputs of a filter with four taps by seven multiplications for sixteen: the points of F(4, 3), and 1/2.
+pub(super) struct F4x4Taps;
+
+impl F4x4Taps {
+    /// Points, and data read for one tile.
+    pub(super) const POINTS: usize = 7;
+    /// Outputs of one tile.
+    pub(super) const OUTPUTS: usize = 4;
+    /// Taps of the filter.
+    pub(super) const TAPS: usize = 4;
+
+    /// Data to points. All but the last have the factor `x - 1/2`, and F(4, 3) of what it leaves.
+    #[inline(always)]
+    pub(super) fn input<S: Simd>(s: S, d: [S::Vector; 7]) -> [S::Vector; 7] {
+        let half = s.splat(0.5);
+        let [p0, p1, p2, p3, p4, infinity] = F4::input(s, std::array::from_fn(|i| s.neg_mul_add(half, d[i], d[i + 1])));
+        let [.., at_half] = F4::input(s, [d[0], d[1], d[2], d[3], d[4], d[5]]);
+        [p0, p1, p2, p3, p4, infinity, at_half]
+    }
+
+    /// Taps to points: the filter's value at each, over the product of the distances to the other points.
+    pub(super) fn filter(taps: [f64; 4]) -> [f64; 7] {
+        let [a, b, c, d] = taps;
+        let at = |x: f64, distances: f64| (a + x * (b + x * (c + x * d))) / distances;
+        [at(0.0, -2.0), at(1.0, -3.0), at(-1.0, 9.0), at(2.0, 36.0), at(-2.0, -60.0), d, at(0.5, 45.0 / 32.0)]
+    }
+
+    /// Products to outputs.
+    #[inline(always)]
+    pub(super) fn output<S: Simd>(s: S, m: [S::Vector; 7]) -> [S::Vector; 4] {
+        let [m0, m1, m2, m3, m4, infinity, at_half] = m;
+        let [o0, o1, o2, o3] = F4::output(s, [m0, m1, m2, m3, m4, infinity]);
+        let power = |x, output| s.mul_add(s.splat(x), at_half, output);
+        [s.add(at_half, o0), power(0.5, o1), power(0.25, o2), power(0.125, o3)]
     }
 }
 
@@ -198,8 +348,8 @@ mod tests {
     use super::*;
 
     /// Compares an algorithm with the convolution it stands for, in one dimension.
-    fn check<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>() {
-        let x = |i: isize| ((i + 3) as f32 * 0.7).sin();
+    fn check<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>(inputs: std::ops::Range<isize>) {
+        let x = |i: isize| if inputs.contains(&i) { ((i + 3) as f32 * 0.7).sin() } else { 0.0 };
         let taps = [0.3, -0.8, 0.55];
         let v = |x: f32| [x; 4];
         let data = T::input(Portable, std::array::from_fn(|i| v(x(T::position(i)))));
@@ -214,10 +364,25 @@ mod tests {
     }
 
     #[test]
+    fn four_taps_are_the_convolution() {
+        let x = |i: usize| ((i + 3) as f32 * 0.7).sin();
+        let taps = [0.3, -0.8, 0.55, 0.2];
+        let data = F4x4Taps::input(Portable, std::array::from_fn(|i| [x(i); 4]));
+        let filter = F4x4Taps::filter(taps);
+        let outputs = F4x4Taps::output(Portable, std::array::from_fn(|i| [data[i][0] * filter[i] as f32; 4]));
+        for (o, output) in outputs.iter().enumerate() {
+            let expected: f64 = (0..4).map(|t| taps[t] * f64::from(x(o + t))).sum();
+            assert!((f64::from(output[0]) - expected).abs() < 1e-5, "output {o}: {} instead of {expected}", output[0]);
+        }
+    }
+
+    #[test]
     fn each_algorithm_is_the_convolution() {
-        check::<F2, 4, 4, 2>();
-        check::<F4, 6, 6, 4>();
-        check::<Strided2, 5, 4, 2>();
-        check::<Strided4, 9, 6, 4>();
+        check::<Toeplitz2, 3, 3, 2>(0..2);
+        check::<F2, 4, 4, 2>(-9..9);
+        check::<F4, 6, 6, 4>(-9..9);
+        check::<F7, 9, 9, 7>(-9..9);
+        check::<Strided2, 5, 4, 2>(-9..9);
+        check::<Strided4, 9, 6, 4>(-9..9);
     }
 }

@@ -13,7 +13,7 @@ use super::planes::{GAP, Planes};
 use super::simd::Simd;
 use super::threads::Threads;
 use super::tile::{FilterTransform, InputTransform, MAX_PLANES, OutputTransform};
-use super::transforms::{F2, F4, Strided2, Strided4, Transform};
+use super::transforms::{F2, F4, F7, Strided2, Strided4, Toeplitz2, Transform};
 
 /// Input channels multiplied at once.
 const DEPTH: usize = 256;
@@ -35,8 +35,10 @@ const MOST_KEPT: usize = 4 << 20;
 macro_rules! dispatch {
     ($algorithm:expr, $f:ident::<$s:ty>($($argument:expr),*)) => {
         match $algorithm {
+            Algorithm::Toeplitz2 => $f::<$s, Toeplitz2, 3, 3, 2>($($argument),*),
             Algorithm::F2 => $f::<$s, F2, 4, 4, 2>($($argument),*),
             Algorithm::F4 => $f::<$s, F4, 6, 6, 4>($($argument),*),
+            Algorithm::F7 => $f::<$s, F7, 9, 9, 7>($($argument),*),
             Algorithm::Strided2 => $f::<$s, Strided2, 5, 4, 2>($($argument),*),
             Algorithm::Strided4 => $f::<$s, Strided4, 9, 6, 4>($($argument),*),
             Algorithm::Direct => unreachable!("not a Winograd algorithm"),

@@ -126,7 +126,10 @@ impl Case {
             };
             let winograd = self.shape.kernel == 3 && self.shape.padding == 1 && self.shape.inputs.is_multiple_of(lanes);
             let algorithms: &[Algorithm] = match (winograd, self.shape.stride) {
-                (true, 1) => &[Algorithm::Direct, Algorithm::F2, Algorithm::F4],
+                (true, 1) if self.shape.height <= 2 && self.shape.width <= 2 => {
+                    &[Algorithm::Direct, Algorithm::Toeplitz2, Algorithm::F2, Algorithm::F4, Algorithm::F7]
+                }
+                (true, 1) => &[Algorithm::Direct, Algorithm::F2, Algorithm::F4, Algorithm::F7],
                 (true, 2) => &[Algorithm::Direct, Algorithm::Strided2, Algorithm::Strided4],
                 _ => &[Algorithm::Direct],
             };
@@ -188,6 +191,7 @@ fn layers_with_many_tiles_and_deep_filters_are_cut_up_right() {
     for (shape, batch) in [
         (shape, 1),
         (Shape { stride: 2, ..shape }, 3),
+        (Shape { inputs: 304, height: 2, width: 2, ..shape }, 9),
         (Shape { inputs: 304, height: 5, width: 3, ..shape }, 1),
         (Shape { inputs: 304, stride: 2, height: 5, width: 9, ..shape }, 2),
     ] {
