@@ -22,11 +22,13 @@ pub(super) enum Algorithm {
     Strided2,
     /// Stride 2 by parity, odd phase F(4, 2).
     Strided4,
+    /// Stride 2 by parity, odd phase F(7, 2).
+    Strided7,
 }
 
 impl Algorithm {
     /// Number of algorithms.
-    pub(super) const COUNT: usize = 7;
+    pub(super) const COUNT: usize = 8;
 
     /// Chooses by shape and batch; `lanes` is the vector width.
     ///
@@ -47,12 +49,14 @@ impl Algorithm {
             return Self::Direct;
         }
         let side = shape.output_height().max(shape.output_width());
+        let tiles = |outputs| batch * shape.output_height().div_ceil(outputs) * shape.output_width().div_ceil(outputs);
         match (shape.stride, side) {
             (1, 2) if batch >= 4 => Self::Toeplitz2,
             (1, 3..=4) if batch == 1 => Self::F2,
             (2, 3..=4) if batch == 1 => Self::Strided2,
-            (1, 3..) if side % 7 == 0 => Self::F7,
+            (1, 3..) if side % 7 == 0 && tiles(7) >= 8 => Self::F7,
             (1, 3..) => Self::F4,
+            (2, 3..) if side % 7 == 0 && tiles(7) >= 8 => Self::Strided7,
             (2, 3..) => Self::Strided4,
             _ => Self::Direct,
         }

@@ -12,7 +12,8 @@ use super::simd::{Kernel, Simd};
 use super::threads::Threads;
 use super::transforms::F4x4Taps;
 
-const CHANNELS: usize = 3;
+/// Channels of an image.
+pub(super) const CHANNELS: usize = 3;
 const KERNEL: usize = 7;
 const PADDING: usize = 3;
 

@@ -5,19 +5,16 @@ use std::marker::PhantomData;
 use super::simd::{Kernel, Simd};
 use super::transforms::Transform;
 
-/// Most planes (points in two dimensions) of any algorithm.
-pub(super) const MAX_PLANES: usize = 81;
-
 /// Data of one tile to its planes.
 pub(super) struct InputTransform<'a, T, const P: usize, const F: usize, const M: usize> {
-    /// The pixel of point (i, j) at `i * P + j`, each with `depth` channels.
-    pub(super) pixels: &'a [*const f32; MAX_PLANES],
+    /// The pixel of each point, with `depth` channels.
+    pub(super) pixels: &'a [[*const f32; P]; P],
     /// Channels, whole vectors of them.
     pub(super) depth: usize,
     /// This tile in the first plane.
     pub(super) planes: *mut f32,
-    /// Where the plane of point (i, j) starts, at `i * P + j`.
-    pub(super) offsets: &'a [usize; MAX_PLANES],
+    /// Where the plane of each point starts.
+    pub(super) offsets: &'a [[usize; P]; P],
     pub(super) transform: PhantomData<fn() -> T>,
 }
 
@@ -31,7 +28,7 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
                 for j in 0..P {
                     let mut column = [simd.splat(0.0); P];
                     for i in 0..P {
-                        column[i] = simd.load(self.pixels[i * P + j].add(c));
+                        column[i] = simd.load(self.pixels[i][j].add(c));
                     }
                     let column = T::input(simd, column);
                     for i in 0..P {
@@ -41,7 +38,7 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
                 for i in 0..P {
                     let row = T::input(simd, half[i]);
                     for j in 0..P {
-                        simd.store(self.planes.add(self.offsets[i * P + j] + c), row[j]);
+                        simd.store(self.planes.add(self.offsets[i][j] + c), row[j]);
                     }
                 }
             }
@@ -70,7 +67,12 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
         // SAFETY: the fields say what the pointers hold.
         unsafe {
             for c in (0..self.depth * S::PANEL).step_by(S::LANES) {
-                let tap = |tap: usize| simd.load(self.from.add(tap * self.tap_stride + c));
+                let tap = |tap: usize| {
+                    let at = self.from.add(tap * self.tap_stride + c);
+                    // Nine short streams are too many for the processor to foresee.
+                    simd.prefetch(at.wrapping_add(4 * S::PANEL));
+                    simd.load(at)
+                };
                 let mut half = [[simd.splat(0.0); 3]; F];
                 for j in 0..3 {
                     let column = T::filter(simd, [tap(j), tap(3 + j), tap(6 + j)]);
@@ -93,8 +95,8 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
 pub(super) struct OutputTransform<'a, T, const P: usize, const F: usize, const M: usize> {
     /// This tile in the first plane of products, `PANEL` floats.
     pub(super) products: *const f32,
-    /// Where the plane of point (i, j) starts, at `i * P + j`.
-    pub(super) offsets: &'a [usize; MAX_PLANES],
+    /// Where the plane of each point starts.
+    pub(super) offsets: &'a [[usize; P]; P],
     /// `PANEL` floats.
     pub(super) bias: *const f32,
     /// The residual of the first output; read only if there is one.
@@ -129,7 +131,7 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
                 for j in 0..P {
                     let mut column = [simd.splat(0.0); P];
                     for i in 0..P {
-                        column[i] = simd.load(self.products.add(self.offsets[i * P + j] + c));
+                        column[i] = simd.load(self.products.add(self.offsets[i][j] + c));
                     }
                     let column = T::output(simd, column);
                     for i in 0..M {

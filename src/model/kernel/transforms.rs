@@ -144,27 +144,32 @@ impl Transform<6, 6, 4> for F4 {
 /// sixth of what 0, ±1/2, ±1, ±2, 3 and infinity give.
 pub(super) struct F7;
 
-/// The pairs of points of [`F7`], which are `x` and `-x`.
-const PAIRS: [f32; 4] = [0.5, 1.0, 1.5, 3.0];
+impl F7 {
+    /// The pairs of points, which are `x` and `-x`.
+    const PAIRS: [f32; 4] = [0.5, 1.0, 1.5, 3.0];
 
-/// [`PAIRS`] to the power of each output.
-const POWERS: [[f32; 4]; 7] = {
-    let mut powers = [[1.0; 4]; 7];
+    /// [`Self::PAIRS`] to the power of each output.
+    const POWERS: [[f32; 4]; 7] = powers(Self::PAIRS);
+
+    /// Coefficients of the polynomial in `x^2` whose zeros are the other pairs, the fourth 1.
+    const OTHERS: [[f32; 3]; 4] =
+        [[-20.25, 31.5, -12.25], [-5.0625, 23.0625, -11.5], [-2.25, 11.5, -10.25], [-0.5625, 3.0625, -3.5]];
+}
+
+/// Numbers to the powers from 0 on.
+const fn powers<const N: usize, const K: usize>(x: [f32; N]) -> [[f32; N]; K] {
+    let mut powers = [[1.0; N]; K];
     let mut k = 1;
-    while k < 7 {
+    while k < K {
         let mut i = 0;
-        while i < 4 {
-            powers[k][i] = powers[k - 1][i] * PAIRS[i];
+        while i < N {
+            powers[k][i] = powers[k - 1][i] * x[i];
             i += 1;
         }
         k += 1;
     }
     powers
-};
-
-/// Coefficients of the polynomial in `x^2` whose zeros are the other pairs, the fourth 1.
-const OTHERS: [[f32; 3]; 4] =
-    [[-20.25, 31.5, -12.25], [-5.0625, 23.0625, -11.5], [-2.25, 11.5, -10.25], [-0.5625, 3.0625, -3.5]];
+}
 
 impl Transform<9, 9, 7> for F7 {
     const STRIDE: usize = 1;
@@ -182,12 +187,13 @@ impl Transform<9, 9, 7> for F7 {
         let cubic = |[c0, c1, c2]: [f32; 3], [x0, x1, x2, x3]: [S::Vector; 4]| {
             s.mul_add(s.splat(c2), x2, s.mul_add(s.splat(c1), x1, s.mul_add(s.splat(c0), x0, x3)))
         };
-        let mut points = [s.mul_add(s.splat(5.0625), d[0], cubic([-28.125, 34.5625, -12.5], [d[2], d[4], d[6], d[8]])); 9];
+        let mut points =
+            [s.mul_add(s.splat(5.0625), d[0], cubic([-28.125, 34.5625, -12.5], [d[2], d[4], d[6], d[8]])); 9];
         for i in 0..4 {
-            let even = cubic(OTHERS[i], [d[2], d[4], d[6], d[8]]);
-            let odd = cubic(OTHERS[i], [d[1], d[3], d[5], d[7]]);
-            points[2 * i + 1] = s.mul_add(s.splat(PAIRS[i]), odd, even);
-            points[2 * i + 2] = s.neg_mul_add(s.splat(PAIRS[i]), odd, even);
+            let even = cubic(Self::OTHERS[i], [d[2], d[4], d[6], d[8]]);
+            let odd = cubic(Self::OTHERS[i], [d[1], d[3], d[5], d[7]]);
+            points[2 * i + 1] = s.mul_add(s.splat(Self::PAIRS[i]), odd, even);
+            points[2 * i + 2] = s.neg_mul_add(s.splat(Self::PAIRS[i]), odd, even);
         }
         points
     }
@@ -197,7 +203,7 @@ impl Transform<9, 9, 7> for F7 {
         const DISTANCES: [f32; 5] = [5.0625, -6.5625, 15.0, -75.9375, 8505.0];
         let mut points = [s.mul(a, s.splat(1.0 / DISTANCES[0])); 9];
         for i in 0..4 {
-            let (x, scale) = (PAIRS[i], 1.0 / DISTANCES[i + 1]);
+            let (x, scale) = (Self::PAIRS[i], 1.0 / DISTANCES[i + 1]);
             let even = s.mul_add(c, s.splat(x * x * scale), s.mul(a, s.splat(scale)));
             let odd = s.mul(b, s.splat(x * scale));
             points[2 * i + 1] = s.add(even, odd);
@@ -207,18 +213,15 @@ impl Transform<9, 9, 7> for F7 {
     }
     #[inline(always)]
     fn output<S: Simd>(s: S, m: [S::Vector; 9]) -> [S::Vector; 7] {
-        let zero = s.splat(0.0);
-        let (mut even, mut odd) = ([zero; 4], [zero; 4]);
+        let mut outputs = [s.splat(0.0); 7];
+        outputs[0] = m[0];
         for i in 0..4 {
-            (even[i], odd[i]) = (s.add(m[2 * i + 1], m[2 * i + 2]), s.sub(m[2 * i + 1], m[2 * i + 2]));
+            let (even, odd) = (s.add(m[2 * i + 1], m[2 * i + 2]), s.sub(m[2 * i + 1], m[2 * i + 2]));
+            for k in 0..7 {
+                outputs[k] = s.mul_add(s.splat(Self::POWERS[k][i]), if k % 2 == 0 { even } else { odd }, outputs[k]);
+            }
         }
-        std::array::from_fn(|k| {
-            let part = if k % 2 == 0 { even } else { odd };
-            let power = |i: usize| s.splat(POWERS[k][i]);
-            // The powers of 1 need no product.
-            let sum = if k == 0 { s.add(m[0], s.add(part[0], part[1])) } else { s.mul_add(power(0), part[0], part[1]) };
-            s.mul_add(power(3), part[3], s.mul_add(power(2), part[2], sum))
-        })
+        outputs
     }
 }
 
@@ -237,7 +240,11 @@ impl F4x4Taps {
     #[inline(always)]
     pub(super) fn input<S: Simd>(s: S, d: [S::Vector; 7]) -> [S::Vector; 7] {
         let half = s.splat(0.5);
-        let [p0, p1, p2, p3, p4, infinity] = F4::input(s, std::array::from_fn(|i| s.neg_mul_add(half, d[i], d[i + 1])));
+        let mut rest = [half; 6];
+        for i in 0..6 {
+            rest[i] = s.neg_mul_add(half, d[i], d[i + 1]);
+        }
+        let [p0, p1, p2, p3, p4, infinity] = F4::input(s, rest);
         let [.., at_half] = F4::input(s, [d[0], d[1], d[2], d[3], d[4], d[5]]);
         [p0, p1, p2, p3, p4, infinity, at_half]
     }
@@ -342,6 +349,75 @@ impl Transform<9, 6, 4> for Strided4 {
     }
 }
 
+/// Stride two by parity, the odd phase by F(7, 2): 225 multiplications for 441 in two dimensions. Points 0, ±1/2, ±1, ±2 and infinity.
+pub(super) struct Strided7;
+
+impl Strided7 {
+    /// The pairs of points, which are `x` and `-x`.
+    const PAIRS: [f32; 3] = [0.5, 1.0, 2.0];
+
+    /// [`Self::PAIRS`] to the power of each output.
+    const POWERS: [[f32; 3]; 7] = powers(Self::PAIRS);
+
+    /// Coefficients of the polynomial in `x^2` whose zeros are the other pairs, the third 1.
+    const OTHERS: [[f32; 2]; 3] = [[4.0, -5.0], [1.0, -4.25], [0.25, -1.25]];
+}
+
+impl Transform<15, 9, 7> for Strided7 {
+    const STRIDE: usize = 2;
+
+    #[inline(always)]
+    fn position(index: usize) -> isize {
+        if index < 8 { 2 * index as isize - 1 } else { 2 * (index as isize - 8) }
+    }
+    #[inline(always)]
+    fn filter_of(point: usize) -> usize {
+        point.min(8)
+    }
+    #[inline(always)]
+    fn input<S: Simd>(s: S, d: [S::Vector; 15]) -> [S::Vector; 15] {
+        let mut points = d;
+        let edge = |[x0, x1, x2, x3]: [S::Vector; 4]| s.mul_add(s.splat(5.25), s.sub(x1, x2), s.sub(x3, x0));
+        points[0] = edge([d[0], d[2], d[4], d[6]]);
+        for (i, [c0, c1]) in Self::OTHERS.into_iter().enumerate() {
+            let others = |x0, x1, x2| s.mul_add(s.splat(c1), x1, s.mul_add(s.splat(c0), x0, x2));
+            let (even, odd) = (others(d[2], d[4], d[6]), others(d[1], d[3], d[5]));
+            points[2 * i + 1] = s.mul_add(s.splat(Self::PAIRS[i]), odd, even);
+            points[2 * i + 2] = s.neg_mul_add(s.splat(Self::PAIRS[i]), odd, even);
+        }
+        points[7] = edge([d[1], d[3], d[5], d[7]]);
+        points
+    }
+    #[inline(always)]
+    fn filter<S: Simd>(s: S, [a, b, c]: [S::Vector; 3]) -> [S::Vector; 9] {
+        /// Products of the distances of each pair to the other points.
+        const DISTANCES: [f32; 3] = [1.40625, -4.5, 90.0];
+        let mut points = [b; 9];
+        points[0] = s.sub(s.splat(0.0), a);
+        for i in 0..3 {
+            let scale = 1.0 / DISTANCES[i];
+            let (a, c) = (s.mul(a, s.splat(scale)), s.mul(c, s.splat(Self::PAIRS[i] * scale)));
+            points[2 * i + 1] = s.add(a, c);
+            points[2 * i + 2] = s.sub(a, c);
+        }
+        points[7] = c;
+        points
+    }
+    #[inline(always)]
+    fn output<S: Simd>(s: S, m: [S::Vector; 15]) -> [S::Vector; 7] {
+        let [_, _, _, _, _, _, _, _, mut outputs @ ..] = m;
+        outputs[0] = s.add(outputs[0], m[0]);
+        outputs[6] = s.add(outputs[6], m[7]);
+        for i in 0..3 {
+            let (even, odd) = (s.add(m[2 * i + 1], m[2 * i + 2]), s.sub(m[2 * i + 1], m[2 * i + 2]));
+            for k in 0..7 {
+                outputs[k] = s.mul_add(s.splat(Self::POWERS[k][i]), if k % 2 == 0 { even } else { odd }, outputs[k]);
+            }
+        }
+        outputs
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::simd::Portable;
@@ -384,5 +460,6 @@ mod tests {
         check::<F7, 9, 9, 7>(-9..9);
         check::<Strided2, 5, 4, 2>(-9..9);
         check::<Strided4, 9, 6, 4>(-9..9);
+        check::<Strided7, 15, 9, 7>(-19..19);
     }
 }

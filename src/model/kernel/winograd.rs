@@ -12,17 +12,19 @@ use super::plan::{Algorithm, Pieces, Plan, part};
 use super::planes::{GAP, Planes};
 use super::simd::Simd;
 use super::threads::Threads;
-use super::tile::{FilterTransform, InputTransform, MAX_PLANES, OutputTransform};
-use super::transforms::{F2, F4, F7, Strided2, Strided4, Toeplitz2, Transform};
+use super::tile::{FilterTransform, InputTransform, OutputTransform};
+use super::transforms::{F2, F4, F7, Strided2, Strided4, Strided7, Toeplitz2, Transform};
 
 /// Input channels multiplied at once.
 const DEPTH: usize = 256;
 
-/// Input channels whose filters are transformed at once when they are not kept: 36 blocks fit the second-level cache.
-const FRESH_DEPTH: usize = 128;
+/// Input channels whose filters are transformed at once when they are not kept: `filters` blocks fit the second-level cache.
+const fn fresh_depth(filters: usize) -> usize {
+    if filters > 36 { 64 } else { 128 }
+}
 
 /// Tiles in a block of a layer with many: their planes fit the second-level cache.
-const TILES: usize = 28;
+const TILES: usize = 14;
 
 /// Tiles up to which transforming the filters anew beats reading the transformed ones from memory.
 const FEW_TILES: usize = 4;
@@ -41,6 +43,7 @@ macro_rules! dispatch {
             Algorithm::F7 => $f::<$s, F7, 9, 9, 7>($($argument),*),
             Algorithm::Strided2 => $f::<$s, Strided2, 5, 4, 2>($($argument),*),
             Algorithm::Strided4 => $f::<$s, Strided4, 9, 6, 4>($($argument),*),
+            Algorithm::Strided7 => $f::<$s, Strided7, 15, 9, 7>($($argument),*),
             Algorithm::Direct => unreachable!("not a Winograd algorithm"),
         }
     };
@@ -63,7 +66,7 @@ fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, cons
     zeros: usize,
     threads: usize,
 ) -> Plan {
-    let planes = Planes::new::<T, P, F, M>();
+    let planes = Planes::<P>::new::<T, F, M>();
     let tiles = batch * shape.output_height().div_ceil(M) * shape.output_width().div_ceil(M);
     let pieces = if is_kept::<F>(shape) && tiles > TILES * if threads == 1 { 1 } else { 2 * threads } {
         Pieces::Block(part(tiles, TILES, threads))
@@ -74,7 +77,7 @@ fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, cons
     let (Pieces::Block(piece) | Pieces::Panel(piece)) = pieces;
     let data = planes.len(piece, shape.inputs);
     let products = planes.len(piece, S::PANEL);
-    let filters = F * F * (FRESH_DEPTH * S::PANEL + GAP);
+    let filters = F * F * (fresh_depth(F * F) * S::PANEL + GAP);
     let (shared, private) = match pieces {
         Pieces::Block(_) => (0, data + products),
         Pieces::Panel(_) => (tiles.div_ceil(piece) * data, products + filters),
@@ -83,7 +86,7 @@ fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, cons
         algorithm,
         pieces,
         zeros,
-        offsets: (0..piece * planes.most).map(|row| (row * shape.inputs) as u32).collect(),
+        offsets: (0..piece * planes.most()).map(|row| (row * shape.inputs) as u32).collect(),
         shared,
         private,
     }
@@ -119,7 +122,7 @@ unsafe fn run_as<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize,
         conv,
         plan,
         data,
-        planes: Planes::new::<T, P, F, M>(),
+        planes: Planes::<P>::new::<T, F, M>(),
         rows: shape.output_height().div_ceil(M),
         columns: shape.output_width().div_ceil(M),
         transform: std::marker::PhantomData,
@@ -135,13 +138,15 @@ unsafe fn run_as<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize,
                 // SAFETY: the plan has made room for both.
                 unsafe {
                     let products = planes.add(layer.planes.len(piece, shape.inputs));
+                    let offsets = layer.planes.offsets(tiles.len(), shape.inputs);
                     for tile in tiles.clone() {
-                        layer.transform_input(tile, planes, tile - tiles.start, tiles.len());
+                        layer.transform_input(tile, planes, tile - tiles.start, &offsets);
                     }
+                    let offsets = layer.planes.offsets(tiles.len(), S::PANEL);
                     for panel in 0..panels {
                         layer.multiply(panel, Filters::Kept(filters), tiles.len(), planes, products);
                         for tile in tiles.clone() {
-                            layer.transform_output(tile, products, tile - tiles.start, tiles.len(), panel);
+                            layer.transform_output(tile, products, tile - tiles.start, &offsets, panel);
                         }
                     }
                 }
@@ -160,7 +165,8 @@ unsafe fn run_as<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize,
                     // SAFETY: the plan has made room for every piece; each tile is written by one task.
                     unsafe {
                         let planes = scratch.shared.get().add(index * data_len);
-                        layer.transform_input(tile, planes, tile - tiles.start, tiles.len());
+                        let offsets = layer.planes.offsets(tiles.len(), shape.inputs);
+                        layer.transform_input(tile, planes, tile - tiles.start, &offsets);
                     }
                 }
             });
@@ -174,8 +180,9 @@ unsafe fn run_as<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize,
                     let fresh = products.add(layer.planes.len(piece, S::PANEL));
                     let filters = kept.map_or(Filters::Fresh(fresh), Filters::Kept);
                     layer.multiply(panel, filters, tiles.len(), planes, products);
+                    let offsets = layer.planes.offsets(tiles.len(), S::PANEL);
                     for tile in tiles.clone() {
-                        layer.transform_output(tile, products, tile - tiles.start, tiles.len(), panel);
+                        layer.transform_output(tile, products, tile - tiles.start, &offsets, panel);
                     }
                 }
             });
@@ -227,7 +234,7 @@ struct Layer<'a, S, T, const P: usize, const F: usize, const M: usize> {
     conv: &'a Conv,
     plan: &'a Plan,
     data: Data,
-    planes: Planes,
+    planes: Planes<P>,
     /// Tiles in a column of an image.
     rows: usize,
     /// Tiles in a row of an image.
@@ -241,24 +248,23 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
         (tile / (self.rows * self.columns), tile / self.columns % self.rows, tile % self.columns)
     }
 
-    /// Writes the planes of one tile, the `index`th of a piece of `count`.
+    /// Writes the planes of one tile, the `index`th of its piece.
     ///
     /// # Safety
     /// `planes` holds the planes of a piece.
-    unsafe fn transform_input(&self, tile: usize, planes: *mut f32, index: usize, count: usize) {
+    unsafe fn transform_input(&self, tile: usize, planes: *mut f32, index: usize, offsets: &[[usize; P]; P]) {
         let shape = &self.conv.shape;
         let (image, row, column) = self.place(tile);
         let inside = |tile: usize, point: usize, side: usize| {
             (tile * M * T::STRIDE).checked_add_signed(T::position(point)).filter(|&at| at < side)
         };
         let input = self.data.input.get().cast_const();
-        let mut pixels = [input.wrapping_add(self.plan.zeros); MAX_PLANES];
+        let mut pixels = [[input.wrapping_add(self.plan.zeros); P]; P];
         for i in 0..P {
             let Some(y) = inside(row, i, shape.height) else { continue };
             for j in 0..P {
                 if let Some(x) = inside(column, j, shape.width) {
-                    pixels[i * P + j] =
-                        input.wrapping_add(image * shape.input_len() + (y * shape.width + x) * shape.inputs);
+                    pixels[i][j] = input.wrapping_add(image * shape.input_len() + (y * shape.width + x) * shape.inputs);
                 }
             }
         }
@@ -268,7 +274,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
                 pixels: &pixels,
                 depth: shape.inputs,
                 planes: planes.add(index * shape.inputs),
-                offsets: &self.planes.offsets(count, shape.inputs),
+                offsets: offsets,
                 transform: std::marker::PhantomData,
             });
         }
@@ -277,7 +283,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
     /// Multiplies all planes of `count` tiles with the filters of one panel.
     ///
     /// # Safety
-    /// `planes` and `products` hold those of a piece; fresh filters have room for [`FRESH_DEPTH`] input channels.
+    /// `planes` and `products` hold those of a piece; fresh filters have room for [`fresh_depth`] input channels.
     unsafe fn multiply(
         &self,
         panel: usize,
@@ -287,7 +293,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
         products: *mut f32,
     ) {
         let depth = self.conv.shape.inputs;
-        let at_once = if matches!(filters, Filters::Kept(_)) { DEPTH } else { FRESH_DEPTH };
+        let at_once = if matches!(filters, Filters::Kept(_)) { DEPTH } else { fresh_depth(F * F) };
         for k in (0..depth).step_by(at_once) {
             let slice = at_once.min(depth - k);
             // SAFETY: the caller's promise, and `Conv` holds whole panels.
@@ -322,7 +328,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
                         output_stride: S::PANEL,
                         start: if k == 0 { Start::Zero } else { Start::Output },
                     };
-                    product.multiply(self.simd, (self.planes.first[group + 1] - self.planes.first[group]) * count);
+                    product.multiply(self.simd, self.planes.group_len(group) * count);
                 }
             }
         }
@@ -332,7 +338,14 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
     ///
     /// # Safety
     /// `products` holds those of a piece.
-    unsafe fn transform_output(&self, tile: usize, products: *const f32, index: usize, count: usize, panel: usize) {
+    unsafe fn transform_output(
+        &self,
+        tile: usize,
+        products: *const f32,
+        index: usize,
+        offsets: &[[usize; P]; P],
+        panel: usize,
+    ) {
         let (shape, channel) = (&self.conv.shape, panel * S::PANEL);
         let (image, row, column) = self.place(tile);
         let (height, width) = (shape.output_height(), shape.output_width());
@@ -341,7 +354,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
         unsafe {
             self.simd.launch(OutputTransform::<T, P, F, M> {
                 products: products.add(index * S::PANEL),
-                offsets: &self.planes.offsets(count, S::PANEL),
+                offsets: offsets,
                 bias: self.conv.bias.as_ptr().add(channel),
                 residual: self.data.residual.get().wrapping_add(at),
                 has_residual: !self.data.residual.get().is_null(),
