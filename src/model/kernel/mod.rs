@@ -1,7 +1,7 @@
 //! ResNet-18 at the machine's limit: the whole forward pass as one candle operation, in `f32`, on `[batch][row][column][channel]`.
 //!
 //! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile; [`direct`] and [`winograd`] (with [`planes`], [`tile`] and [`transforms`])
-//! convolutions, chosen by [`plan`]; [`stem`] the first layers; [`network`] strings them together on [`threads`] in planned [`memory`].
+//! convolutions, chosen by [`plan`]; [`stem`] the first layers; [`network`] is what they make up, and [`pass`] runs it on [`threads`] in planned [`memory`].
 //!
 //! This is the only folder with `unsafe`. Its reasons: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
 
@@ -16,6 +16,8 @@ mod gemm;
 mod memory;
 mod network;
 mod pack;
+mod pairs;
+mod pass;
 mod plan;
 mod planes;
 mod simd;

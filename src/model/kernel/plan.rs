@@ -5,6 +5,12 @@ use super::gemm::MAX_ROWS;
 use super::simd::Simd;
 use super::{direct, winograd};
 
+/// Tiles of 7x7 outputs from which on F(7, 3) and F(7, 2) are worth their transformed filters.
+const ENOUGH_TILES: usize = 8;
+
+/// Images of 2x2 pixels from which on a Toeplitz matrix, with one row for each image, beats a direct convolution with one for each pixel.
+const ENOUGH_IMAGES: usize = 4;
+
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
@@ -36,27 +42,34 @@ impl Algorithm {
     ///
     /// | stride | output side | algorithm | multiplications |
     /// |---|---|---|---|
-    /// | 1 | 1, 2 | direct: most taps meet padding only | 1, 4 |
-    /// | 1 | 3 and more | F(4x4, 3x3) | 2.25, more where tiles hang over the edge |
+    /// | 1 | 1 | direct: eight of nine taps meet padding | 1 |
+    /// | 1 | 2 | as a Toeplitz matrix | 2.25 |
+    /// | 1 | 3 and more | F(4x4, 3x3) or F(7x7, 3x3) | 2.25 or 1.65, more where tiles hang over the edge |
     /// | 2 | 1, 2 | direct | 4, 6.25 |
-    /// | 2 | 3 and more | by parity with F(4, 2) | 5.06 |
+    /// | 2 | 3 and more | by parity with F(4, 2) or F(7, 2) | 5.06 or 4.59, the same |
     ///
-    /// A whole layer of one such tile (batch 1) has one row for each filter, too few to hide the latency of a multiply-add: there four
-    /// tiles of F(2x2, 3x3), 4 multiplications, or of parity with F(2, 2), 6.25, are faster. Other filters, and inputs that do not
-    /// fill vectors, are direct.
+    /// Of two tiles the larger one is taken if it saves a twelfth of the multiplications, as its transforms cost more, and if there are
+    /// enough tiles to share its transformed filters, five or nine times as many as taps.
+    ///
+    /// A whole layer of one tile (batch 1) has one row for each filter, too few to hide the latency of a multiply-add: there four
+    /// tiles of F(2x2, 3x3), 4 multiplications, or of parity with F(2, 2), 6.25, are faster, and for 2x2 outputs direct ones. Other filters, and inputs
+    /// that do not fill vectors, are direct.
     pub(super) fn choose(shape: &Shape, batch: usize, lanes: usize) -> Self {
         if shape.kernel != 3 || shape.padding != 1 || !shape.inputs.is_multiple_of(lanes) {
             return Self::Direct;
         }
         let side = shape.output_height().max(shape.output_width());
-        let tiles = |outputs| batch * shape.output_height().div_ceil(outputs) * shape.output_width().div_ceil(outputs);
+        let tiles = |side: usize| batch * shape.output_height().div_ceil(side) * shape.output_width().div_ceil(side);
+        let seven_pays = |seven: usize, four: usize| {
+            tiles(7) >= ENOUGH_TILES && 12 * seven * seven * tiles(7) <= 11 * four * four * tiles(4)
+        };
         match (shape.stride, side) {
-            (1, 2) if batch >= 4 => Self::Toeplitz2,
+            (1, 2) if batch >= ENOUGH_IMAGES => Self::Toeplitz2,
             (1, 3..=4) if batch == 1 => Self::F2,
             (2, 3..=4) if batch == 1 => Self::Strided2,
-            (1, 3..) if side % 7 == 0 && tiles(7) >= 8 => Self::F7,
+            (1, 3..) if seven_pays(9, 6) => Self::F7,
             (1, 3..) => Self::F4,
-            (2, 3..) if side % 7 == 0 && tiles(7) >= 8 => Self::Strided7,
+            (2, 3..) if seven_pays(15, 9) => Self::Strided7,
             (2, 3..) => Self::Strided4,
             _ => Self::Direct,
         }

@@ -1,6 +1,7 @@
 //! The two-dimensional transforms of one Winograd tile: a one-dimensional [`Transform`] down the columns, then along the rows.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use super::simd::{Kernel, Simd};
 use super::transforms::Transform;
@@ -23,8 +24,8 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
     unsafe fn run<S: Simd>(self, simd: S) {
         // SAFETY: the fields say what the pointers hold.
         unsafe {
+            let mut half = [[MaybeUninit::uninit(); P]; P];
             for c in (0..self.depth).step_by(S::LANES) {
-                let mut half = [[simd.splat(0.0); P]; P];
                 for j in 0..P {
                     let mut column = [simd.splat(0.0); P];
                     for i in 0..P {
@@ -32,11 +33,11 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
                     }
                     let column = T::input(simd, column);
                     for i in 0..P {
-                        half[i][j] = column[i];
+                        half[i][j].write(column[i]);
                     }
                 }
                 for i in 0..P {
-                    let row = T::input(simd, half[i]);
+                    let row = T::input(simd, init(simd, &half[i]));
                     for j in 0..P {
                         simd.store(self.planes.add(self.offsets[i][j] + c), row[j]);
                     }
@@ -66,6 +67,7 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
     unsafe fn run<S: Simd>(self, simd: S) {
         // SAFETY: the fields say what the pointers hold.
         unsafe {
+            let mut half = [[MaybeUninit::uninit(); 3]; F];
             for c in (0..self.depth * S::PANEL).step_by(S::LANES) {
                 let tap = |tap: usize| {
                     let at = self.from.add(tap * self.tap_stride + c);
@@ -73,15 +75,14 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
                     simd.prefetch(at.wrapping_add(4 * S::PANEL));
                     simd.load(at)
                 };
-                let mut half = [[simd.splat(0.0); 3]; F];
                 for j in 0..3 {
                     let column = T::filter(simd, [tap(j), tap(3 + j), tap(6 + j)]);
                     for i in 0..F {
-                        half[i][j] = column[i];
+                        half[i][j].write(column[i]);
                     }
                 }
                 for i in 0..F {
-                    let row = T::filter(simd, half[i]);
+                    let row = T::filter(simd, init(simd, &half[i]));
                     for j in 0..F {
                         simd.store(self.to.add((i * F + j) * self.to_stride + c), row[j]);
                     }
@@ -122,12 +123,12 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         let floor = simd.splat(if self.relu { 0.0 } else { f32::NEG_INFINITY });
+        let mut half = [[MaybeUninit::uninit(); P]; M];
         for c in [0, S::LANES] {
             let width = S::LANES.min(self.channels.saturating_sub(c));
             // SAFETY: the fields say what the pointers hold.
             unsafe {
                 let bias = simd.load(self.bias.add(c));
-                let mut half = [[simd.splat(0.0); P]; M];
                 for j in 0..P {
                     let mut column = [simd.splat(0.0); P];
                     for i in 0..P {
@@ -135,14 +136,14 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
                     }
                     let column = T::output(simd, column);
                     for i in 0..M {
-                        half[i][j] = column[i];
+                        half[i][j].write(column[i]);
                     }
                 }
                 for i in 0..M {
                     if i >= self.rows {
                         break;
                     }
-                    let row = T::output(simd, half[i]);
+                    let row = T::output(simd, init(simd, &half[i]));
                     for j in 0..M {
                         if j >= self.columns {
                             break;
@@ -169,6 +170,20 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
             }
         }
     }
+}
+
+/// Vectors that have been written. To zero an array of them first would take as long as to fill it.
+///
+/// # Safety
+/// All must have been.
+#[inline(always)]
+unsafe fn init<S: Simd, const N: usize>(simd: S, vectors: &[MaybeUninit<S::Vector>; N]) -> [S::Vector; N] {
+    let mut all = [simd.splat(0.0); N];
+    for (vector, written) in all.iter_mut().zip(vectors) {
+        // SAFETY: the caller's promise.
+        *vector = unsafe { written.assume_init() };
+    }
+    all
 }
 
 /// Finishes and stores the first `width` lanes.

@@ -7,6 +7,7 @@
 //! A stride of two is split by parity (Yepez & Ko, "Stride 2 1-D, 2-D, and 3-D Winograd for Convolutional Neural Networks", 2020): outer taps
 //! meet odd inputs only, a two-tap convolution of stride one, which is F(m, 2); the middle tap meets even inputs only and is a plain product.
 
+use super::pairs::Pairs;
 use super::simd::Simd;
 
 /// A one-dimensional algorithm: `POINTS` values of the data meet `FILTER` values of the filter and give `OUTPUTS` outputs.
@@ -140,35 +141,12 @@ impl Transform<6, 6, 4> for F4 {
 
 /// F(7, 3): 81 multiplications for 441 in two dimensions.
 ///
-/// Its points, 0, ±1/2, ±1, ±3/2 and ±3 without infinity, have the smallest error of all sets of small fractions that we tried: four times that of F(4, 3), a
+/// Its points, 0, ±1/2, ±1, ±3/2 and ±3 without infinity, have nearly the smallest error of all sets of small fractions: four times that of F(4, 3), a
 /// sixth of what 0, ±1/2, ±1, ±2, 3 and infinity give.
 pub(super) struct F7;
 
 impl F7 {
-    /// The pairs of points, which are `x` and `-x`.
-    const PAIRS: [f32; 4] = [0.5, 1.0, 1.5, 3.0];
-
-    /// [`Self::PAIRS`] to the power of each output.
-    const POWERS: [[f32; 4]; 7] = powers(Self::PAIRS);
-
-    /// Coefficients of the polynomial in `x^2` whose zeros are the other pairs, the fourth 1.
-    const OTHERS: [[f32; 3]; 4] =
-        [[-20.25, 31.5, -12.25], [-5.0625, 23.0625, -11.5], [-2.25, 11.5, -10.25], [-0.5625, 3.0625, -3.5]];
-}
-
-/// Numbers to the powers from 0 on.
-const fn powers<const N: usize, const K: usize>(x: [f32; N]) -> [[f32; N]; K] {
-    let mut powers = [[1.0; N]; K];
-    let mut k = 1;
-    while k < K {
-        let mut i = 0;
-        while i < N {
-            powers[k][i] = powers[k - 1][i] * x[i];
-            i += 1;
-        }
-        k += 1;
-    }
-    powers
+    const PAIRS: Pairs<4> = Pairs::new([0.5, 1.0, 1.5, 3.0]);
 }
 
 impl Transform<9, 9, 7> for F7 {
@@ -184,43 +162,22 @@ impl Transform<9, 9, 7> for F7 {
     }
     #[inline(always)]
     fn input<S: Simd>(s: S, d: [S::Vector; 9]) -> [S::Vector; 9] {
-        let cubic = |[c0, c1, c2]: [f32; 3], [x0, x1, x2, x3]: [S::Vector; 4]| {
-            s.mul_add(s.splat(c2), x2, s.mul_add(s.splat(c1), x1, s.mul_add(s.splat(c0), x0, x3)))
-        };
-        let mut points =
-            [s.mul_add(s.splat(5.0625), d[0], cubic([-28.125, 34.5625, -12.5], [d[2], d[4], d[6], d[8]])); 9];
-        for i in 0..4 {
-            let even = cubic(Self::OTHERS[i], [d[2], d[4], d[6], d[8]]);
-            let odd = cubic(Self::OTHERS[i], [d[1], d[3], d[5], d[7]]);
-            points[2 * i + 1] = s.mul_add(s.splat(Self::PAIRS[i]), odd, even);
-            points[2 * i + 2] = s.neg_mul_add(s.splat(Self::PAIRS[i]), odd, even);
-        }
+        let (odd, even) = ([d[1], d[3], d[5], d[7]], [d[2], d[4], d[6], d[8]]);
+        let mut points = [Self::PAIRS.end(s, d[0], even); 9];
+        Self::PAIRS.input(s, odd, even, &mut points[1..]);
         points
     }
     #[inline(always)]
-    fn filter<S: Simd>(s: S, [a, b, c]: [S::Vector; 3]) -> [S::Vector; 9] {
-        /// Products of the distances of 0 and of each pair to the other points.
-        const DISTANCES: [f32; 5] = [5.0625, -6.5625, 15.0, -75.9375, 8505.0];
-        let mut points = [s.mul(a, s.splat(1.0 / DISTANCES[0])); 9];
-        for i in 0..4 {
-            let (x, scale) = (Self::PAIRS[i], 1.0 / DISTANCES[i + 1]);
-            let even = s.mul_add(c, s.splat(x * x * scale), s.mul(a, s.splat(scale)));
-            let odd = s.mul(b, s.splat(x * scale));
-            points[2 * i + 1] = s.add(even, odd);
-            points[2 * i + 2] = s.sub(even, odd);
-        }
+    fn filter<S: Simd>(s: S, taps: [S::Vector; 3]) -> [S::Vector; 9] {
+        let mut points = [taps[0]; 9];
+        Self::PAIRS.filter(s, taps, &mut points);
         points
     }
     #[inline(always)]
     fn output<S: Simd>(s: S, m: [S::Vector; 9]) -> [S::Vector; 7] {
         let mut outputs = [s.splat(0.0); 7];
         outputs[0] = m[0];
-        for i in 0..4 {
-            let (even, odd) = (s.add(m[2 * i + 1], m[2 * i + 2]), s.sub(m[2 * i + 1], m[2 * i + 2]));
-            for k in 0..7 {
-                outputs[k] = s.mul_add(s.splat(Self::POWERS[k][i]), if k % 2 == 0 { even } else { odd }, outputs[k]);
-            }
-        }
+        Self::PAIRS.output(s, &m[1..], &mut outputs);
         outputs
     }
 }
@@ -353,14 +310,7 @@ impl Transform<9, 6, 4> for Strided4 {
 pub(super) struct Strided7;
 
 impl Strided7 {
-    /// The pairs of points, which are `x` and `-x`.
-    const PAIRS: [f32; 3] = [0.5, 1.0, 2.0];
-
-    /// [`Self::PAIRS`] to the power of each output.
-    const POWERS: [[f32; 3]; 7] = powers(Self::PAIRS);
-
-    /// Coefficients of the polynomial in `x^2` whose zeros are the other pairs, the third 1.
-    const OTHERS: [[f32; 2]; 3] = [[4.0, -5.0], [1.0, -4.25], [0.25, -1.25]];
+    const PAIRS: Pairs<3> = Pairs::new([0.5, 1.0, 2.0]);
 }
 
 impl Transform<15, 9, 7> for Strided7 {
@@ -376,44 +326,25 @@ impl Transform<15, 9, 7> for Strided7 {
     }
     #[inline(always)]
     fn input<S: Simd>(s: S, d: [S::Vector; 15]) -> [S::Vector; 15] {
+        let (odd, even) = ([d[1], d[3], d[5]], [d[2], d[4], d[6]]);
         let mut points = d;
-        let edge = |[x0, x1, x2, x3]: [S::Vector; 4]| s.mul_add(s.splat(5.25), s.sub(x1, x2), s.sub(x3, x0));
-        points[0] = edge([d[0], d[2], d[4], d[6]]);
-        for (i, [c0, c1]) in Self::OTHERS.into_iter().enumerate() {
-            let others = |x0, x1, x2| s.mul_add(s.splat(c1), x1, s.mul_add(s.splat(c0), x0, x2));
-            let (even, odd) = (others(d[2], d[4], d[6]), others(d[1], d[3], d[5]));
-            points[2 * i + 1] = s.mul_add(s.splat(Self::PAIRS[i]), odd, even);
-            points[2 * i + 2] = s.neg_mul_add(s.splat(Self::PAIRS[i]), odd, even);
-        }
-        points[7] = edge([d[1], d[3], d[5], d[7]]);
+        points[0] = Self::PAIRS.end(s, d[0], even);
+        Self::PAIRS.input(s, odd, even, &mut points[1..]);
+        points[7] = Self::PAIRS.end(s, d[1], [d[3], d[5], d[7]]);
         points
     }
     #[inline(always)]
     fn filter<S: Simd>(s: S, [a, b, c]: [S::Vector; 3]) -> [S::Vector; 9] {
-        /// Products of the distances of each pair to the other points.
-        const DISTANCES: [f32; 3] = [1.40625, -4.5, 90.0];
         let mut points = [b; 9];
-        points[0] = s.sub(s.splat(0.0), a);
-        for i in 0..3 {
-            let scale = 1.0 / DISTANCES[i];
-            let (a, c) = (s.mul(a, s.splat(scale)), s.mul(c, s.splat(Self::PAIRS[i] * scale)));
-            points[2 * i + 1] = s.add(a, c);
-            points[2 * i + 2] = s.sub(a, c);
-        }
+        Self::PAIRS.filter(s, [a, c, s.splat(0.0)], &mut points);
         points[7] = c;
         points
     }
     #[inline(always)]
     fn output<S: Simd>(s: S, m: [S::Vector; 15]) -> [S::Vector; 7] {
         let [_, _, _, _, _, _, _, _, mut outputs @ ..] = m;
-        outputs[0] = s.add(outputs[0], m[0]);
-        outputs[6] = s.add(outputs[6], m[7]);
-        for i in 0..3 {
-            let (even, odd) = (s.add(m[2 * i + 1], m[2 * i + 2]), s.sub(m[2 * i + 1], m[2 * i + 2]));
-            for k in 0..7 {
-                outputs[k] = s.mul_add(s.splat(Self::POWERS[k][i]), if k % 2 == 0 { even } else { odd }, outputs[k]);
-            }
-        }
+        (outputs[0], outputs[6]) = (s.add(outputs[0], m[0]), s.add(outputs[6], m[7]));
+        Self::PAIRS.output(s, &m[1..], &mut outputs);
         outputs
     }
 }

@@ -141,12 +141,14 @@ impl Case {
                     Isa::Avx2 => self.run::<Avx2>(algorithm),
                     _ => self.run::<Portable>(algorithm),
                 };
+                // Larger tiles have larger numbers in between.
+                let tolerance = if algorithm == Algorithm::F7 { 2e-5 } else { 4e-6 };
                 for output in outputs {
                     assert_eq!(output.len(), expected.len());
                     let error =
                         output.iter().zip(&expected).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
                     assert!(
-                        error.is_finite() && error <= 8e-6 * size,
+                        error.is_finite() && error <= tolerance * size,
                         "{isa:?} {algorithm:?}: error {error:e} of {size} in {self:?}"
                     );
                 }

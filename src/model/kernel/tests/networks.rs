@@ -83,7 +83,7 @@ fn error(kernel: &Kernel, images: &Tensor, expected: &[f64]) -> f64 {
 
 #[test]
 fn logits_are_the_references_at_any_side_batch_and_number_of_classes() {
-    for (side, batch, classes) in [(64, 5, 10), (32, 3, 1000), (33, 1, 7), (97, 2, 33), (224, 1, 10)] {
+    for (side, batch, classes) in [(64, 5, 10), (32, 3, 1000), (33, 1, 7), (97, 2, 33), (224, 3, 10), (512, 1, 4)] {
         let (weights, images) = (random(classes), normal(&[batch, side, side, 3], &mut 3));
         let expected = reference(&weights, &images);
         for isa in Isa::available() {
