@@ -1,8 +1,9 @@
 # Two commands matter: `make run` and `make test`. Both install what they need, given Rust, Python 3, make and a C compiler.
 
 CARGO ?= cargo
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: help run test lint bench bench-peers build dist install-lint
+.PHONY: help run test test-asan lint bench bench-peers build dist install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -12,6 +13,9 @@ run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data
 
 test: ## All tests
 	$(CARGO) test --locked
+
+test-asan: ## Tests of the kernels, the only unsafe code, under AddressSanitizer
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --lib --target $(HOST) kernel
 
 lint: install-lint ## Formatting, clippy, documentation, licences and sources of dependencies
 	$(CARGO) fmt --check

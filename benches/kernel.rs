@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use imgcls::model::kernel::{Isa, Kernel, bench};
+use imgcls::model::kernel::{Isa, Kernel, Parallel, bench};
 
 /// A network of random weights, shaped like ImageNet's.
 fn weights() -> HashMap<String, Tensor> {
@@ -72,7 +72,8 @@ fn network(criterion: &mut Criterion) {
     for isa in Isa::available() {
         for (side, batches) in [(224, [1, 8]), (64, [1, 64]), (32, [1, 64])] {
             for threads in [1, 2] {
-                let kernel = Kernel::new(&weights, side, isa, threads).expect("the weights are complete");
+                let kernel =
+                    Kernel::new(&weights, side, isa, Parallel::one(threads)).expect("the weights are complete");
                 for batch in batches {
                     let images = Tensor::randn(0f32, 1.0, (batch, side, side, 3), &Device::Cpu).expect("on the CPU");
                     let work = MULTIPLY_ADDS * (batch * side * side) as u64 / (224 * 224);

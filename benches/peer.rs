@@ -7,7 +7,10 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
-use imgcls::model::resnet::{Engine, ResNet18};
+use imgcls::model::{
+    kernel::Parallel,
+    resnet::{Engine, ResNet18},
+};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -18,7 +21,8 @@ fn main() -> anyhow::Result<()> {
     let &[side, batch, threads] = &numbers[..] else { anyhow::bail!("give side, batch and threads") };
     let engine = Engine::from_str(engine, false).map_err(anyhow::Error::msg)?;
     let start = Instant::now();
-    let network = ResNet18::load(&candle_core::safetensors::load(weights, &Device::Cpu)?, side, engine, threads)?;
+    let network =
+        ResNet18::load(&candle_core::safetensors::load(weights, &Device::Cpu)?, side, engine, Parallel::one(threads))?;
     let images = Tensor::randn(0f32, 1.0, (batch, side, side, 3), &Device::Cpu)?;
     let loaded = start.elapsed();
     network.forward(&images)?;

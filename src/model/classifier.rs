@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::{Device, Tensor};
 
 use super::{
-    Engine,
+    Engine, Parallel,
     bundle::{Bundle, Card},
     preprocess::{Input, Preprocessor},
     resnet::ResNet18,
@@ -48,21 +48,21 @@ impl fmt::Debug for Classifier {
 }
 
 impl Classifier {
-    /// Loads the network; `threads` run each batch.
+    /// Loads the network.
     ///
     /// The reference engine computes on rayon's global pool, whose size is set once in a process: the first one counts.
     ///
     /// # Errors
     /// [`ModelError::Tensor`] if the network cannot be built.
-    pub fn new(bundle: Bundle, engine: Engine, threads: usize) -> Result<Self, ModelError> {
+    pub fn new(bundle: Bundle, engine: Engine, parallel: Parallel) -> Result<Self, ModelError> {
         if engine == Engine::Reference {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(parallel.calls * parallel.threads);
             if pool.thread_name(|n| format!("rayon-{n}")).build_global().is_err() {
                 tracing::debug!(threads = rayon::current_num_threads(), "thread pool of the process is already set");
             }
         }
         let Bundle { card, labels, tensors } = bundle;
-        let network = ResNet18::load(&tensors, card.input as usize, engine, threads.max(1))?;
+        let network = ResNet18::load(&tensors, card.input as usize, engine, parallel)?;
         Ok(Self { preprocessor: Preprocessor::new(&card), card, labels, network })
     }
 
@@ -111,7 +111,10 @@ impl Classifier {
             return Err(ModelError::Input { name: self.card.name.clone(), expected, found: odd.0.len() });
         }
         let side = self.card.input as usize;
-        let values: Vec<f32> = inputs.iter().flat_map(|input| input.0.iter().copied()).collect();
+        let mut values = Vec::with_capacity(inputs.len() * expected);
+        for input in inputs {
+            values.extend_from_slice(&input.0);
+        }
         let batch = Tensor::from_vec(values, (inputs.len(), side, side, 3), &Device::Cpu)?;
         Ok(self.network.forward(&batch)?.to_vec2()?)
     }
@@ -145,7 +148,7 @@ mod tests {
     use crate::model::{Limits, preprocess::tests::expected};
 
     fn classifier(engine: Engine) -> Classifier {
-        Classifier::new(Bundle::embedded().unwrap(), engine, 1).unwrap()
+        Classifier::new(Bundle::embedded().unwrap(), engine, Parallel::one(1)).unwrap()
     }
 
     fn shared() -> Option<std::path::PathBuf> {

@@ -14,5 +14,6 @@ pub use bundle::{Bundle, BundleError, Card};
 pub use classifier::{Classifier, ModelError};
 pub use decode::{DecodeError, Header, Limits};
 pub use format::{Format, FormatError, sniff};
+pub use kernel::Parallel;
 pub use preprocess::{Input, Preprocessor};
 pub use resnet::Engine;

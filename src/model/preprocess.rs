@@ -82,38 +82,40 @@ impl Preprocessor {
         let mut square = Image::new(self.side, self.side, kind);
         Resizer::new().resize(image, &mut square, &options).ok()?;
 
-        let side = self.side as usize;
-        let mut input = Vec::with_capacity(self.input_len());
-        let mut emit = |channels: usize, value: &dyn Fn(usize, usize) -> f32| {
-            for y in 0..side {
-                for x in 0..side {
-                    let pixel = turn.stored_index(x, y, side) * channels;
-                    for c in 0..3 {
-                        // One or two channels are grey, and grey with alpha.
-                        input.push(value(c, if channels < 3 { pixel } else { pixel + c }));
-                    }
-                }
-            }
-        };
         let bytes = square.buffer();
         let narrow = |c: usize, at: usize| self.table[c][usize::from(bytes[at])];
         let wide = |c: usize, at: usize| {
             let value = u16::from_ne_bytes([bytes[2 * at], bytes[2 * at + 1]]);
             (f32::from(value) / 65_535.0 - self.mean[c]) / self.std[c]
         };
-        match kind {
-            PixelType::U8 => emit(1, &narrow),
-            PixelType::U8x2 => emit(2, &narrow),
-            PixelType::U8x3 => emit(3, &narrow),
-            PixelType::U8x4 => emit(4, &narrow),
-            PixelType::U16 => emit(1, &wide),
-            PixelType::U16x2 => emit(2, &wide),
-            PixelType::U16x3 => emit(3, &wide),
-            PixelType::U16x4 => emit(4, &wide),
+        let side = self.side as usize;
+        // One or two channels are grey, and grey with alpha.
+        Some(match kind {
+            PixelType::U8 => turned(turn, side, |c, pixel| narrow(c, pixel)),
+            PixelType::U8x2 => turned(turn, side, |c, pixel| narrow(c, 2 * pixel)),
+            PixelType::U8x3 => turned(turn, side, |c, pixel| narrow(c, 3 * pixel + c)),
+            PixelType::U8x4 => turned(turn, side, |c, pixel| narrow(c, 4 * pixel + c)),
+            PixelType::U16 => turned(turn, side, |c, pixel| wide(c, pixel)),
+            PixelType::U16x2 => turned(turn, side, |c, pixel| wide(c, 2 * pixel)),
+            PixelType::U16x3 => turned(turn, side, |c, pixel| wide(c, 3 * pixel + c)),
+            PixelType::U16x4 => turned(turn, side, |c, pixel| wide(c, 4 * pixel + c)),
             _ => return None,
-        }
-        Some(Input(input))
+        })
     }
+}
+
+/// The pixels of a square as they are displayed. `value` is that of a channel in a pixel as stored.
+fn turned(turn: Turn, side: usize, value: impl Fn(usize, usize) -> f32) -> Input {
+    let mut input = vec![0.0; side * side * 3];
+    for (y, row) in input.chunks_exact_mut(side * 3).enumerate() {
+        for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
+            let stored = turn.stored_index(x, y, side);
+            for (c, to) in pixel.iter_mut().enumerate() {
+                *to = value(c, stored);
+            }
+        }
+    }
+    Input(input)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Func, Module, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::kernel::{Isa, Kernel};
+use super::kernel::{Isa, Kernel, Parallel};
 
 /// Which implementation runs the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -43,15 +43,15 @@ impl std::fmt::Debug for ResNet18 {
 
 impl ResNet18 {
     /// Makes the network of torchvision's tensors (`conv1.weight`, `bn1.running_mean`, `layer1.0.conv1.weight`, …, `fc.bias`), of any float
-    /// type and on the CPU, for images of `side` pixels and calls that use `threads` threads. The reference uses rayon's threads instead.
+    /// type and on the CPU, for images of `side` pixels. The reference computes on rayon's threads instead of its own.
     ///
     /// # Errors
     /// A tensor is missing or has another shape than ResNet-18's; a number is 0; a thread cannot be started.
-    pub fn load(weights: &HashMap<String, Tensor>, side: usize, engine: Engine, threads: usize) -> Result<Self> {
+    pub fn load(weights: &HashMap<String, Tensor>, side: usize, engine: Engine, parallel: Parallel) -> Result<Self> {
         match engine {
             Engine::Kernel => {
                 let isa = Isa::available().next().unwrap_or(Isa::Portable);
-                let kernel = Kernel::new(weights, side, isa, threads)?;
+                let kernel = Kernel::new(weights, side, isa, parallel)?;
                 Ok(Self { classes: kernel.classes(), network: Network::Kernel(kernel) })
             }
             Engine::Reference => {
@@ -71,7 +71,7 @@ impl ResNet18 {
         self.classes
     }
 
-    /// Logits `[N, classes]` of normalised `f32` images `[N, side, side, 3]`. May be called from several threads; the kernels serve one call at a time.
+    /// Logits `[N, classes]` of normalised `f32` images `[N, side, side, 3]`. May be called from several threads; the kernels serve as many calls at a time as they were loaded for.
     ///
     /// # Errors
     /// The input has another shape or type.

@@ -1,7 +1,7 @@
 //! `imgcls classify`: labels files without any service.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, IsTerminal, Read, Write},
     num::NonZero,
@@ -24,7 +24,7 @@ use crate::{
     cli::positive,
     config::{Config, MAX_THREADS},
     contract::{Outcome, Score, order},
-    model::{Bundle, Classifier, Engine, Input, Limits, Preprocessor},
+    model::{Bundle, Classifier, Engine, Limits, Parallel},
 };
 
 /// Files in a directory that count as images; what is named on the command line always does. The last five are named
@@ -53,7 +53,7 @@ pub struct ClassifyArgs {
     /// What runs the network
     #[arg(long, value_enum)]
     pub engine: Option<Engine>,
-    /// Threads for inference, and as many for decoding; one per core by default
+    /// Threads; one per core by default
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZero<usize>>,
     /// Largest file in bytes
@@ -101,16 +101,19 @@ pub fn run(args: &ClassifyArgs, config: &Config) -> Result<bool> {
         Some(dir) => Bundle::load(dir)?,
         None => Bundle::embedded()?,
     };
-    let threads = args.threads.map_or(config.worker.threads, NonZero::get).max(1);
-    let classifier = Classifier::new(bundle, args.engine.unwrap_or(config.worker.engine), threads)?;
     let items = find(&args.paths);
+    let threads = args.threads.map_or(config.worker.threads, NonZero::get).max(1);
+    // With an image for each thread, to let each label its own beats to share out one network: nobody waits for anybody.
+    let calls = threads.min(items.len()).max(1);
+    let parallel = Parallel { calls, threads: threads / calls };
+    let classifier = Classifier::new(bundle, args.engine.unwrap_or(config.worker.engine), parallel)?;
     let mut printer = Printer::new(&items, &classifier, args.json);
     let mut failed = false;
-    let done =
-        label_all(&items, &classifier, &limits, threads, config.worker.batch, args.top.get(), |item, outcome| {
-            failed |= outcome.error().is_some();
-            printer.print(item, outcome)
-        });
+    let labeller = Labeller { classifier: &classifier, limits: &limits, top: args.top.get() };
+    let done = label_all(&items, &labeller, calls, config.worker.batch, |item, outcome| {
+        failed |= outcome.error().is_some();
+        printer.print(item, outcome)
+    });
     printer.finish();
     match done {
         Ok(()) => Ok(!failed),
@@ -180,83 +183,104 @@ fn is_image_name(path: &Path) -> bool {
     !hidden && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
 
-/// Labels the items and hands their outcomes to `emit` in their order. Decoding runs on threads of its own, ahead of the network by a few
-/// batches at most, whatever the number of items.
+/// Labels the items on `calls` threads and hands their outcomes to `emit` in their order. Each thread decodes a batch, then runs the network on it, and
+/// is ahead of what has been emitted by two batches at most, whatever the number of items.
 fn label_all(
     items: &[Item],
-    classifier: &Classifier,
-    limits: &Limits,
-    threads: usize,
+    labeller: &Labeller<'_>,
+    calls: usize,
     batch: usize,
-    top: usize,
     mut emit: impl FnMut(&Item, &Outcome) -> Result<()>,
 ) -> Result<()> {
-    let window = 2 * batch + threads;
+    let batch = items.len().div_ceil(calls).clamp(1, batch);
+    let batches: Vec<&[Item]> = items.chunks(batch).collect();
     let next = AtomicUsize::new(0);
-    let (permit, permits): (SyncSender<()>, Receiver<()>) = mpsc::sync_channel(window);
+    let (permit, permits): (SyncSender<()>, Receiver<()>) = mpsc::sync_channel(2 * calls);
     let permits = Mutex::new(permits);
-    let (ready, inputs) = mpsc::channel();
+    let (done, results) = mpsc::channel();
     thread::scope(|scope| {
-        // Owned here, so that an early return closes both channels and the decoders end.
-        let (permit, inputs) = (permit, inputs);
-        for _ in 0..window {
-            permit.send(()).context("the decoders are gone")?;
+        // Owned here, so that an early return closes both channels and the threads end.
+        let (permit, results) = (permit, results);
+        for _ in 0..2 * calls {
+            permit.send(()).context("the permits are gone")?;
         }
-        for _ in 0..threads.min(items.len()) {
-            let ready = ready.clone();
-            let (permits, next) = (&permits, &next);
-            scope.spawn(move || decode_all(items, classifier.preprocessor(), limits, permits, next, &ready));
+        for _ in 0..calls {
+            let done = done.clone();
+            let (permits, next, batches) = (&permits, &next, &batches);
+            scope.spawn(move || label_batches(batches, labeller, permits, next, &done));
         }
-        drop(ready);
+        drop(done);
 
-        let mut waiting: VecDeque<(usize, Input)> = VecDeque::new();
-        let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
-        let mut emitted = 0;
-        while emitted < items.len() {
-            let mut arrived = Vec::new();
-            if waiting.is_empty() {
-                arrived.push(inputs.recv().context("a decoder ended early")?);
-            }
-            arrived.extend(inputs.try_iter());
-            for (at, result) in arrived {
-                match result {
-                    Ok(input) => waiting.push_back((at, input)),
-                    Err(error) => drop(outcomes.insert(at, Outcome::Failed { error })),
+        let mut ready = BTreeMap::new();
+        for (at, items) in batches.iter().enumerate() {
+            let outcomes: Vec<Outcome> = loop {
+                if let Some(outcomes) = ready.remove(&at) {
+                    break outcomes;
                 }
+                let (index, outcomes) = results.recv().context("a thread ended early")?;
+                ready.insert(index, outcomes?);
+            };
+            for (item, outcome) in items.iter().zip(&outcomes) {
+                emit(item, outcome)?;
             }
-            let (indices, batch): (Vec<usize>, Vec<Input>) = waiting.drain(..batch.min(waiting.len())).unzip();
-            for (at, scores) in indices.into_iter().zip(classifier.classify(&batch, top)?) {
-                outcomes.insert(at, Outcome::labelled(scores).context("the model has no labels")?);
-            }
-            while let Some(outcome) = outcomes.remove(&emitted) {
-                emit(&items[emitted], &outcome)?;
-                emitted += 1;
-                // Decoders that have seen the last item take no more permits.
-                permit.try_send(()).ok();
-            }
+            // Threads that have seen the last batch take no more permits.
+            permit.try_send(()).ok();
         }
         Ok(())
     })
 }
 
-/// Takes item after item until there are no more. The permit comes first: the lowest item that is not emitted always has one.
-fn decode_all(
-    items: &[Item],
-    preprocessor: &Preprocessor,
-    limits: &Limits,
+/// Takes batch after batch until there are no more. The permit comes first: the lowest batch that is not emitted always has one.
+fn label_batches(
+    batches: &[&[Item]],
+    labeller: &Labeller<'_>,
     permits: &Mutex<Receiver<()>>,
     next: &AtomicUsize,
-    ready: &Sender<(usize, Result<Input, String>)>,
+    done: &Sender<(usize, Result<Vec<Outcome>>)>,
 ) {
-    while next.load(Ordering::Relaxed) < items.len() {
+    while next.load(Ordering::Relaxed) < batches.len() {
         let permit = permits.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let at = next.fetch_add(1, Ordering::Relaxed);
-        let (Ok(()), Some(item)) = (permit, items.get(at)) else { return };
-        let input = read(item, limits.max_bytes)
-            .and_then(|bytes| preprocessor.prepare(&bytes, limits).map_err(|e| e.to_string()));
-        if ready.send((at, input)).is_err() {
+        let (Ok(()), Some(items)) = (permit, batches.get(at)) else { return };
+        if done.send((at, labeller.label(items))).is_err() {
             return;
         }
+    }
+}
+
+/// What makes labels of items.
+struct Labeller<'a> {
+    classifier: &'a Classifier,
+    limits: &'a Limits,
+    top: usize,
+}
+
+impl Labeller<'_> {
+    /// Outcomes of the items, in their order.
+    fn label(&self, items: &[Item]) -> Result<Vec<Outcome>> {
+        let mut inputs = Vec::new();
+        let mut failures = Vec::new();
+        for item in items {
+            let input = read(item, self.limits.max_bytes).and_then(|bytes| {
+                self.classifier.preprocessor().prepare(&bytes, self.limits).map_err(|e| e.to_string())
+            });
+            match input {
+                Ok(input) => {
+                    inputs.push(input);
+                    failures.push(None);
+                }
+                Err(error) => failures.push(Some(Outcome::Failed { error })),
+            }
+        }
+        let mut labelled = self.classifier.classify(&inputs, self.top)?.into_iter();
+        let outcome = |failure: Option<Outcome>| match failure {
+            Some(failed) => Ok(failed),
+            None => {
+                let scores = labelled.next().context("an input has no result")?;
+                Outcome::labelled(scores).context("the model has no labels")
+            }
+        };
+        failures.into_iter().map(outcome).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     cli::value_name,
     clock::SystemClock,
     config::Config,
-    model::{Bundle, Classifier, Engine},
+    model::{Bundle, Classifier, Engine, Parallel},
     telemetry,
     worker::{self, Metrics, Settings},
 };
@@ -75,7 +75,7 @@ pub async fn run(args: WorkArgs, config: Config) -> anyhow::Result<ExitCode> {
     let bundle = load_bundle(&config.model)?;
     let (engine, threads) = (config.worker.engine, config.worker.threads);
     let classifier = tokio::task::spawn_blocking(move || -> anyhow::Result<Classifier> {
-        let classifier = Classifier::new(bundle, engine, threads)?;
+        let classifier = Classifier::new(bundle, engine, Parallel::one(threads))?;
         classifier.warm_up()?;
         Ok(classifier)
     })

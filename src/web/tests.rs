@@ -15,7 +15,7 @@ use crate::{
     backend::{Backend, local},
     clock::SystemClock,
     config::Config,
-    model::{Bundle, Classifier, Engine},
+    model::{Bundle, Classifier, Engine, Parallel},
     worker,
 };
 
@@ -50,7 +50,7 @@ impl Server {
     /// Starts a worker; it ends with the server.
     fn work(&self) {
         let config = Config::default();
-        let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), 1).unwrap();
+        let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), Parallel::one(1)).unwrap();
         let settings = worker::Settings {
             worker: "w".into(),
             threads: 1,

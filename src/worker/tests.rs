@@ -11,7 +11,7 @@ use crate::{
     clock::SystemClock,
     config::Config,
     contract::{Digest, ImageName},
-    model::{Bundle, Classifier, Engine, Limits},
+    model::{Bundle, Classifier, Engine, Limits, Parallel},
     telemetry,
 };
 
@@ -46,7 +46,7 @@ impl Fixture {
 
     /// Works until the queue is empty.
     async fn work(&self) -> Summary {
-        let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), 1).unwrap();
+        let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), Parallel::one(1)).unwrap();
         let settings = Settings {
             worker: "test".into(),
             threads: 1,

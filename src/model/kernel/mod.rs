@@ -68,6 +68,23 @@ impl Isa {
     }
 }
 
+/// How calls of a network share the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parallel {
+    /// Calls that may run side by side, each in memory of its own; others wait. More give more throughput.
+    pub calls: usize,
+    /// Threads that share each call. More give less latency.
+    pub threads: usize,
+}
+
+impl Parallel {
+    /// One call at a time, on as many threads.
+    #[must_use]
+    pub const fn one(threads: usize) -> Self {
+        Self { calls: 1, threads }
+    }
+}
+
 /// A network compiled for one instruction set.
 trait Forward: Send + Sync {
     /// Number of classes.
@@ -90,23 +107,28 @@ impl std::fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    /// Folds and packs torchvision's tensors, for calls that use `threads` threads.
+    /// Folds and packs torchvision's tensors.
     ///
     /// # Errors
     /// A tensor is missing or has another shape than ResNet-18's; this processor lacks the instructions; a thread cannot be started.
-    pub fn new(weights: &HashMap<String, Tensor>, side: usize, isa: Isa, threads: usize) -> candle_core::Result<Self> {
+    pub fn new(
+        weights: &HashMap<String, Tensor>,
+        side: usize,
+        isa: Isa,
+        parallel: Parallel,
+    ) -> candle_core::Result<Self> {
         let missing = || candle_core::Error::msg(format!("this processor cannot run {isa:?} kernels; choose another"));
-        if side == 0 || threads == 0 {
+        if side == 0 || parallel.calls == 0 || parallel.threads == 0 {
             candle_core::bail!("a network needs a side and a number of threads above 0");
         }
         let network: Box<dyn Forward> = match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Box::new(Network::new(x86::Avx512::detect().ok_or_else(missing)?, weights, side, threads)?),
+            Isa::Avx512 => Box::new(Network::new(x86::Avx512::detect().ok_or_else(missing)?, weights, side, parallel)?),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Box::new(Network::new(x86::Avx2::detect().ok_or_else(missing)?, weights, side, threads)?),
+            Isa::Avx2 => Box::new(Network::new(x86::Avx2::detect().ok_or_else(missing)?, weights, side, parallel)?),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx512 | Isa::Avx2 => return Err(missing()),
-            Isa::Portable => Box::new(Network::new(Portable, weights, side, threads)?),
+            Isa::Portable => Box::new(Network::new(Portable, weights, side, parallel)?),
         };
         Ok(Self { side, isa, network })
     }

@@ -1,13 +1,13 @@
 //! ResNet-18 (He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", 2015) on the kernels.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 
 use candle_core::{DType, Result, Tensor};
 
+use super::Parallel;
 use super::conv::{Conv, Shape};
 use super::pack::{Filters, fold};
-use super::pass::Workspace;
+use super::pass::{Workspace, Workspaces};
 use super::simd::Simd;
 use super::stem::Stem;
 use super::threads::Threads;
@@ -59,7 +59,7 @@ pub(super) struct Network<S: Simd> {
     pub(super) stages: Vec<Stage>,
     /// The linear layer.
     pub(super) last: Conv,
-    pub(super) workspace: Mutex<Workspace>,
+    pub(super) workspaces: Workspaces,
 }
 
 /// Torchvision's tensors by name.
@@ -90,8 +90,9 @@ fn folded(weights: &Weights, conv: &str, norm: &str, outputs: usize, inputs: usi
 
 impl<S: Simd> Network<S> {
     /// Folds and packs `weights`.
-    pub(super) fn new(simd: S, weights: &Weights, side: usize, threads: usize) -> Result<Self> {
-        let mut threads = Threads::new(threads)?;
+    pub(super) fn new(simd: S, weights: &Weights, side: usize, parallel: Parallel) -> Result<Self> {
+        let Parallel { calls, threads: each } = parallel;
+        let mut threads = Threads::new(calls * each)?;
         let stem = Stem::new::<S>(side, &folded(weights, "conv1", "bn1", WIDTH, 3, 7)?, &mut threads);
         let mut stages = Vec::new();
         let (mut inputs, mut side_in) = (WIDTH, stem.pooled());
@@ -137,8 +138,9 @@ impl<S: Simd> Network<S> {
         };
         let shape = Shape { inputs: FEATURES, outputs: classes, kernel: 1, stride: 1, padding: 0, height: 1, width: 1 };
         let last = Conv::new::<S>(shape, &filters, &mut threads);
-        let workspace = Mutex::new(Workspace::new(threads));
-        Ok(Self { simd, side, classes, stem, stages, last, workspace })
+        drop(threads);
+        let workspaces = (0..calls).map(|_| Ok(Workspace::new(Threads::new(each)?))).collect::<Result<Vec<_>>>()?;
+        Ok(Self { simd, side, classes, stem, stages, last, workspaces: Workspaces::new(workspaces) })
     }
 }
 

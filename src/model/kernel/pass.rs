@@ -2,7 +2,8 @@
 //! activations are read while they are still in a cache.
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::Forward;
 use super::conv::{Conv, Data, Scratch};
@@ -26,8 +27,7 @@ impl<S: Simd> Forward for Network<S> {
     }
 
     fn forward(&self, batch: usize, input: &[f32], output: &mut [f32]) {
-        // A poisoned workspace holds only what the next call overwrites.
-        let mut workspace = self.workspace.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut workspace = self.workspaces.take();
         let image = self.side * self.side * CHANNELS;
         let most = (BATCH_PIXELS / (self.side * self.side)).clamp(1, MOST_IMAGES);
         for images in even_parts(0..batch, most) {
@@ -38,6 +38,52 @@ impl<S: Simd> Forward for Network<S> {
                 &mut output[images.start * self.classes..images.end * self.classes],
             );
         }
+    }
+}
+
+/// The workspaces of all calls that may run side by side.
+pub(super) struct Workspaces {
+    idle: Mutex<Vec<Workspace>>,
+    returned: Condvar,
+}
+
+impl Workspaces {
+    pub(super) fn new(workspaces: Vec<Workspace>) -> Self {
+        Self { idle: Mutex::new(workspaces), returned: Condvar::new() }
+    }
+
+    /// Waits for one that is idle; the last one returned, which the caches may still hold.
+    fn take(&self) -> Taken<'_> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.returned.wait_while(idle, |idle| idle.is_empty()).unwrap_or_else(PoisonError::into_inner);
+        Taken { from: self, workspace: idle.pop() }
+    }
+}
+
+/// A workspace that goes back when it is dropped.
+struct Taken<'a> {
+    from: &'a Workspaces,
+    workspace: Option<Workspace>,
+}
+
+impl Deref for Taken<'_> {
+    type Target = Workspace;
+    fn deref(&self) -> &Workspace {
+        self.workspace.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl DerefMut for Taken<'_> {
+    fn deref_mut(&mut self) -> &mut Workspace {
+        self.workspace.as_mut().expect("it is there until the drop")
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut idle = self.from.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.extend(self.workspace.take());
+        self.from.returned.notify_one();
     }
 }
 

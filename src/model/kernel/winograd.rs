@@ -30,7 +30,7 @@ const TILES: usize = 14;
 const FEW_TILES: usize = 4;
 
 /// Transformed filters of more floats, 16 MB, are never kept. The largest layers' would be three quarters of a worker's memory, and to
-/// transform them costs 1 % of a full pass.
+/// transform them costs some percent of a pass of eight images.
 const MOST_KEPT: usize = 4 << 20;
 
 /// Calls `$f::<S, T, POINTS, FILTER, OUTPUTS>` for an [`Algorithm`].

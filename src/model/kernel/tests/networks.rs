@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use super::super::{Isa, Kernel};
+use super::super::{Isa, Kernel, Parallel};
 use crate::model::resnet::{Engine, ResNet18};
 
 type Weights = HashMap<String, Tensor>;
@@ -87,7 +87,7 @@ fn logits_are_the_references_at_any_side_batch_and_number_of_classes() {
         let (weights, images) = (random(classes), normal(&[batch, side, side, 3], &mut 3));
         let expected = reference(&weights, &images);
         for isa in Isa::available() {
-            let kernel = Kernel::new(&weights, side, isa, 2).unwrap();
+            let kernel = Kernel::new(&weights, side, isa, Parallel::one(2)).unwrap();
             // The second call uses filters that the first did not keep.
             for call in 0..2 {
                 let error = error(&kernel, &images, &expected);
@@ -104,7 +104,7 @@ fn the_shipped_model_gives_the_references_logits() {
     let images = normal(&[4, 64, 64, 3], &mut 5);
     let expected = reference(&weights, &images);
     for isa in Isa::available() {
-        let kernel = Kernel::new(&weights, 64, isa, 1).unwrap();
+        let kernel = Kernel::new(&weights, 64, isa, Parallel::one(1)).unwrap();
         let error = error(&kernel, &images, &expected);
         assert!(error <= 1e-4, "{isa:?}: {error:e}");
     }
@@ -113,7 +113,7 @@ fn the_shipped_model_gives_the_references_logits() {
 #[test]
 fn batches_of_any_size_agree_image_by_image_and_calls_may_overlap() {
     let weights = random(10);
-    let network = ResNet18::load(&weights, 32, Engine::Kernel, 2).unwrap();
+    let network = ResNet18::load(&weights, 32, Engine::Kernel, Parallel { calls: 2, threads: 2 }).unwrap();
     let images = normal(&[200, 32, 32, 3], &mut 9);
     let all: Vec<Vec<f32>> = network.forward(&images).unwrap().to_vec2().unwrap();
     std::thread::scope(|scope| {
@@ -133,7 +133,7 @@ fn batches_of_any_size_agree_image_by_image_and_calls_may_overlap() {
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     let mut weights = random(10);
-    let network = ResNet18::load(&weights, 32, Engine::Kernel, 1).unwrap();
+    let network = ResNet18::load(&weights, 32, Engine::Kernel, Parallel::one(1)).unwrap();
     let wrong = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
     assert!(network.forward(&wrong).unwrap_err().to_string().contains("[N, 32, 32, 3]"));
     assert!(network.forward(&Tensor::zeros((1, 32, 32, 3), DType::F64, &Device::Cpu).unwrap()).is_err());
@@ -141,10 +141,20 @@ fn what_does_not_fit_is_refused_by_name() {
         network.forward(&Tensor::zeros((0, 32, 32, 3), DType::F32, &Device::Cpu).unwrap()).unwrap().dims(),
         [0, 10]
     );
-    assert!(ResNet18::load(&weights, 0, Engine::Kernel, 1).is_err());
-    assert!(ResNet18::load(&weights, 32, Engine::Kernel, 0).is_err());
+    assert!(ResNet18::load(&weights, 0, Engine::Kernel, Parallel::one(1)).is_err());
+    assert!(ResNet18::load(&weights, 32, Engine::Kernel, Parallel::one(0)).is_err());
     weights.insert("layer3.1.bn2.bias".into(), normal(&[255], &mut 1));
-    assert!(ResNet18::load(&weights, 32, Engine::Kernel, 1).unwrap_err().to_string().contains("layer3.1.bn2.bias"));
+    assert!(
+        ResNet18::load(&weights, 32, Engine::Kernel, Parallel::one(1))
+            .unwrap_err()
+            .to_string()
+            .contains("layer3.1.bn2.bias")
+    );
     weights.remove("layer3.1.bn2.bias");
-    assert!(ResNet18::load(&weights, 32, Engine::Kernel, 1).unwrap_err().to_string().contains("layer3.1.bn2.bias"));
+    assert!(
+        ResNet18::load(&weights, 32, Engine::Kernel, Parallel::one(1))
+            .unwrap_err()
+            .to_string()
+            .contains("layer3.1.bn2.bias")
+    );
 }
