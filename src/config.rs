@@ -144,7 +144,7 @@ pub struct Web {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Worker {
-    /// Threads for inference, and as many for decoding; 0 for one per core.
+    /// Threads for inference, and in a worker as many for decoding; 0 for one per core.
     pub threads: usize,
     /// What runs the network.
     pub engine: Engine,

@@ -89,29 +89,29 @@ impl Preprocessor {
             (f32::from(value) / 65_535.0 - self.mean[c]) / self.std[c]
         };
         let side = self.side as usize;
-        // One or two channels are grey, and grey with alpha.
         Some(match kind {
-            PixelType::U8 => turned(turn, side, |c, pixel| narrow(c, pixel)),
-            PixelType::U8x2 => turned(turn, side, |c, pixel| narrow(c, 2 * pixel)),
-            PixelType::U8x3 => turned(turn, side, |c, pixel| narrow(c, 3 * pixel + c)),
-            PixelType::U8x4 => turned(turn, side, |c, pixel| narrow(c, 4 * pixel + c)),
-            PixelType::U16 => turned(turn, side, |c, pixel| wide(c, pixel)),
-            PixelType::U16x2 => turned(turn, side, |c, pixel| wide(c, 2 * pixel)),
-            PixelType::U16x3 => turned(turn, side, |c, pixel| wide(c, 3 * pixel + c)),
-            PixelType::U16x4 => turned(turn, side, |c, pixel| wide(c, 4 * pixel + c)),
+            PixelType::U8 => turned::<1>(turn, side, narrow),
+            PixelType::U8x2 => turned::<2>(turn, side, narrow),
+            PixelType::U8x3 => turned::<3>(turn, side, narrow),
+            PixelType::U8x4 => turned::<4>(turn, side, narrow),
+            PixelType::U16 => turned::<1>(turn, side, wide),
+            PixelType::U16x2 => turned::<2>(turn, side, wide),
+            PixelType::U16x3 => turned::<3>(turn, side, wide),
+            PixelType::U16x4 => turned::<4>(turn, side, wide),
             _ => return None,
         })
     }
 }
 
-/// The pixels of a square as they are displayed. `value` is that of a channel in a pixel as stored.
-fn turned(turn: Turn, side: usize, value: impl Fn(usize, usize) -> f32) -> Input {
+/// The pixels of a square as they are displayed. `value` is that of a channel, stored at a place.
+fn turned<const CHANNELS: usize>(turn: Turn, side: usize, value: impl Fn(usize, usize) -> f32) -> Input {
     let mut input = vec![0.0; side * side * 3];
     for (y, row) in input.chunks_exact_mut(side * 3).enumerate() {
         for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
-            let stored = turn.stored_index(x, y, side);
+            let stored = turn.stored_index(x, y, side) * CHANNELS;
             for (c, to) in pixel.iter_mut().enumerate() {
-                *to = value(c, stored);
+                // One or two channels are grey, and grey with alpha.
+                *to = value(c, if CHANNELS < 3 { stored } else { stored + c });
             }
         }
     }

@@ -43,7 +43,8 @@ impl std::fmt::Debug for ResNet18 {
 
 impl ResNet18 {
     /// Makes the network of torchvision's tensors (`conv1.weight`, `bn1.running_mean`, `layer1.0.conv1.weight`, …, `fc.bias`), of any float
-    /// type and on the CPU, for images of `side` pixels. The reference computes on rayon's threads instead of its own.
+    /// type and on the CPU, for images of `side` pixels.
+    /// `parallel` is for the kernels; the reference computes on rayon's pool.
     ///
     /// # Errors
     /// A tensor is missing or has another shape than ResNet-18's; a number is 0; a thread cannot be started.
@@ -71,7 +72,8 @@ impl ResNet18 {
         self.classes
     }
 
-    /// Logits `[N, classes]` of normalised `f32` images `[N, side, side, 3]`. May be called from several threads; the kernels serve as many calls at a time as they were loaded for.
+    /// Logits `[N, classes]` of normalised `f32` images `[N, side, side, 3]`. May be called from several threads; the kernels serve as many calls
+    /// at a time as they were loaded for, the others wait.
     ///
     /// # Errors
     /// The input has another shape or type.

@@ -5,17 +5,18 @@ use std::{
     fs::{self, File},
     io::{self, IsTerminal, Read, Write},
     num::NonZero,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{self, Receiver, Sender, SyncSender},
+        mpsc::{self, Receiver, Sender},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -31,6 +32,9 @@ use crate::{
 /// so that a folder of them gets a reason and not silence.
 const EXTENSIONS: [&str; 14] =
     ["png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "heic", "heif", "avif", "tif", "tiff"];
+
+/// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.
+const MOST_VALUES: usize = 4 << 20;
 
 /// A run that takes longer gets a progress bar.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -103,7 +107,7 @@ pub fn run(args: &ClassifyArgs, config: &Config) -> Result<bool> {
     };
     let items = find(&args.paths);
     let threads = args.threads.map_or(config.worker.threads, NonZero::get).max(1);
-    // With an image for each thread, to let each label its own beats to share out one network: nobody waits for anybody.
+    // Given enough images, a call of its own for each thread beats one call that they share: no thread waits for another.
     let calls = threads.min(items.len()).max(1);
     let parallel = Parallel { calls, threads: threads / calls };
     let classifier = Classifier::new(bundle, args.engine.unwrap_or(config.worker.engine), parallel)?;
@@ -128,10 +132,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// The items that the paths stand for, in the order given, those of a directory in natural order.
 fn find(paths: &[PathBuf]) -> Vec<Item> {
-    let mut items = Vec::new();
+    let mut items: Vec<Item> = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            items.push(Item { path: path.clone(), source: Source::Stdin });
+            let again = items.iter().any(|item| matches!(item.source, Source::Stdin));
+            let source =
+                if again { Source::Nothing("standard input can be read only once".to_owned()) } else { Source::Stdin };
+            items.push(Item { path: path.clone(), source });
         } else if path.is_dir() {
             let before = items.len();
             walk(path, &mut items);
@@ -183,8 +190,8 @@ fn is_image_name(path: &Path) -> bool {
     !hidden && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
 
-/// Labels the items on `calls` threads and hands their outcomes to `emit` in their order. Each thread decodes a batch, then runs the network on it, and
-/// is ahead of what has been emitted by two batches at most, whatever the number of items.
+/// Labels the items on `calls` threads and hands their outcomes to `emit` in their order. Each thread decodes a batch, then runs the network on it. Together
+/// they are at most two batches a thread ahead of what has been emitted, whatever the number of items.
 fn label_all(
     items: &[Item],
     labeller: &Labeller<'_>,
@@ -192,10 +199,12 @@ fn label_all(
     batch: usize,
     mut emit: impl FnMut(&Item, &Outcome) -> Result<()>,
 ) -> Result<()> {
-    let batch = items.len().div_ceil(calls).clamp(1, batch);
-    let batches: Vec<&[Item]> = items.chunks(batch).collect();
+    let batch = batch.min(MOST_VALUES / labeller.classifier.preprocessor().input_len()).max(1);
+    // As equal as can be, so that all threads end together.
+    let rounds = items.len().div_ceil(batch * calls).max(1);
+    let batch = items.len().div_ceil(rounds * calls).max(1);
     let next = AtomicUsize::new(0);
-    let (permit, permits): (SyncSender<()>, Receiver<()>) = mpsc::sync_channel(2 * calls);
+    let (permit, permits) = mpsc::sync_channel(2 * calls);
     let permits = Mutex::new(permits);
     let (done, results) = mpsc::channel();
     thread::scope(|scope| {
@@ -206,19 +215,19 @@ fn label_all(
         }
         for _ in 0..calls {
             let done = done.clone();
-            let (permits, next, batches) = (&permits, &next, &batches);
-            scope.spawn(move || label_batches(batches, labeller, permits, next, &done));
+            let (permits, next) = (&permits, &next);
+            scope.spawn(move || label_batches(items, batch, labeller, permits, next, &done));
         }
         drop(done);
 
         let mut ready = BTreeMap::new();
-        for (at, items) in batches.iter().enumerate() {
-            let outcomes: Vec<Outcome> = loop {
+        for (at, items) in items.chunks(batch).enumerate() {
+            let outcomes = loop {
                 if let Some(outcomes) = ready.remove(&at) {
-                    break outcomes;
+                    break outcomes?;
                 }
                 let (index, outcomes) = results.recv().context("a thread ended early")?;
-                ready.insert(index, outcomes?);
+                ready.insert(index, outcomes);
             };
             for (item, outcome) in items.iter().zip(&outcomes) {
                 emit(item, outcome)?;
@@ -232,17 +241,21 @@ fn label_all(
 
 /// Takes batch after batch until there are no more. The permit comes first: the lowest batch that is not emitted always has one.
 fn label_batches(
-    batches: &[&[Item]],
+    items: &[Item],
+    batch: usize,
     labeller: &Labeller<'_>,
     permits: &Mutex<Receiver<()>>,
     next: &AtomicUsize,
     done: &Sender<(usize, Result<Vec<Outcome>>)>,
 ) {
-    while next.load(Ordering::Relaxed) < batches.len() {
+    while next.load(Ordering::Relaxed) < items.len().div_ceil(batch) {
         let permit = permits.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let at = next.fetch_add(1, Ordering::Relaxed);
-        let (Ok(()), Some(items)) = (permit, batches.get(at)) else { return };
-        if done.send((at, labeller.label(items))).is_err() {
+        let (Ok(()), Some(items)) = (permit, items.chunks(batch).nth(at)) else { return };
+        // Otherwise a panic would take the permit along, and all would wait for this batch.
+        let outcomes = catch_unwind(AssertUnwindSafe(|| labeller.label(items)))
+            .unwrap_or_else(|_| Err(anyhow!("a thread panicked on a batch from {} on", items[0].path.display())));
+        if done.send((at, outcomes)).is_err() {
             return;
         }
     }

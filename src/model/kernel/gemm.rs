@@ -61,7 +61,12 @@ impl Product {
             let height = rows / tiles + usize::from(tile < rows % tiles);
             // SAFETY: the tiles partition the rows.
             unsafe {
-                product.tile(simd, height, tile == 0);
+                // The block behind this one is fetched meanwhile, half of it by each of two tiles.
+                product.tile(
+                    simd,
+                    height,
+                    if tiles == 1 { BOTH_LINES } else { [FIRST_LINE, SECOND_LINE, 0][tile.min(2)] },
+                );
                 product.offsets = product.offsets.add(height * self.offset_stride);
                 product.output = product.output.add(height * self.output_stride);
             }
@@ -70,17 +75,18 @@ impl Product {
 
     /// One tile of `height <= S::ROWS` rows.
     #[inline(always)]
-    unsafe fn tile<S: Simd>(self, simd: S, height: usize, prefetch: bool) {
+    unsafe fn tile<S: Simd>(self, simd: S, height: usize, ahead: u8) {
         /// Picks the kernel compiled for this height.
         macro_rules! heights {
             ($($n:literal)+) => {
                 match height {
                     // SAFETY: as for `multiply`.
                     $($n if $n <= S::ROWS => unsafe {
-                        if prefetch {
-                            simd.launch(Tile::<$n, true>(self));
-                        } else {
-                            simd.launch(Tile::<$n, false>(self));
+                        match ahead {
+                            FIRST_LINE => simd.launch(Tile::<$n, FIRST_LINE>(self)),
+                            SECOND_LINE => simd.launch(Tile::<$n, SECOND_LINE>(self)),
+                            BOTH_LINES => simd.launch(Tile::<$n, BOTH_LINES>(self)),
+                            _ => simd.launch(Tile::<$n, 0>(self)),
                         }
                     },)+
                     _ => unreachable!("a tile has 1 to {} rows", S::ROWS),
@@ -91,13 +97,19 @@ impl Product {
     }
 }
 
+/// The first cache line of each row of the next block is to be fetched.
+const FIRST_LINE: u8 = 1;
+/// The second one, where rows have two.
+const SECOND_LINE: u8 = 2;
+const BOTH_LINES: u8 = FIRST_LINE | SECOND_LINE;
+
 /// [`Product`] for `R` rows, all of them in registers.
-struct Tile<const R: usize, const PREFETCH: bool>(Product);
+struct Tile<const R: usize, const AHEAD: u8>(Product);
 
 /// One register pair per row.
 type Accumulators<S, const R: usize> = [[<S as Simd>::Vector; 2]; R];
 
-impl<const R: usize, const PREFETCH: bool> Kernel for Tile<R, PREFETCH> {
+impl<const R: usize, const AHEAD: u8> Kernel for Tile<R, AHEAD> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         let p = self.0;
@@ -125,7 +137,7 @@ impl<const R: usize, const PREFETCH: bool> Kernel for Tile<R, PREFETCH> {
                 let mut k = 0;
                 while k + 4 <= p.depth {
                     for u in 0..4 {
-                        step::<S, R, PREFETCH>(
+                        step::<S, R, AHEAD>(
                             simd,
                             &mut sums,
                             &rows,
@@ -139,7 +151,7 @@ impl<const R: usize, const PREFETCH: bool> Kernel for Tile<R, PREFETCH> {
                     k += 4;
                 }
                 while k < p.depth {
-                    step::<S, R, PREFETCH>(simd, &mut sums, &rows, k, weights, next);
+                    step::<S, R, AHEAD>(simd, &mut sums, &rows, k, weights, next);
                     weights = weights.add(S::PANEL);
                     next = next.wrapping_add(S::PANEL);
                     k += 1;
@@ -156,7 +168,7 @@ impl<const R: usize, const PREFETCH: bool> Kernel for Tile<R, PREFETCH> {
 
 /// Adds the outer product of one column of the rows and one row of the weights.
 #[inline(always)]
-unsafe fn step<S: Simd, const R: usize, const PREFETCH: bool>(
+unsafe fn step<S: Simd, const R: usize, const AHEAD: u8>(
     simd: S,
     sums: &mut Accumulators<S, R>,
     rows: &[*const f32; R],
@@ -166,11 +178,11 @@ unsafe fn step<S: Simd, const R: usize, const PREFETCH: bool>(
 ) {
     // SAFETY: `Product::multiply` states what the pointers hold.
     unsafe {
-        if PREFETCH {
+        if AHEAD & FIRST_LINE != 0 {
             simd.prefetch(next);
-            if S::PANEL > 16 {
-                simd.prefetch(next.wrapping_add(16));
-            }
+        }
+        if AHEAD & SECOND_LINE != 0 && S::PANEL > 16 {
+            simd.prefetch(next.wrapping_add(16));
         }
         let (low, high) = (simd.load(weights), simd.load(weights.add(S::LANES)));
         for r in 0..R {

@@ -1,7 +1,7 @@
 //! ResNet-18 at the machine's limit: the whole forward pass as one candle operation, in `f32`, on `[batch][row][column][channel]`.
 //!
-//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile; [`direct`] and [`winograd`] (with [`planes`], [`tile`] and [`transforms`])
-//! convolutions, chosen by [`plan`]; [`stem`] the first layers; [`network`] is what they make up, and [`pass`] runs it on [`threads`] in planned [`memory`].
+//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile; [`direct`] and [`winograd`] (with [`planes`], [`tile`], [`transforms`] and
+//! [`pairs`]) algorithms for the layers in [`conv`], whose filters [`pack`] makes, chosen by [`plan`]; [`stem`] the first layers; [`network`] is what they make up, and [`pass`] runs it on [`threads`] in planned [`memory`].
 //!
 //! This is the only folder with `unsafe`. Its reasons: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
 
@@ -78,7 +78,7 @@ pub struct Parallel {
 }
 
 impl Parallel {
-    /// One call at a time, on as many threads.
+    /// One call at a time, on `threads` threads.
     #[must_use]
     pub const fn one(threads: usize) -> Self {
         Self { calls: 1, threads }
@@ -119,7 +119,7 @@ impl Kernel {
     ) -> candle_core::Result<Self> {
         let missing = || candle_core::Error::msg(format!("this processor cannot run {isa:?} kernels; choose another"));
         if side == 0 || parallel.calls == 0 || parallel.threads == 0 {
-            candle_core::bail!("a network needs a side and a number of threads above 0");
+            candle_core::bail!("a network needs a side, calls and threads above 0");
         }
         let network: Box<dyn Forward> = match isa {
             #[cfg(target_arch = "x86_64")]

@@ -22,7 +22,7 @@ pub(super) const FEATURES: usize = WIDTH << (STAGES - 1);
 pub(super) struct Block {
     pub(super) first: Conv,
     pub(super) second: Conv,
-    /// The 1x1 convolution of a shortcut that changes shape.
+    /// The projection of a shortcut that changes shape; others are identities.
     pub(super) shortcut: Option<Conv>,
 }
 

@@ -48,7 +48,7 @@ impl<const N: usize> Pairs<N> {
         pairs
     }
 
-    /// The point 0 (or infinity) from all data of one parity.
+    /// The point 0 from all data at even places, or infinity from all at odd ones.
     #[inline(always)]
     pub(super) fn end<S: Simd>(&self, s: S, first: S::Vector, rest: [S::Vector; N]) -> S::Vector {
         let mut sum = s.mul_add(s.splat(self.all[0]), first, rest[N - 1]);
@@ -58,7 +58,7 @@ impl<const N: usize> Pairs<N> {
         sum
     }
 
-    /// The pairs from the data behind the first of each parity.
+    /// The pairs, from the data at odd places, and at even ones behind the first.
     #[inline(always)]
     pub(super) fn input<S: Simd>(&self, s: S, odd: [S::Vector; N], even: [S::Vector; N], points: &mut [S::Vector]) {
         for i in 0..N {
@@ -75,7 +75,7 @@ impl<const N: usize> Pairs<N> {
     /// The filter at 0 and at the pairs.
     #[inline(always)]
     pub(super) fn filter<S: Simd>(&self, s: S, [a, b, c]: [S::Vector; 3], points: &mut [S::Vector]) {
-        // The distances of 0 are minus the squares.
+        // The product of the distances of 0 is that of minus the squares.
         points[0] = s.mul(a, s.splat(1.0 / self.all[0]));
         for i in 0..N {
             let (x, scale) = (self.x[i], 1.0 / self.distances[i]);

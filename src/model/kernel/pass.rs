@@ -2,7 +2,7 @@
 //! activations are read while they are still in a cache.
 
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::Forward;
@@ -14,11 +14,11 @@ use super::simd::{Kernel, Simd};
 use super::stem::CHANNELS;
 use super::threads::Threads;
 
-/// Pixels of input that the last stage computes at once, in images of 224: more would only cost memory.
+/// Pixels of input in one pass: eight images of 224. More would only cost memory.
 const BATCH_PIXELS: usize = 8 * 224 * 224;
 /// Most images in one pass.
 const MOST_IMAGES: usize = 128;
-/// Floats of output that another stage computes at once for each thread: what it writes, the next one reads from the second-level cache.
+/// Floats of output that any stage but the last computes at once for each thread: what it writes, the next one reads from the second-level cache.
 const MOST_AT_ONCE: usize = 256 << 10;
 
 impl<S: Simd> Forward for Network<S> {
@@ -27,13 +27,14 @@ impl<S: Simd> Forward for Network<S> {
     }
 
     fn forward(&self, batch: usize, input: &[f32], output: &mut [f32]) {
-        let mut workspace = self.workspaces.take();
+        let mut taken = self.workspaces.take();
+        let workspace = taken.workspace.as_mut().expect("it is there until the drop");
         let image = self.side * self.side * CHANNELS;
         let most = (BATCH_PIXELS / (self.side * self.side)).clamp(1, MOST_IMAGES);
         for images in even_parts(0..batch, most) {
-            self.plan(&mut workspace, images.len());
+            self.plan(workspace, images.len());
             self.pass(
-                &mut workspace,
+                workspace,
                 &input[images.start * image..images.end * image],
                 &mut output[images.start * self.classes..images.end * self.classes],
             );
@@ -66,19 +67,6 @@ struct Taken<'a> {
     workspace: Option<Workspace>,
 }
 
-impl Deref for Taken<'_> {
-    type Target = Workspace;
-    fn deref(&self) -> &Workspace {
-        self.workspace.as_ref().expect("it is there until the drop")
-    }
-}
-
-impl DerefMut for Taken<'_> {
-    fn deref_mut(&mut self) -> &mut Workspace {
-        self.workspace.as_mut().expect("it is there until the drop")
-    }
-}
-
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         let mut idle = self.from.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +86,7 @@ pub(super) struct Workspace {
     plans: HashMap<(usize, usize), Vec<Plan>>,
     /// Between the convolutions of a block. All activations are of one length and end in [`FEATURES`] zeros.
     middle: Buffer,
-    /// What a block without a shortcut starts from, and what the shortcut of one with it gives.
+    /// The stem's output; then what an identity shortcut adds, or a projection gives.
     sum: Buffer,
     /// Outputs of the stages, of as many images as the next computes at once.
     outputs: [Buffer; STAGES],
@@ -142,6 +130,8 @@ impl<S: Simd> Network<S> {
         if workspace.batch == batch {
             return;
         }
+        // Until the end, so that a panic on the way leaves no half a plan.
+        workspace.batch = 0;
         let threads = workspace.threads.count();
         let output_len = |stage: usize| self.stages[stage].shape().output_len();
         let at_once = std::array::from_fn(|stage| {
@@ -215,8 +205,7 @@ impl<S: Simd> Network<S> {
 /// No residual.
 const NONE: Shared<f32> = Shared(std::ptr::null_mut());
 
-/// One pass: each stage asks the one before for as many images as it computes at once, so that activations are read while they are still in a cache
-/// (depth-first scheduling).
+/// One pass.
 struct Pass<'a, S: Simd> {
     network: &'a Network<S>,
     threads: &'a mut Threads,

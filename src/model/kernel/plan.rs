@@ -43,16 +43,16 @@ impl Algorithm {
     /// | stride | output side | algorithm | multiplications |
     /// |---|---|---|---|
     /// | 1 | 1 | direct: eight of nine taps meet padding | 1 |
-    /// | 1 | 2 | as a Toeplitz matrix | 2.25 |
+    /// | 1 | 2 | as a Toeplitz matrix; direct for few images | 2.25; 4 |
     /// | 1 | 3 and more | F(4x4, 3x3) or F(7x7, 3x3) | 2.25 or 1.65, more where tiles hang over the edge |
     /// | 2 | 1, 2 | direct | 4, 6.25 |
     /// | 2 | 3 and more | by parity with F(4, 2) or F(7, 2) | 5.06 or 4.59, the same |
     ///
     /// Of two tiles the larger one is taken if it saves a twelfth of the multiplications, as its transforms cost more, and if there are
-    /// enough tiles to share its transformed filters, five or nine times as many as taps.
+    /// enough tiles to share its transformed filters, nine times as many as taps.
     ///
     /// A whole layer of one tile (batch 1) has one row for each filter, too few to hide the latency of a multiply-add: there four
-    /// tiles of F(2x2, 3x3), 4 multiplications, or of parity with F(2, 2), 6.25, are faster, and for 2x2 outputs direct ones. Other filters, and inputs
+    /// tiles of F(2x2, 3x3), 4 multiplications, or of parity with F(2, 2), 6.25, are faster. Other filters, and inputs
     /// that do not fill vectors, are direct.
     pub(super) fn choose(shape: &Shape, batch: usize, lanes: usize) -> Self {
         if shape.kernel != 3 || shape.padding != 1 || !shape.inputs.is_multiple_of(lanes) {

@@ -1,8 +1,8 @@
-//! One-dimensional minimal filtering algorithms for three taps; two-dimensional ones nest them (Winograd, "Arithmetic Complexity
+//! One-dimensional minimal filtering algorithms; two-dimensional ones nest them (Winograd, "Arithmetic Complexity
 //! of Computations", 1980; Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
 //! F(m, r) computes `m` outputs of an `r`-tap filter with `m + r - 1` multiplications: the data and the filter are polynomials, evaluated at as many
-//! points, multiplied there, and interpolated. Here the points are 0, 1, -1, then 2 and -2, and infinity.
+//! points, multiplied there, and interpolated. Where an algorithm names no others, the points are 0, 1, -1, then 2 and -2, and infinity.
 //!
 //! A stride of two is split by parity (Yepez & Ko, "Stride 2 1-D, 2-D, and 3-D Winograd for Convolutional Neural Networks", 2020): outer taps
 //! meet odd inputs only, a two-tap convolution of stride one, which is F(m, 2); the middle tap meets even inputs only and is a plain product.
@@ -69,7 +69,7 @@ impl Transform<3, 3, 2> for Toeplitz2 {
 
     #[inline(always)]
     fn position(index: usize) -> isize {
-        // The middle point is made of both.
+        // Two inputs make three points; what is read third is not used.
         [0, 1, 1][index]
     }
     #[inline(always)]
@@ -141,8 +141,8 @@ impl Transform<6, 6, 4> for F4 {
 
 /// F(7, 3): 81 multiplications for 441 in two dimensions.
 ///
-/// Its points, 0, ±1/2, ±1, ±3/2 and ±3 without infinity, have nearly the smallest error of all sets of small fractions: four times that of F(4, 3), a
-/// sixth of what 0, ±1/2, ±1, ±2, 3 and infinity give.
+/// Its points are 0, ±1/2, ±1, ±3/2 and ±3, without infinity. On random tiles their error, the root of the mean square, is six to eight times that of F(4, 3),
+/// nearly the smallest of all sets of small fractions; 0, ±1/2, ±1, ±2, 3 and infinity give three times as much.
 pub(super) struct F7;
 
 impl F7 {

@@ -1,7 +1,7 @@
 //! Winograd convolution: transform tiles of the input, multiply each point's plane with that point's filters, transform back.
 //!
 //! The products of one panel stay in the first two cache levels and the output transform follows at once (Lavin & Gray 2015 as one fused pass; compare
-//! Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018). Transformed filters are two to nine times as large as the filters,
+//! Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018). Transformed filters are up to nine times as large as the filters,
 //! so a layer with few tiles, bound by memory, or with very many filters transforms them anew each time, a cache-sized block ahead of its use;
 //! others keep them.
 
@@ -23,7 +23,7 @@ const fn fresh_depth(filters: usize) -> usize {
     if filters > 36 { 64 } else { 128 }
 }
 
-/// Tiles in a block of a layer with many: their planes fit the second-level cache.
+/// Tiles in a block of a layer with many: the planes of most layers fit the second-level cache.
 const TILES: usize = 14;
 
 /// Tiles up to which transforming the filters anew beats reading the transformed ones from memory.
@@ -274,7 +274,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
                 pixels: &pixels,
                 depth: shape.inputs,
                 planes: planes.add(index * shape.inputs),
-                offsets: offsets,
+                offsets,
                 transform: std::marker::PhantomData,
             });
         }
@@ -354,7 +354,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
         unsafe {
             self.simd.launch(OutputTransform::<T, P, F, M> {
                 products: products.add(index * S::PANEL),
-                offsets: offsets,
+                offsets,
                 bias: self.conv.bias.as_ptr().add(channel),
                 residual: self.data.residual.get().wrapping_add(at),
                 has_residual: !self.data.residual.get().is_null(),
