@@ -88,15 +88,30 @@ fn directories_are_read_in_natural_order_and_failures_do_not_stop_the_rest() {
 }
 
 #[test]
-fn many_files_come_out_in_order() {
+fn many_files_come_out_in_order_with_their_own_labels_on_any_number_of_threads() {
     let dir = tempfile::tempdir().unwrap();
     for n in 0..150 {
-        std::fs::write(dir.path().join(format!("{n}.png")), picture(n)).unwrap();
+        let bytes = if n % 40 == 7 { b"not a picture".to_vec() } else { picture(n) };
+        std::fs::write(dir.path().join(format!("{n}.png")), bytes).unwrap();
     }
-    let output = classify(&["--json", "--top", "1", "."], dir.path());
-    assert!(output.status.success());
     let expected: Vec<String> = (0..150).map(|n| format!("./{n}.png")).collect();
-    assert_eq!(images(&lines(&output)), expected);
+    let confidences = |threads: &str| -> Vec<Option<f64>> {
+        let output = classify(&["--json", "--top", "1", "--threads", threads, "."], dir.path());
+        assert_eq!(output.status.code(), Some(1));
+        let lines = lines(&output);
+        assert_eq!(images(&lines), expected);
+        lines.iter().map(|line| line["confidence"].as_f64()).collect()
+    };
+    let alone = confidences("1");
+    assert_eq!(alone.iter().filter(|confidence| confidence.is_none()).count(), 4);
+    for threads in ["2", "5"] {
+        for (n, (a, b)) in alone.iter().zip(confidences(threads)).enumerate() {
+            assert!(
+                a.zip(b).is_some_and(|(a, b)| (a - b).abs() < 1e-4) || a.is_none() && b.is_none(),
+                "{n}: {a:?} {b:?}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -126,6 +141,13 @@ fn standard_input_and_a_reader_that_leaves() {
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     assert!(child.wait().unwrap().success());
     assert!(out.starts_with(r#"{"image":"-","label":""#), "{out}");
+
+    let mut child =
+        imgcls().args(["classify", "--json", "-", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&picture(3)).unwrap();
+    let output = lines(&child.wait_with_output().unwrap());
+    assert!(output[0]["label"].is_string());
+    assert_eq!(output[1]["error"], "standard input can be read only once");
 
     let dir = tempfile::tempdir().unwrap();
     for n in 0..50 {

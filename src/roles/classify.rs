@@ -190,8 +190,8 @@ fn is_image_name(path: &Path) -> bool {
     !hidden && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
 
-/// Labels the items on `calls` threads and hands their outcomes to `emit` in their order. Each thread decodes a batch, then runs the network on it. Together
-/// they are at most two batches a thread ahead of what has been emitted, whatever the number of items.
+/// Labels the items on `calls` threads and hands their outcomes to `emit` in their order. Each thread decodes a batch, then runs the network on
+/// it. Together they are at most two batches a thread ahead of what has been emitted, whatever the number of items.
 fn label_all(
     items: &[Item],
     labeller: &Labeller<'_>,

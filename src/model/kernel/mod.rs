@@ -1,7 +1,8 @@
 //! ResNet-18 at the machine's limit: the whole forward pass as one candle operation, in `f32`, on `[batch][row][column][channel]`.
 //!
-//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile; [`direct`] and [`winograd`] (with [`planes`], [`tile`], [`transforms`] and
-//! [`pairs`]) algorithms for the layers in [`conv`], whose filters [`pack`] makes, chosen by [`plan`]; [`stem`] the first layers; [`network`] is what they make up, and [`pass`] runs it on [`threads`] in planned [`memory`].
+//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile. A layer is a [`conv`] with filters from [`pack`], and [`plan`] chooses its
+//! algorithm: [`direct`], or [`winograd`] with its [`planes`], [`tile`], [`transforms`] and [`pairs`]. [`stem`] is the first layers at once, [`network`] what
+//! they all make up, and [`pass`] runs it on [`threads`] in planned [`memory`].
 //!
 //! This is the only folder with `unsafe`. Its reasons: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
 

@@ -1,7 +1,7 @@
 //! The first layers as one pass: 7x7 convolution with stride 2, batch norm, ReLU, and 3x3 max-pooling with stride 2.
 //!
-//! Along a row, two neighbouring pixels are six channels of half the width, and the filter has four taps of stride 1 with them, the eighth column zero:
-//! F(4, 4) halves its multiplications. Down the rows the convolution is a plain sum, so each point has one product of depth 7 x 6. The output
+//! Along a row, two neighbouring pixels are six channels of half the width, and the filter has four taps of stride 1 with them, the eighth column
+//! zero: F(4, 4) halves its multiplications. Down the rows the convolution is a plain sum, so each point has one product of depth 7 x 6. The output
 //! of the convolution, the largest of the network, never reaches memory: each row is pooled as it comes back from the points.
 
 use super::conv::Scratch;

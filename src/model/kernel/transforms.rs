@@ -141,8 +141,8 @@ impl Transform<6, 6, 4> for F4 {
 
 /// F(7, 3): 81 multiplications for 441 in two dimensions.
 ///
-/// Its points are 0, ±1/2, ±1, ±3/2 and ±3, without infinity. On random tiles their error, the root of the mean square, is six to eight times that of F(4, 3),
-/// nearly the smallest of all sets of small fractions; 0, ±1/2, ±1, ±2, 3 and infinity give three times as much.
+/// Its points are 0, ±1/2, ±1, ±3/2 and ±3, without infinity. On random tiles their error, the root of the mean square, is six to eight times
+/// that of F(4, 3), nearly the smallest of all sets of small fractions; 0, ±1/2, ±1, ±2, 3 and infinity give three times as much.
 pub(super) struct F7;
 
 impl F7 {

@@ -1,9 +1,9 @@
 //! Winograd convolution: transform tiles of the input, multiply each point's plane with that point's filters, transform back.
 //!
-//! The products of one panel stay in the first two cache levels and the output transform follows at once (Lavin & Gray 2015 as one fused pass; compare
-//! Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018). Transformed filters are up to nine times as large as the filters,
-//! so a layer with few tiles, bound by memory, or with very many filters transforms them anew each time, a cache-sized block ahead of its use;
-//! others keep them.
+//! The products of one panel stay in the first two cache levels and the output transform follows at once (Lavin & Gray 2015 as one fused pass;
+//! compare Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018). Transformed filters are up to nine times as large as the
+//! filters, so a layer with few tiles, bound by memory, or with very many filters transforms them anew each time, a cache-sized block ahead of its
+//! use; others keep them.
 
 use super::conv::{Conv, Data, Scratch, Shape};
 use super::gemm::{Product, Start};
