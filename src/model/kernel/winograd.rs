@@ -29,9 +29,9 @@ const TILES: usize = 14;
 /// Tiles up to which transforming the filters anew beats reading the transformed ones from memory.
 const FEW_TILES: usize = 4;
 
-/// Transformed filters of more floats, 16 MB, are never kept. The largest layers' would be three quarters of a worker's memory, and to
+/// Transformed filters of more floats, 10 MB, are never kept. The largest layers' would be three quarters of a worker's memory, and to
 /// transform them costs some percent of a pass of eight images.
-const MOST_KEPT: usize = 4 << 20;
+const MOST_KEPT: usize = 5 << 19;
 
 /// Calls `$f::<S, T, POINTS, FILTER, OUTPUTS>` for an [`Algorithm`].
 macro_rules! dispatch {
