@@ -14,8 +14,10 @@ use toml::{Table, Value};
 
 pub mod address;
 pub mod duration;
+mod network;
 mod secret;
 
+pub use network::Network;
 pub use secret::Secret;
 
 use crate::{
@@ -129,8 +131,8 @@ pub struct Web {
     pub open: bool,
     /// Host names, with a port if it is not the scheme's, under which browsers reach the service besides loopback.
     pub public_hosts: Vec<String>,
-    /// Addresses whose `X-Forwarded-*` headers count.
-    pub trusted_proxies: Vec<std::net::IpAddr>,
+    /// Addresses, and ranges of them, whose `X-Forwarded-*` headers count.
+    pub trusted_proxies: Vec<Network>,
     /// Largest request body in bytes.
     pub max_request_bytes: u64,
     /// Largest number of connections at a time.

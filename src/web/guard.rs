@@ -16,7 +16,7 @@ use super::{
     App,
     error::{Error, Result},
 };
-use crate::config::Web;
+use crate::config::{Network, Web};
 
 /// Scripts, styles and pictures from here only, nothing inline, and no frame may show a page.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -42,7 +42,7 @@ pub(crate) struct Client {
 pub(crate) struct Hosts {
     public: Vec<String>,
     listen: IpAddr,
-    proxies: Vec<IpAddr>,
+    proxies: Vec<Network>,
 }
 
 impl Hosts {
@@ -78,7 +78,7 @@ impl Hosts {
     }
 
     fn trusts(&self, peer: IpAddr) -> bool {
-        self.proxies.iter().any(|proxy| proxy.to_canonical() == peer.to_canonical())
+        self.proxies.iter().any(|proxy| proxy.contains(peer))
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
     fn hosts() -> Hosts {
         let mut web = Config::default().web;
         web.public_hosts = vec!["img.example.com".into(), "Other.example:8443".into()];
-        web.trusted_proxies = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        web.trusted_proxies = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2/31".parse().unwrap()];
         Hosts::new(&web)
     }
 
@@ -289,6 +289,8 @@ mod tests {
         assert_eq!((direct.address, direct.https), ("5.5.5.5".parse().unwrap(), false));
         let proxied = ask("GET", "10.0.0.1", &headers).unwrap();
         assert_eq!((proxied.address, proxied.https), ("1.2.3.4".parse().unwrap(), true));
+        let by_another = ask("GET", "::ffff:10.0.0.3", &headers).unwrap();
+        assert_eq!((by_another.address, by_another.https), ("1.2.3.4".parse().unwrap(), true));
 
         let host = [("host", "localhost"), ("x-forwarded-host", "evil.example")];
         assert!(ask("GET", "5.5.5.5", &host).is_ok());
