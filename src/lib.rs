@@ -11,5 +11,6 @@ pub mod model;
 pub mod roles;
 pub mod scaling;
 pub mod telemetry;
+pub mod tls;
 pub mod web;
 pub mod worker;

@@ -19,12 +19,14 @@ use aws_sdk_sqs::config::{
 use aws_smithy_dns::HickoryDnsResolver;
 use aws_smithy_http_client::{
     Builder,
-    tls::{Provider, rustls_provider::CryptoMode},
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 
 use crate::{
     backend::{Error, ErrorKind},
     config::Aws,
+    tls,
 };
 
 /// Connecting within a region takes milliseconds; three seconds survive one lost SYN.
@@ -157,12 +159,32 @@ fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
 /// It resolves names with hickory: `getaddrinfo` of a static glibc binary loads the machine's NSS plugins, which must be of the very
 /// glibc version it was built with. Without the file that hickory reads its servers from, the system resolver has to do.
 pub(crate) fn http_client() -> SharedHttpClient {
-    let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+    let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(trusted());
     if Path::new("/etc/resolv.conf").exists() {
         builder.build_with_resolver(HickoryDnsResolver::default())
     } else {
         builder.build_https()
     }
+}
+
+/// The roots of [`tls::roots`] as the SDK takes them.
+fn trusted() -> TlsContext {
+    let mut store = TrustStore::empty();
+    for root in tls::roots() {
+        store.add_pem_certificate(pem(&root));
+    }
+    // Without a certificate of the client, there is nothing in it that could be refused.
+    TlsContext::builder().with_trust_store(store).build().expect("a context of roots alone is valid")
+}
+
+/// The PEM text of a certificate.
+fn pem(der: &[u8]) -> String {
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in BASE64.encode(der).as_bytes().chunks(64) {
+        text.extend(line.iter().map(|byte| char::from(*byte)));
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
 }
 
 /// A call for error messages: what it was to do, and the IAM permission that it needs.
