@@ -14,8 +14,8 @@ run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data
 test: ## All tests
 	$(CARGO) test --locked
 
-test-asan: ## Tests of the kernels, the only unsafe code, under AddressSanitizer
-	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --lib --target $(HOST) kernel
+test-asan: ## Tests of the kernels, the only unsafe code, under AddressSanitizer; builds nothing else
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --package imgcls-kernels --target $(HOST)
 
 lint: install-lint ## Formatting, clippy, documentation, licences and sources of dependencies
 	$(CARGO) fmt --check
@@ -26,7 +26,7 @@ lint: install-lint ## Formatting, clippy, documentation, licences and sources of
 bench: ## Layers and the whole network against this machine's peak
 	$(CARGO) bench --locked --bench kernel
 
-bench-peers: ## Side by side with ONNX Runtime, OpenVINO and candle, in one run
+bench-peers: ## Side by side with ONNX Runtime, OpenVINO, MNN and candle, in one run
 	python3 tests/peers/bench.py
 
 install-lint:

@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-// Parts of it are only used at run time.
+// Parts of both are only used at run time.
+#[allow(dead_code, unreachable_pub)]
+#[path = "src/model/architecture.rs"]
+mod architecture;
 #[allow(dead_code, unreachable_pub)]
 #[path = "src/model/layout.rs"]
 mod layout;
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/model/architecture.rs");
     println!("cargo::rerun-if-changed=src/model/layout.rs");
     println!("cargo::rerun-if-env-changed=IMGCLS_MODEL");
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);

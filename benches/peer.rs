@@ -1,29 +1,36 @@
 //! One engine of `make bench-peers`: loads a network, then answers each line `k` on stdin with `k` times in milliseconds.
 //!
-//! Arguments: `kernel` or `reference`, weights, side, batch, threads.
+//! Arguments: `kernel` or `reference`, architecture, weights, side, batch, threads.
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use clap::ValueEnum;
 use imgcls::model::{
-    kernel::Parallel,
-    resnet::{Engine, ResNet18},
+    Architecture, Engine,
+    kernel::{Parallel, bench},
+    network::Network,
 };
+
+/// Of ImageNet.
+const CLASSES: usize = 1000;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let [engine, weights, numbers @ ..] = &arguments[..] else {
-        anyhow::bail!("usage: peer kernel|reference WEIGHTS SIDE BATCH THREADS");
+    let [engine, architecture, weights, numbers @ ..] = &arguments[..] else {
+        anyhow::bail!("usage: peer kernel|reference ARCHITECTURE WEIGHTS SIDE BATCH THREADS");
     };
     let numbers = numbers.iter().map(|n| n.parse()).collect::<Result<Vec<usize>, _>>()?;
     let &[side, batch, threads] = &numbers[..] else { anyhow::bail!("give side, batch and threads") };
     let engine = Engine::from_str(engine, false).map_err(anyhow::Error::msg)?;
+    let Some(architecture) = Architecture::ALL.into_iter().find(|known| known.name() == architecture) else {
+        anyhow::bail!("there is no architecture {architecture}");
+    };
     let start = Instant::now();
-    let network =
-        ResNet18::load(&candle_core::safetensors::load(weights, &Device::Cpu)?, side, engine, Parallel::one(threads))?;
-    let images = Tensor::randn(0f32, 1.0, (batch, side, side, 3), &Device::Cpu)?;
+    let weights = candle_core::safetensors::load(weights, &Device::Cpu)?;
+    let network = Network::load(&architecture.network(CLASSES), &weights, side, engine, Parallel::one(threads))?;
+    let images = bench::noise(batch * side * side * 3, 1);
     let loaded = start.elapsed();
     network.forward(&images)?;
     eprintln!("loaded in {loaded:?}, first call after {:?}", start.elapsed() - loaded);

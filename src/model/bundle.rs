@@ -42,7 +42,7 @@ pub struct Bundle {
     pub card: Card,
     /// One label for each row of the last layer.
     pub labels: Vec<String>,
-    /// ResNet-18's weights in f32 by torchvision's names.
+    /// The weights in f32 by the architecture's names.
     pub tensors: HashMap<String, Tensor>,
 }
 

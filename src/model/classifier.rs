@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use candle_core::{Device, Tensor};
-
 use super::{
     Engine, Parallel,
     bundle::{Bundle, Card},
+    kernel::Outputs,
+    network::{Network, NetworkError},
     preprocess::{Input, Preprocessor},
-    resnet::ResNet18,
 };
 use crate::contract::Score;
 
@@ -28,9 +27,9 @@ pub enum ModelError {
     /// Weights that overflow, or are damaged.
     #[error("the model {0} gave a number that is not finite; its weights are damaged or do not fit its input")]
     NotFinite(String),
-    /// The tensor library.
+    /// The network cannot be built, or fails.
     #[error("the network failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Network(#[from] NetworkError),
 }
 
 /// A loaded model that classifies batches.
@@ -38,7 +37,7 @@ pub struct Classifier {
     card: Card,
     labels: Vec<String>,
     preprocessor: Preprocessor,
-    network: ResNet18,
+    network: Network,
 }
 
 impl fmt::Debug for Classifier {
@@ -53,7 +52,7 @@ impl Classifier {
     /// The reference engine computes on rayon's global pool, whose size is set once in a process: the first one counts.
     ///
     /// # Errors
-    /// [`ModelError::Tensor`] if the network cannot be built.
+    /// [`ModelError::Network`] if the network cannot be built.
     pub fn new(bundle: Bundle, engine: Engine, parallel: Parallel) -> Result<Self, ModelError> {
         if engine == Engine::Reference {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(parallel.calls * parallel.threads);
@@ -62,7 +61,8 @@ impl Classifier {
             }
         }
         let Bundle { card, labels, tensors } = bundle;
-        let network = ResNet18::load(&tensors, card.input as usize, engine, parallel)?;
+        let description = card.architecture.network(labels.len());
+        let network = Network::load(&description, &tensors, card.input as usize, engine, parallel)?;
         Ok(Self { preprocessor: Preprocessor::new(&card), card, labels, network })
     }
 
@@ -90,7 +90,7 @@ impl Classifier {
     /// # Errors
     /// [`ModelError`].
     pub fn classify(&self, inputs: &[Input], top: usize) -> Result<Vec<Vec<Score>>, ModelError> {
-        self.logits(inputs)?.iter().map(|logits| self.best(logits, top)).collect()
+        self.outputs(inputs)?.logits.chunks_exact(self.labels.len()).map(|logits| self.best(logits, top)).collect()
     }
 
     /// Runs the network once, so that the first image does not wait for memory and lazy preparations.
@@ -101,22 +101,20 @@ impl Classifier {
         self.classify(&[Input(vec![0.0; self.preprocessor.input_len()])], 1).map(drop)
     }
 
-    /// The last layer's outputs, `[inputs][labels]`.
-    fn logits(&self, inputs: &[Input]) -> Result<Vec<Vec<f32>>, ModelError> {
-        if inputs.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// Features and logits of each input, one behind the other.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] and [`ModelError::Network`].
+    pub fn outputs(&self, inputs: &[Input]) -> Result<Outputs, ModelError> {
         let expected = self.preprocessor.input_len();
         if let Some(odd) = inputs.iter().find(|input| input.0.len() != expected) {
             return Err(ModelError::Input { name: self.card.name.clone(), expected, found: odd.0.len() });
         }
-        let side = self.card.input as usize;
-        let mut values = Vec::with_capacity(inputs.len() * expected);
+        let mut images = Vec::with_capacity(inputs.len() * expected);
         for input in inputs {
-            values.extend_from_slice(&input.0);
+            images.extend_from_slice(&input.0);
         }
-        let batch = Tensor::from_vec(values, (inputs.len(), side, side, 3), &Device::Cpu)?;
-        Ok(self.network.forward(&batch)?.to_vec2()?)
+        Ok(self.network.forward(&images)?)
     }
 
     fn best(&self, logits: &[f32], top: usize) -> Result<Vec<Score>, ModelError> {
@@ -226,8 +224,8 @@ mod tests {
                 .iter()
                 .map(|name| classifier.preprocessor().normalise(expected.tensor(name).unwrap().data()))
                 .collect();
-            let found = classifier.logits(&inputs).unwrap();
-            for ((name, want), found) in crops.iter().zip(logits.chunks_exact(10)).zip(&found) {
+            let found = classifier.outputs(&inputs).unwrap().logits;
+            for ((name, want), found) in crops.iter().zip(logits.chunks_exact(10)).zip(found.chunks_exact(10)) {
                 let largest = want.iter().fold(0.0, |max: f32, v| max.max(v.abs()));
                 for (want, found) in want.iter().zip(found) {
                     let error = (want - found).abs() / largest;

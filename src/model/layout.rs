@@ -2,11 +2,13 @@
 //! one that is loaded later pass the same checks.
 //!
 //! A bundle is three files: `model.toml` (the [`Card`]), `labels.txt` (one label a line, in the order of the last layer's rows) and
-//! `weights.safetensors` (ResNet-18 with torchvision's tensor names, each tensor f32, f16 or bf16).
+//! `weights.safetensors` (the tensors of the card's architecture, each f32, f16 or bf16).
 
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
+
+use super::architecture::{Architecture, Network};
 
 /// File name of the card.
 pub const CARD: &str = "model.toml";
@@ -15,7 +17,7 @@ pub const LABELS: &str = "labels.txt";
 /// File name of the weights.
 pub const WEIGHTS: &str = "weights.safetensors";
 
-/// The smallest input side that ResNet-18, which shrinks it 32 times, makes sense of.
+/// The smallest input side that the networks, which shrink it 32 times, make sense of.
 const MIN_INPUT: u32 = 32;
 /// The largest input side; a batch of larger ones would not fit a small machine.
 const MAX_INPUT: u32 = 1024;
@@ -26,6 +28,9 @@ const MAX_INPUT: u32 = 1024;
 pub struct Card {
     /// The model's name, as results tell it.
     pub name: String,
+    /// The network whose weights these are; bundles from before there were several do not say.
+    #[serde(default)]
+    pub architecture: Architecture,
     /// Side of the square that the network sees, in pixels; it is cut from the centre.
     pub input: u32,
     /// The shorter side after the resize, in pixels; at least `input`.
@@ -68,8 +73,10 @@ pub enum LayoutError {
         reason: &'static str,
     },
     /// More or fewer labels than classes.
-    #[error("{LABELS} has {labels} labels, but the last layer, fc.weight in {WEIGHTS}, has {classes} rows")]
+    #[error("{LABELS} has {labels} labels, but the last layer, {layer} in {WEIGHTS}, has {classes} rows")]
     LabelCount {
+        /// The last layer's matrix.
+        layer: String,
         /// Labels.
         labels: usize,
         /// Rows of the last layer.
@@ -86,18 +93,30 @@ pub enum LayoutError {
     /// Not a safetensors file.
     #[error("{WEIGHTS} is not a safetensors file: {0}")]
     Container(#[from] safetensors::SafeTensorError),
-    /// A tensor that ResNet-18 needs is not there.
-    #[error("{WEIGHTS} has no tensor {0}, which torchvision's ResNet-18 has")]
-    Missing(String),
-    /// A tensor that ResNet-18 does not have.
-    #[error("{WEIGHTS} has a tensor {0}, which torchvision's ResNet-18 does not have")]
-    Unknown(String),
+    /// A tensor that the architecture needs is not there.
+    #[error("{WEIGHTS} has no tensor {name}, which {} has", architecture.title())]
+    Missing {
+        /// The tensor.
+        name: String,
+        /// The card's.
+        architecture: Architecture,
+    },
+    /// A tensor that the architecture does not have.
+    #[error("{WEIGHTS} has a tensor {name}, which {} does not have", architecture.title())]
+    Unknown {
+        /// The tensor.
+        name: String,
+        /// The card's.
+        architecture: Architecture,
+    },
     /// A tensor of another shape.
-    #[error("{WEIGHTS}: tensor {name} has shape {found:?}, but torchvision's ResNet-18 has {expected:?}")]
+    #[error("{WEIGHTS}: tensor {name} has shape {found:?}, but {} has {expected:?}", architecture.title())]
     Shape {
         /// The tensor.
         name: String,
-        /// ResNet-18's shape.
+        /// The card's.
+        architecture: Architecture,
+        /// The architecture's shape.
         expected: Vec<usize>,
         /// The file's shape.
         found: Vec<usize>,
@@ -119,7 +138,7 @@ pub struct Parts<'a> {
     pub card: Card,
     /// The labels, one for each row of the last layer.
     pub labels: Vec<String>,
-    /// The weights; besides ResNet-18's tensors it may hold PyTorch's batch counters.
+    /// The weights; besides the architecture's tensors it may hold PyTorch's batch counters.
     pub tensors: SafeTensors<'a>,
 }
 
@@ -131,7 +150,7 @@ pub fn parse<'a>(card: &str, labels: &str, weights: &'a [u8]) -> Result<Parts<'a
     let card = parse_card(card)?;
     let labels = parse_labels(labels)?;
     let tensors = SafeTensors::deserialize(weights)?;
-    check_tensors(&tensors, labels.len())?;
+    check_tensors(&tensors, card.architecture, labels.len())?;
     Ok(Parts { card, labels, tensors })
 }
 
@@ -190,58 +209,38 @@ fn parse_labels(text: &str) -> Result<Vec<String>, LayoutError> {
     labels.collect()
 }
 
-fn check_tensors(tensors: &SafeTensors<'_>, labels: usize) -> Result<(), LayoutError> {
-    let expected = resnet18(labels);
+fn check_tensors(tensors: &SafeTensors<'_>, architecture: Architecture, labels: usize) -> Result<(), LayoutError> {
+    let network = architecture.network(labels);
+    let expected = network.tensors();
     for (name, shape) in &expected {
-        let tensor = tensors.tensor(name).map_err(|_| LayoutError::Missing(name.clone()))?;
-        if !matches!(tensor.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(LayoutError::Type { name: name.clone(), found: tensor.dtype() });
-        }
-        match tensor.shape() {
-            found if found == shape => {}
-            // The label file is the likelier culprit, so it is named.
-            &[classes, width] if name == "fc.weight" && width == shape[1] => {
-                return Err(LayoutError::LabelCount { labels, classes });
-            }
-            found => {
-                return Err(LayoutError::Shape { name: name.clone(), expected: shape.clone(), found: found.to_vec() });
-            }
-        }
+        check_tensor(tensors, architecture, &network, name, shape)?;
     }
     let known = |name: &str| is_counter(name) || expected.iter().any(|(known, _)| known == name);
     match tensors.names().into_iter().find(|name| !known(name)) {
-        Some(name) => Err(LayoutError::Unknown(name.to_owned())),
+        Some(name) => Err(LayoutError::Unknown { name: name.to_owned(), architecture }),
         None => Ok(()),
     }
 }
 
-/// Names and shapes of the tensors of `torchvision.models.resnet18(num_classes=classes)`, counters left out.
-#[must_use]
-pub fn resnet18(classes: usize) -> Vec<(String, Vec<usize>)> {
-    let mut out = Vec::new();
-    convolution(&mut out, "", "conv1", "bn1", [64, 3, 7, 7]);
-    for layer in 1..=4 {
-        let channels = 32 << layer;
-        for block in 0..2 {
-            let prefix = format!("layer{layer}.{block}.");
-            let entry = if layer > 1 && block == 0 { channels / 2 } else { channels };
-            convolution(&mut out, &prefix, "conv1", "bn1", [channels, entry, 3, 3]);
-            convolution(&mut out, &prefix, "conv2", "bn2", [channels, channels, 3, 3]);
-            if entry != channels {
-                convolution(&mut out, &prefix, "downsample.0", "downsample.1", [channels, entry, 1, 1]);
-            }
-        }
+fn check_tensor(
+    tensors: &SafeTensors<'_>,
+    architecture: Architecture,
+    network: &Network,
+    name: &str,
+    shape: &[usize],
+) -> Result<(), LayoutError> {
+    let name = name.to_owned();
+    let Ok(tensor) = tensors.tensor(&name) else { return Err(LayoutError::Missing { name, architecture }) };
+    if !matches!(tensor.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        return Err(LayoutError::Type { name, found: tensor.dtype() });
     }
-    out.push(("fc.weight".to_owned(), vec![classes, 512]));
-    out.push(("fc.bias".to_owned(), vec![classes]));
-    out
-}
-
-/// A convolution's weight, `[out, in, height, width]`, and the batch norm that follows it.
-fn convolution(out: &mut Vec<(String, Vec<usize>)>, prefix: &str, name: &str, norm: &str, shape: [usize; 4]) {
-    out.push((format!("{prefix}{name}.weight"), shape.to_vec()));
-    for part in ["weight", "bias", "running_mean", "running_var"] {
-        out.push((format!("{prefix}{norm}.{part}"), vec![shape[0]]));
+    match tensor.shape() {
+        found if found == shape => Ok(()),
+        // The label file is the likelier culprit, so it is named.
+        &[classes, width] if name == network.last.weight() && width == shape[1] => {
+            Err(LayoutError::LabelCount { layer: name, labels: network.classes(), classes })
+        }
+        found => Err(LayoutError::Shape { name, architecture, expected: shape.to_vec(), found: found.to_vec() }),
     }
 }
 
@@ -255,7 +254,8 @@ mod tests {
 
     /// The tensors of a network of `classes`, all zero, after `edit`.
     fn weights(classes: usize, edit: impl FnOnce(&mut Vec<(String, Vec<usize>, Dtype)>)) -> Vec<u8> {
-        let mut tensors = resnet18(classes).into_iter().map(|(n, s)| (n, s, Dtype::F16)).collect();
+        let mut tensors =
+            Architecture::ResNet18.network(classes).tensors().into_iter().map(|(n, s)| (n, s, Dtype::F16)).collect();
         edit(&mut tensors);
         let zeros = vec![0; 8 * 512 * 512 * 9];
         let views = tensors.iter().map(|(name, shape, dtype)| {
@@ -284,6 +284,7 @@ mod tests {
         let parts = parse(&card, "\u{feff}cat\r\n dog \r\n", &bytes).unwrap();
         assert_eq!(parts.labels, ["cat", "dog"]);
         assert_eq!((parts.card.input, parts.card.top1), (64, None));
+        assert_eq!(parts.card.architecture, Architecture::ResNet18);
     }
 
     #[test]
@@ -318,6 +319,11 @@ mod tests {
             error(LABELS_TEXT, &double),
             "weights.safetensors: tensor conv1.weight has type F64; f32, f16 and bf16 are read"
         );
+        let deeper = format!("architecture = \"resnet34\"\n{}", card(&weights(2, |_| {})));
+        assert_eq!(
+            parse(&deeper, LABELS_TEXT, &weights(2, |_| {})).unwrap_err().to_string(),
+            "weights.safetensors has no tensor layer1.2.conv1.weight, which torchvision's ResNet-34 has"
+        );
         assert!(error(LABELS_TEXT, b"not safetensors").starts_with("weights.safetensors is not a safetensors file: "));
     }
 
@@ -347,6 +353,8 @@ mod tests {
         ] {
             assert_eq!(parse_card(&good.replace(from, to)).unwrap_err().to_string(), message);
         }
+        let message = parse_card(&format!("architecture = \"resnet19\"\n{good}")).unwrap_err().to_string();
+        assert!(message.contains("unknown variant `resnet19`, expected"), "{message}");
         let message = parse_card(&good.replace("licence", "license")).unwrap_err().to_string();
         assert!(message.contains("unknown field `license`"), "{message}");
     }

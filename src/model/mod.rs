@@ -1,5 +1,6 @@
 //! The classifier: bundle, preprocessing, network, kernels.
 
+pub mod architecture;
 pub mod bundle;
 pub mod classifier;
 pub mod decode;
@@ -7,13 +8,15 @@ pub mod format;
 mod geometry;
 pub mod kernel;
 pub mod layout;
+pub mod network;
 pub mod preprocess;
-pub mod resnet;
+pub mod reference;
 
+pub use architecture::Architecture;
 pub use bundle::{Bundle, BundleError, Card};
 pub use classifier::{Classifier, ModelError};
 pub use decode::{DecodeError, Header, Limits};
 pub use format::{Format, FormatError, sniff};
 pub use kernel::Parallel;
+pub use network::Engine;
 pub use preprocess::{Input, Preprocessor};
-pub use resnet::Engine;

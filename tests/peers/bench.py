@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares imgcls with its peers in one interleaved run: `make bench-peers`.
 
-Installs the peers from PyPI into target/peers/venv, writes one ResNet-18 of seeded weights in every format, and lets the engines take turns
+Installs the peers from PyPI into target/peers/venv, writes networks of seeded weights in every format, and lets the engines take turns
 so that a disturbance meets all of them. Prints medians and the median of the per-round ratios; writes target/bench-peers.json.
 """
 
@@ -18,10 +18,13 @@ import venv
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 WORK = ROOT / "target" / "peers"
-PACKAGES = ["numpy", "onnx", "onnxruntime", "openvino", "safetensors"]
-CASES = [(224, 1), (224, 8), (64, 1), (64, 64), (32, 1), (32, 64)]
-ENGINES = ["imgcls", "onnxruntime", "openvino", "openvino-int8", "candle"]
-BASES = ["onnxruntime", "openvino", "openvino-int8", "candle"]
+PACKAGES = ["MNN", "numpy", "onnx", "onnxruntime", "openvino", "safetensors"]
+CASES = {
+    "resnet18": [(224, 1), (224, 8), (64, 1), (64, 64), (32, 1), (32, 64)],
+    "efficientnet-lite0": [(224, 1), (224, 8)],
+}
+ENGINES = ["imgcls", "onnxruntime", "openvino", "mnn", "openvino-int8", "candle"]
+BASES = ["onnxruntime", "openvino", "mnn", "openvino-int8", "candle"]
 
 
 def inside_venv(torch: bool) -> None:
@@ -48,14 +51,14 @@ def build_peer() -> str:
 class Engine:
     """A process that computes when asked."""
 
-    def __init__(self, name: str, peer: str, side: int, batch: int, threads: int):
-        weights, onnx = WORK / "resnet18.safetensors", WORK / f"resnet18-{side}-{batch}.onnx"
+    def __init__(self, name: str, peer: str, architecture: str, side: int, batch: int, threads: int):
+        weights, onnx = WORK / f"{architecture}.safetensors", WORK / f"{architecture}-{side}-{batch}.onnx"
         own = {"imgcls": "kernel", "candle": "reference"}
         if name in own:
-            command = [peer, own[name], weights]
+            command = [peer, own[name], architecture, weights]
         else:
-            model = {"openvino-int8": onnx.with_suffix(".int8.onnx"), "torch": weights}.get(name, onnx)
-            command = [sys.executable, HERE / "worker.py", name, model]
+            models = {"openvino-int8": onnx.with_suffix(".int8.onnx"), "mnn": onnx.with_suffix(".mnn"), "torch": weights}
+            command = [sys.executable, HERE / "worker.py", name, models.get(name, onnx)]
         limits = {name: str(threads) for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")}
         command = [*map(str, command), str(side), str(batch), str(threads)]
         self.times: list[float] = []
@@ -91,43 +94,62 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", metavar="SIDEbBATCH", help="for instance 224b1 64b64")
     parser.add_argument("--engines", nargs="+", default=ENGINES)
+    parser.add_argument("--networks", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--torch", action="store_true", help="install and compare PyTorch too (gigabytes)")
     parser.add_argument("--peer", help="an already built benches/peer.rs")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     inside_venv(arguments.torch)
 
-    import model
-
     engines = arguments.engines + (["torch"] if arguments.torch else [])
     peer = arguments.peer or build_peer()
-    if not (WORK / "resnet18.safetensors").exists():
-        model.write_weights(WORK / "resnet18.safetensors")
     results = []
     print(f"{machine()}; milliseconds per call, and ratios to " + ", ".join(b for b in BASES if b in engines))
-    for side, batch in CASES:
-        if arguments.only and f"{side}b{batch}" not in arguments.only:
+    for architecture, cases in CASES.items():
+        if architecture not in arguments.networks:
             continue
-        onnx = WORK / f"resnet18-{side}-{batch}.onnx"
-        if not onnx.exists():
-            model.write_onnx(WORK / "resnet18.safetensors", onnx, side, batch)
-        if "openvino-int8" in engines and not onnx.with_suffix(".int8.onnx").exists():
-            model.write_int8(onnx, onnx.with_suffix(".int8.onnx"), side, batch)
-        for threads in arguments.threads:
-            running = {name: Engine(name, peer, side, batch, threads) for name in engines}
-            for _ in range(arguments.rounds):
+        # The reference computes depthwise convolutions channel by channel, and PyTorch's zoo has no EfficientNet-Lite.
+        compared = [e for e in engines if architecture == "resnet18" or e not in ("candle", "torch")]
+        for side, batch in cases:
+            if arguments.only and f"{side}b{batch}" not in arguments.only:
+                continue
+            write_models(architecture, side, batch, compared)
+            for threads in arguments.threads:
+                running = {name: Engine(name, peer, architecture, side, batch, threads) for name in compared}
+                for _ in range(arguments.rounds):
+                    for engine in running.values():
+                        engine.round()
                 for engine in running.values():
-                    engine.round()
-            for engine in running.values():
-                engine.stop()
-            print(f"\n{side}x{side}, batch {batch}, {threads} thread{'s' * (threads > 1)}")
-            for name, engine in sorted(running.items(), key=lambda item: statistics.median(item[1].times)):
-                ratios = (statistics.median(a / b for a, b in zip(engine.times, running[base].times)) if base in running else None for base in BASES)
-                median = statistics.median(engine.times)
-                shown = " ".join("      -" if r is None else f"{r:7.3f}" for r in ratios)
-                print(f"  {name:15} {median:10.3f} (min {min(engine.times):10.3f}) {shown}", flush=True)
-                results.append({"engine": name, "size": side, "batch": batch, "threads": threads, "median_ms": median})
+                    engine.stop()
+                print(f"\n{architecture}, {side}x{side}, batch {batch}, {threads} thread{'s' * (threads > 1)}")
+                show(running)
+                results += [{"network": architecture, "engine": name, "size": side, "batch": batch, "threads": threads,
+                             "median_ms": statistics.median(engine.times)} for name, engine in running.items()]
     (ROOT / "target" / "bench-peers.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def write_models(architecture: str, side: int, batch: int, engines: list[str]) -> None:
+    """Writes what is not there yet."""
+    import model
+
+    weights, onnx = WORK / f"{architecture}.safetensors", WORK / f"{architecture}-{side}-{batch}.onnx"
+    if not weights.exists():
+        model.write_weights(architecture, weights)
+    if not onnx.exists():
+        model.write_onnx(architecture, weights, onnx, side, batch)
+    if "openvino-int8" in engines and not onnx.with_suffix(".int8.onnx").exists():
+        model.write_int8(onnx, onnx.with_suffix(".int8.onnx"), side, batch)
+    if "mnn" in engines and not onnx.with_suffix(".mnn").exists():
+        model.write_mnn(onnx, onnx.with_suffix(".mnn"))
+
+
+def show(running: dict[str, Engine]) -> None:
+    """Medians of the engines, the fastest first, and the medians of their ratios to others in each round."""
+    for name, engine in sorted(running.items(), key=lambda item: statistics.median(item[1].times)):
+        ratios = (statistics.median(a / b for a, b in zip(engine.times, running[base].times)) if base in running else None
+                  for base in BASES)
+        shown = " ".join("      -" if r is None else f"{r:7.3f}" for r in ratios)
+        print(f"  {name:15} {statistics.median(engine.times):10.3f} (min {min(engine.times):10.3f}) {shown}", flush=True)
 
 
 if __name__ == "__main__":

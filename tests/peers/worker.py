@@ -26,6 +26,16 @@ elif engine.startswith("openvino"):
     request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
     request.set_input_tensor(openvino.Tensor(x))
     forward = request.infer
+elif engine == "mnn":
+    import MNN
+
+    runtime = MNN.nn.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "high"},))
+    module = MNN.nn.load_module_from_file(model, ["x"], ["y"], runtime_manager=runtime)
+    images = MNN.expr.const(x, list(x.shape), MNN.expr.NCHW)
+
+    def forward():
+        # Asking for the values is what computes them.
+        return module.forward([images])[0].read()
 elif engine == "torch":
     import torch
     import torchvision

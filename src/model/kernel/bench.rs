@@ -1,15 +1,56 @@
-//! What `make bench` measures besides the network: the machine's peak, and layers alone. Not part of the program.
+//! What benchmarks and tests need besides the network: random weights, the machine's peak, and layers alone. Not part of the program.
 
-use super::Isa;
-use super::conv::{Conv, Data, Scratch, Shape};
+use std::collections::HashMap;
+
+use super::super::architecture::{Family, Network};
+use super::layer::{Call, Conv, Data, Scratch};
 use super::memory::{Buffer, Shared};
-use super::network;
 use super::pack::Filters;
-use super::plan::{Algorithm, Plan};
-use super::simd::{Kernel, Portable, Simd};
+use super::plan::Algorithm;
+use super::shape::Shape;
+use super::simd::{Body, Simd};
 use super::threads::Threads;
-#[cfg(target_arch = "x86_64")]
-use super::x86::{Avx2, Avx512};
+use super::{Isa, Weights, residual, run, with_isa};
+
+/// Numbers in -1..1 that look random.
+pub fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Weights in memory.
+#[derive(Debug)]
+pub struct Tensors(pub HashMap<String, (Vec<usize>, Vec<f32>)>);
+
+impl Weights for Tensors {
+    fn tensor(&self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
+        self.0.get(name).cloned()
+    }
+}
+
+impl Tensors {
+    /// Random ones with which every layer keeps the size of its activations, as a trained network does.
+    pub fn random(network: &Network) -> Self {
+        let tensor = |(seed, (name, shape)): (usize, (String, Vec<usize>))| {
+            let (mean, spread) = match name.rsplit('.').next() {
+                Some("weight") if shape.len() > 1 => (0.0, (6.0 / shape[1..].iter().product::<usize>() as f32).sqrt()),
+                Some("weight") => (0.7, 0.2),
+                Some("running_var") => (1.0, 0.1),
+                _ => (0.0, 0.3),
+            };
+            let values =
+                noise(shape.iter().product(), seed as u64 + 1).into_iter().map(|x| mean + spread * x).collect();
+            (name, (shape, values))
+        };
+        Self(network.tensors().into_iter().enumerate().map(tensor).collect())
+    }
+}
 
 /// Rounds of multiply-adds in one call of [`peak`].
 const ROUNDS: usize = 1 << 16;
@@ -22,7 +63,7 @@ const SUMS: usize = 12;
 /// If this processor lacks the instructions.
 pub fn peak(isa: Isa) -> u64 {
     struct Peak<'a>(&'a mut f32);
-    impl Kernel for Peak<'_> {
+    impl Body for Peak<'_> {
         #[inline(always)]
         unsafe fn run<S: Simd>(self, simd: S) {
             let x = simd.splat(std::hint::black_box(0.5));
@@ -46,13 +87,7 @@ pub fn peak(isa: Isa) -> u64 {
         std::hint::black_box(result);
         (ROUNDS * SUMS * S::LANES) as u64
     }
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => on::<Avx512>(),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => on::<Avx2>(),
-        _ => on::<Portable>(),
-    }
+    with_isa!(isa, on(), panic!("{isa:?} is not of this target"))
 }
 
 /// One convolution with its data, on one thread.
@@ -99,7 +134,7 @@ impl Layer {
         let mut threads = Threads::new(1).expect("no thread is started");
         let conv = Conv::new::<S>(shape, &filters, &mut threads);
         let zeros = batch * shape.input_len();
-        let plan = Plan::new::<S>(algorithm, &shape, batch, zeros, 1);
+        let plan = run::plan::<S>(algorithm, &shape, batch, zeros, 1);
         let mut input = Buffer::zeroed(zeros + inputs);
         input[..zeros].fill(1.0);
         let mut output = Buffer::zeroed(batch * shape.output_len());
@@ -121,29 +156,21 @@ impl Layer {
                     relu: true,
                 };
                 // SAFETY: all of it was made for this layer.
-                unsafe { conv.run(simd, &mut threads, &plan, scratch, data) };
+                unsafe { run::run(Call { simd, threads: &mut threads, conv: &conv, plan: &plan, scratch, data }) };
             }),
         }
     }
-
-    fn all<S: Simd>(side: usize, batch: usize) -> Vec<Self> {
-        let shapes = network::shapes(side);
-        let planned =
-            shapes.iter().map(|shape| Self::new::<S>(*shape, batch, Algorithm::choose(shape, batch, S::LANES)));
-        planned.collect()
-    }
 }
 
-/// The distinct convolutions of the network for images of `side`, by the algorithm that the plan chooses.
+/// The distinct convolutions of a residual network behind its stem for images of `side`, by the algorithm that the plan chooses; none of others.
 ///
 /// # Panics
 /// If this processor lacks the instructions.
-pub fn layers(isa: Isa, side: usize, batch: usize) -> Vec<Layer> {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Layer::all::<Avx512>(side, batch),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Layer::all::<Avx2>(side, batch),
-        _ => Layer::all::<Portable>(side, batch),
+pub fn layers(network: &Network, isa: Isa, side: usize, batch: usize) -> Vec<Layer> {
+    fn all<S: Simd>(shapes: &[Shape], batch: usize) -> Vec<Layer> {
+        let planned = shapes.iter().map(|shape| (shape, Algorithm::choose(shape, batch, S::LANES)));
+        planned.map(|(shape, algorithm)| Layer::new::<S>(*shape, batch, algorithm)).collect()
     }
+    let Family::Residual(residual) = &network.family else { return Vec::new() };
+    with_isa!(isa, all(&residual::shapes(residual, side), batch), panic!("{isa:?} is not of this target"))
 }

@@ -3,11 +3,11 @@
 //! Rows are ordered by position, then image, so that the rows of a tile hang over the same edge and taps that meet
 //! padding only are skipped: at 2x2 pixels that is 20 of 36.
 
-use super::conv::{Conv, Data, Scratch, Shape};
 use super::gemm::{BLOCK, Product, Start};
+use super::layer::{Call, Data};
 use super::plan::{Algorithm, Pieces, Plan};
-use super::simd::{Kernel, Simd};
-use super::threads::Threads;
+use super::shape::Shape;
+use super::simd::{Body, Simd};
 
 /// Tiles of rows that share a block of weights in the first-level cache.
 const TILES: usize = 7;
@@ -67,15 +67,9 @@ fn offsets(shape: &Shape, batch: usize, zeros: usize) -> Vec<u32> {
 /// Runs the layer.
 ///
 /// # Safety
-/// As [`Conv::run`].
-pub(super) unsafe fn run<S: Simd>(
-    simd: S,
-    threads: &mut Threads,
-    conv: &Conv,
-    plan: &Plan,
-    scratch: Scratch,
-    data: Data,
-) {
+/// As [`super::run::run`].
+pub(super) unsafe fn run<S: Simd>(call: Call<'_, S>) {
+    let Call { simd, threads, conv, plan, scratch, data } = call;
     let shape = &conv.shape;
     let (taps, depth) = (shape.taps(), shape.inputs);
     let positions = shape.output_height() * shape.output_width();
@@ -134,7 +128,7 @@ struct Finish<'a> {
     count: usize,
 }
 
-impl Kernel for Finish<'_> {
+impl Body for Finish<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         let Self { sums, shape, data, panel, first, count } = self;

@@ -5,7 +5,7 @@
 //! into the activations ("implicit GEMM"; Dukhan, "The Indirect Convolution Algorithm", 2019), so one kernel serves direct
 //! convolutions, Winograd planes, the stem and the last layer.
 
-use super::simd::{Kernel, Simd};
+use super::simd::{Body, Simd};
 
 /// Most rows of a register tile on any instruction set.
 pub(super) const MAX_ROWS: usize = 14;
@@ -24,7 +24,7 @@ pub(super) enum Start {
     Output,
 }
 
-/// Rows times one panel: `output[r][0..PANEL] = start + sum over t, k of input[offsets[r * taps_stride + t] + k] * weights[t][k][0..PANEL]`.
+/// Rows times one panel: `output[r][0..PANEL] = start + sum over t, k of input[offsets[r * offset_stride + t] + k] * weights[t][k][0..PANEL]`.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     /// Base of the activations.
@@ -67,9 +67,10 @@ impl Product {
                     height,
                     if tiles == 1 { BOTH_LINES } else { [FIRST_LINE, SECOND_LINE, 0][tile.min(2)] },
                 );
-                product.offsets = product.offsets.add(height * self.offset_stride);
-                product.output = product.output.add(height * self.output_stride);
             }
+            // Behind the last tile they may point past what they came from, and are not read.
+            product.offsets = product.offsets.wrapping_add(height * self.offset_stride);
+            product.output = product.output.wrapping_add(height * self.output_stride);
         }
     }
 
@@ -109,7 +110,7 @@ struct Tile<const R: usize, const AHEAD: u8>(Product);
 /// One register pair per row.
 type Accumulators<S, const R: usize> = [[<S as Simd>::Vector; 2]; R];
 
-impl<const R: usize, const AHEAD: u8> Kernel for Tile<R, AHEAD> {
+impl<const R: usize, const AHEAD: u8> Body for Tile<R, AHEAD> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         let p = self.0;

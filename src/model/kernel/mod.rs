@@ -1,26 +1,37 @@
-//! ResNet-18 at the machine's limit: the whole forward pass as one candle operation, in `f32`, on `[batch][row][column][channel]`.
+//! Networks at the machine's limit: the whole forward pass in `f32`, on `[batch][row][column][channel]`.
 //!
-//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile. A layer is a [`conv`] with filters from [`pack`], and [`plan`] chooses its
-//! algorithm: [`direct`], or [`winograd`] with its [`planes`], [`tile`], [`transforms`] and [`pairs`]. [`stem`] is the first layers at once, [`network`] what
-//! they all make up, and [`pass`] runs it on [`threads`] in planned [`memory`].
+//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile. A [`layer`] is a convolution of some [`shape`] with filters from [`pack`];
+//! a [`plan`] says by which algorithm it runs, and [`run`] finds it: [`direct`], or [`winograd`] with its [`planes`], [`tile`], [`transforms`] and [`pairs`].
+//!
+//! A residual network is a [`stem`] and the layers of [`residual`]; [`pass`] runs them on [`threads`], in the [`memory`] that a [`workspace`] plans.
+//! A network of [`inverted`] residuals is a [`cascade`] of blocks, made of [`pointwise`] and [`depthwise`] products.
 //!
 //! This is the only folder with `unsafe`. Its reasons: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
+//! It needs descriptions of networks and nothing else of the program, so that its tests can be built alone.
 
 // Loops over registers have constant bounds, and an index often means the same row of several arrays.
 #![allow(clippy::needless_range_loop)]
 
 #[doc(hidden)]
 pub mod bench;
-mod conv;
+mod calls;
+mod cascade;
+mod depthwise;
 mod direct;
 mod gemm;
+mod inverted;
+mod layer;
+mod mean;
 mod memory;
-mod network;
 mod pack;
 mod pairs;
 mod pass;
 mod plan;
 mod planes;
+mod pointwise;
+mod residual;
+mod run;
+mod shape;
 mod simd;
 mod stem;
 #[cfg(test)]
@@ -28,17 +39,22 @@ mod tests;
 mod threads;
 mod tile;
 mod transforms;
+mod weights;
 mod winograd;
+mod workspace;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::collections::HashMap;
-
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
-
-use network::Network;
-use simd::{Portable, Simd};
+use super::architecture::{Family, Network};
+use calls::Calls;
+use cascade::{Cascade, Memory};
+use pass::Residual;
+use residual::Layers;
+use simd::Simd;
+use stem::CHANNELS;
+use threads::Threads;
+pub use weights::{KernelError, Weights};
+use workspace::Workspace;
 
 /// The vector instructions to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,21 +67,32 @@ pub enum Isa {
     Portable,
 }
 
+/// Calls `$f::<S>` for the token `S` of an [`Isa`]; `$absent` is for one that the target never has.
+macro_rules! with_isa {
+    ($isa:expr, $f:ident($($argument:expr),*), $absent:expr) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            $crate::model::kernel::Isa::Avx512 => $f::<$crate::model::kernel::x86::Avx512>($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            $crate::model::kernel::Isa::Avx2 => $f::<$crate::model::kernel::x86::Avx2>($($argument),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            $crate::model::kernel::Isa::Avx512 | $crate::model::kernel::Isa::Avx2 => $absent,
+            $crate::model::kernel::Isa::Portable => $f::<$crate::model::kernel::simd::Portable>($($argument),*),
+        }
+    };
+}
+use with_isa;
+
 impl Isa {
     /// All of them, the fastest first.
     pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Portable];
 
     /// The ones that this processor has, the fastest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|isa| match isa {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => x86::Avx512::detect().is_some(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => x86::Avx2::detect().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx512 | Self::Avx2 => false,
-            Self::Portable => true,
-        })
+        fn detected<S: Simd>() -> bool {
+            S::detect().is_some()
+        }
+        Self::ALL.into_iter().filter(|isa| with_isa!(isa, detected(), false))
     }
 }
 
@@ -86,17 +113,26 @@ impl Parallel {
     }
 }
 
-/// A network compiled for one instruction set.
-trait Forward: Send + Sync {
-    /// Number of classes.
-    fn classes(&self) -> usize;
-    /// `input` is `[batch][side][side][3]`, `output` `[batch][classes]`.
-    fn forward(&self, batch: usize, input: &[f32], output: &mut [f32]);
+/// What a network gives for a batch of images.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outputs {
+    /// What the last layer got: `[batch][features]`.
+    pub features: Vec<f32>,
+    /// What it made of them: `[batch][classes]`.
+    pub logits: Vec<f32>,
 }
 
-/// ResNet-18 for square images of one side, as a candle operation from `[N, side, side, 3]` to `[N, classes]`.
+/// A network compiled for one instruction set.
+trait Forward: Send + Sync {
+    /// `input` is `[batch][side][side][3]`; the outputs have their length.
+    fn forward(&self, batch: usize, input: &[f32], outputs: &mut Outputs);
+}
+
+/// A network for square images of one side.
 pub struct Kernel {
     side: usize,
+    features: usize,
+    classes: usize,
     isa: Isa,
     network: Box<dyn Forward>,
 }
@@ -108,58 +144,63 @@ impl std::fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    /// Folds and packs torchvision's tensors.
+    /// Folds and packs the weights of `network`.
     ///
     /// # Errors
-    /// A tensor is missing or has another shape than ResNet-18's; this processor lacks the instructions; a thread cannot be started.
+    /// [`KernelError`].
     pub fn new(
-        weights: &HashMap<String, Tensor>,
+        network: &Network,
+        weights: &dyn Weights,
         side: usize,
         isa: Isa,
         parallel: Parallel,
-    ) -> candle_core::Result<Self> {
-        let missing = || candle_core::Error::msg(format!("this processor cannot run {isa:?} kernels; choose another"));
+    ) -> Result<Self, KernelError> {
         if side == 0 || parallel.calls == 0 || parallel.threads == 0 {
-            candle_core::bail!("a network needs a side, calls and threads above 0");
+            return Err(KernelError::Zero);
         }
-        let network: Box<dyn Forward> = match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Box::new(Network::new(x86::Avx512::detect().ok_or_else(missing)?, weights, side, parallel)?),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Box::new(Network::new(x86::Avx2::detect().ok_or_else(missing)?, weights, side, parallel)?),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx512 | Isa::Avx2 => return Err(missing()),
-            Isa::Portable => Box::new(Network::new(Portable, weights, side, parallel)?),
-        };
-        Ok(Self { side, isa, network })
+        let absent = || KernelError::Instructions(isa);
+        let compiled = with_isa!(isa, compile(network, weights, side, parallel), Err(absent()))?.ok_or_else(absent)?;
+        Ok(Self { side, features: network.features(), classes: network.classes(), isa, network: compiled })
     }
 
-    /// Number of classes.
-    pub fn classes(&self) -> usize {
-        self.network.classes()
+    /// Features and logits of normalised images `[batch][side][side][3]`. May be called from several threads; as many calls run at a time as the
+    /// kernel was made for, the others wait.
+    ///
+    /// # Panics
+    /// If `images` is not a whole number of images.
+    #[must_use]
+    pub fn forward(&self, images: &[f32]) -> Outputs {
+        let image = self.side * self.side * CHANNELS;
+        assert!(images.len().is_multiple_of(image), "an image has {image} values, a batch {}", images.len());
+        let batch = images.len() / image;
+        let mut outputs =
+            Outputs { features: vec![0.0; batch * self.features], logits: vec![0.0; batch * self.classes] };
+        self.network.forward(batch, images, &mut outputs);
+        outputs
     }
 }
 
-impl CustomOp1 for Kernel {
-    fn name(&self) -> &'static str {
-        "resnet18"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let &[batch, height, width, channels] = layout.dims() else {
-            candle_core::bail!("the network takes [N, {0}, {0}, 3], not {1:?}", self.side, layout.dims());
-        };
-        if (height, width, channels) != (self.side, self.side, 3) {
-            candle_core::bail!("the network takes [N, {0}, {0}, 3], not {1:?}", self.side, layout.dims());
+/// The network for the instructions of `S`, or `None` if this processor lacks them.
+fn compile<S: Simd>(
+    network: &Network,
+    weights: &dyn Weights,
+    side: usize,
+    Parallel { calls, threads: each }: Parallel,
+) -> Result<Option<Box<dyn Forward>>, KernelError> {
+    let Some(simd) = S::detect() else { return Ok(None) };
+    let mut threads = Threads::new(calls * each)?;
+    match &network.family {
+        Family::Residual(residual) => {
+            let layers = Layers::new::<S>(network, residual, weights, side, &mut threads)?;
+            drop(threads);
+            let calls = (0..calls).map(|_| Ok(Workspace::new(Threads::new(each)?))).collect::<Result<_, KernelError>>();
+            Ok(Some(Box::new(Residual { simd, layers, calls: Calls::new(calls?) })))
         }
-        let CpuStorage::F32(input) = storage else {
-            candle_core::bail!("the network takes {:?}, not {:?}", DType::F32, storage.dtype());
-        };
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("the network takes a contiguous input");
-        };
-        let mut output = vec![0.0; batch * self.classes()];
-        self.network.forward(batch, &input[start..end], &mut output);
-        Ok((CpuStorage::F32(output), Shape::from((batch, self.classes()))))
+        Family::Inverted(inverted) => {
+            let layers = cascade::Layers::new::<S>(network, inverted, weights, side, &mut threads)?;
+            drop(threads);
+            let calls = (0..calls).map(|_| Ok(Memory::new(Threads::new(each)?))).collect::<Result<_, KernelError>>();
+            Ok(Some(Box::new(Cascade { simd, layers, calls: Calls::new(calls?) })))
+        }
     }
 }

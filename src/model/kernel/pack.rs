@@ -24,12 +24,10 @@ pub(super) struct Filters {
 }
 
 /// Scale and bias of a batch norm: `gamma / sqrt(variance + epsilon)` and `beta - mean * scale`.
-pub(super) fn fold(gamma: &[f32], beta: &[f32], mean: &[f32], variance: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    /// PyTorch's default, which torchvision's networks keep.
-    const EPSILON: f64 = 1e-5;
+pub(super) fn fold(gamma: &[f32], beta: &[f32], mean: &[f32], variance: &[f32], epsilon: f64) -> (Vec<f32>, Vec<f32>) {
     (0..gamma.len())
         .map(|c| {
-            let scale = f64::from(gamma[c]) / (f64::from(variance[c]) + EPSILON).sqrt();
+            let scale = f64::from(gamma[c]) / (f64::from(variance[c]) + epsilon).sqrt();
             (scale as f32, (f64::from(beta[c]) - f64::from(mean[c]) * scale) as f32)
         })
         .unzip()
@@ -101,7 +99,7 @@ mod tests {
 
     #[test]
     fn folding_is_the_batch_norm() {
-        let (scale, bias) = fold(&[0.5], &[0.25], &[3.0], &[4.0]);
+        let (scale, bias) = fold(&[0.5], &[0.25], &[3.0], &[4.0], 1e-5);
         let (x, expected) = (7.0, (7.0 - 3.0) / (4.0f64 + 1e-5).sqrt() * 0.5 + 0.25);
         assert!((f64::from(x * scale[0] + bias[0]) - expected).abs() < 1e-6);
     }

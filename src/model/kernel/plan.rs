@@ -1,9 +1,7 @@
 //! Which algorithm runs a layer, and in what pieces.
 
-use super::conv::Shape;
 use super::gemm::MAX_ROWS;
-use super::simd::Simd;
-use super::{direct, winograd};
+use super::shape::Shape;
 
 /// Tiles of 7x7 outputs from which on F(7, 3) and F(7, 2) are worth their transformed filters.
 const ENOUGH_TILES: usize = 8;
@@ -99,22 +97,6 @@ pub(super) enum Pieces {
     Block(usize),
     /// A task computes one panel of output channels of this many pieces, so that each weight is read once.
     Panel(usize),
-}
-
-impl Plan {
-    /// Plans `shape` for `batch` images, whose input is followed by zeros at a distance of `zeros`, on `threads` threads.
-    pub(super) fn new<S: Simd>(
-        algorithm: Algorithm,
-        shape: &Shape,
-        batch: usize,
-        zeros: usize,
-        threads: usize,
-    ) -> Self {
-        match algorithm {
-            Algorithm::Direct => direct::plan::<S>(shape, batch, zeros, threads),
-            _ => winograd::plan::<S>(algorithm, shape, batch, zeros, threads),
-        }
-    }
 }
 
 /// Cuts `total` into equal parts of at most `most`, as many as a multiple of `threads` where that leaves enough in each: the size of a part.

@@ -8,36 +8,36 @@ pub(super) const GAP: usize = 32;
 /// Most filter values of any algorithm.
 const MAX_FILTERS: usize = 81;
 
-/// The order of planes in memory, of one for each of `P` by `P` points: those that meet the same filters are neighbours, and so are one product.
-pub(super) struct Planes<const P: usize> {
+/// The order of planes in memory, of one for each of `POINTS` by `POINTS` points: those that meet the same filters are neighbours, and so are one product.
+pub(super) struct Planes<const POINTS: usize> {
     /// Place of the plane of a point.
-    place: [[usize; P]; P],
+    place: [[usize; POINTS]; POINTS],
     /// Filters that it meets.
-    group: [[usize; P]; P],
+    group: [[usize; POINTS]; POINTS],
     /// First place of each group, and the end.
     first: [usize; MAX_FILTERS + 1],
     /// Groups.
     groups: usize,
 }
 
-impl<const P: usize> Planes<P> {
-    pub(super) fn new<T: Transform<P, F, M>, const F: usize, const M: usize>() -> Self {
-        let group = std::array::from_fn(|i| std::array::from_fn(|j| T::filter_of(i) * F + T::filter_of(j)));
+impl<const POINTS: usize> Planes<POINTS> {
+    pub(super) fn new<T: Transform<POINTS, FILTER, OUTPUTS>, const FILTER: usize, const OUTPUTS: usize>() -> Self {
+        let group = std::array::from_fn(|i| std::array::from_fn(|j| T::filter_of(i) * FILTER + T::filter_of(j)));
         let mut first = [0; MAX_FILTERS + 1];
         for &group in group.iter().flatten() {
             first[group + 1] += 1;
         }
-        for group in 0..F * F {
+        for group in 0..FILTER * FILTER {
             first[group + 1] += first[group];
         }
         let mut next = first;
-        let place = group.map(|row: [usize; P]| {
+        let place = group.map(|row: [usize; POINTS]| {
             row.map(|group| {
                 next[group] += 1;
                 next[group] - 1
             })
         });
-        Self { place, group, first, groups: F * F }
+        Self { place, group, first, groups: FILTER * FILTER }
     }
 
     /// Floats of all planes of `tiles` tiles with `depth` floats for each tile and plane.
@@ -61,7 +61,7 @@ impl<const P: usize> Planes<P> {
     }
 
     /// Where each point's plane starts.
-    pub(super) fn offsets(&self, tiles: usize, depth: usize) -> [[usize; P]; P] {
+    pub(super) fn offsets(&self, tiles: usize, depth: usize) -> [[usize; POINTS]; POINTS] {
         std::array::from_fn(|i| std::array::from_fn(|j| self.place[i][j] * tiles * depth + self.group[i][j] * GAP))
     }
 }

@@ -1,15 +1,15 @@
 //! Vector width as one small abstraction: the same kernels run on AVX-512, AVX2 and plain Rust.
 //!
-//! A [`Simd`] value is a token: holding one proves that this processor has the instructions. A [`Kernel`] is an argument list
+//! A [`Simd`] value is a token: holding one proves that this processor has the instructions. A [`Body`] is an argument list
 //! with a body generic over the token; [`Simd::launch`] compiles that body once per instruction set. Everything a body calls
 //! is `#[inline(always)]`, or it would be compiled without the instructions.
 
 /// A loop body that [`Simd::launch`] compiles for one instruction set.
-pub(super) trait Kernel {
+pub(super) trait Body {
     /// Runs the body.
     ///
     /// # Safety
-    /// The pointers that the kernel carries must be valid for what the kernel's documentation says it touches.
+    /// The pointers that the body carries must be valid for what its documentation says it touches.
     unsafe fn run<S: Simd>(self, simd: S);
 }
 
@@ -27,11 +27,11 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// The token, if this processor has the instructions.
     fn detect() -> Option<Self>;
 
-    /// Compiles `kernel` with these instructions and runs it.
+    /// Compiles `body` with these instructions and runs it.
     ///
     /// # Safety
-    /// As [`Kernel::run`].
-    unsafe fn launch<K: Kernel>(self, kernel: K);
+    /// As [`Body::run`].
+    unsafe fn launch<B: Body>(self, body: B);
 
     /// Reads [`Simd::LANES`] floats, unaligned.
     ///
@@ -62,6 +62,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn neg_mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// The larger of each lane.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The smaller of each lane.
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 }
 
 /// Plain Rust for any processor. Four lanes are what every 64-bit one has (SSE2, NEON), so the compiler maps each operation to
@@ -85,9 +87,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn launch<K: Kernel>(self, kernel: K) {
+    unsafe fn launch<B: Body>(self, body: B) {
         // SAFETY: the caller's promise.
-        unsafe { kernel.run(self) }
+        unsafe { body.run(self) }
     }
 
     #[inline(always)]
@@ -132,5 +134,9 @@ impl Simd for Portable {
     #[inline(always)]
     fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         lanes(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        lanes(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
 }

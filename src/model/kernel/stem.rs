@@ -4,11 +4,13 @@
 //! zero: F(4, 4) halves its multiplications. Down the rows the convolution is a plain sum, so each point has one product of depth 7 x 6. The output
 //! of the convolution, the largest of the network, never reaches memory: each row is pooled as it comes back from the points.
 
-use super::conv::Scratch;
+use std::ops::Range;
+
 use super::gemm::{Product, Start};
+use super::layer::Scratch;
 use super::memory::{Buffer, Shared};
 use super::pack::Filters;
-use super::simd::{Kernel, Simd};
+use super::simd::{Body, Simd};
 use super::threads::Threads;
 use super::transforms::F4x4Taps;
 
@@ -149,64 +151,115 @@ impl Stem {
         input: &[f32],
         output: Shared<f32>,
     ) {
-        let (pooled, tiles, column) = (self.pooled(), self.tiles(), self.column());
+        let pooled = self.pooled();
         let strip = self.strip(batch, threads.count());
         let strips = pooled.div_ceil(strip);
         threads.run(batch * strips, &|task, thread| {
             let (image, first) = (task / strips, task % strips * strip);
-            let last = pooled.min(first + strip);
-            // The rows of the convolution under these pooled rows.
-            let rows = (2 * first).saturating_sub(1)..self.convolved().min(2 * last);
-            let points = scratch.private(thread);
+            let windows = first..pooled.min(first + strip);
             // SAFETY: the scratch is this thread's; each task writes its own rows of the output.
             unsafe {
-                let products = points.add(self.points_len());
-                let padded = products.add(POINTS * self.offsets.len() * S::PANEL);
-                let padded = std::slice::from_raw_parts_mut(padded, self.padded_row());
-                for row in 0..image_rows(rows.len()) {
-                    self.pad(&input[image * self.side * self.side * CHANNELS..], 2 * rows.start + row, padded);
-                    let to = points.add(row * PAIR);
-                    simd.launch(ToPoints { row: padded.as_ptr(), to, tiles, column });
-                }
-                for y in rows.clone().step_by(self.rows_at_once()) {
-                    let count = self.rows_at_once().min(rows.end - y);
-                    for panel in 0..self.outputs / S::PANEL {
-                        for point in 0..POINTS {
-                            let product = Product {
-                                input: points.add(point * tiles * column + 2 * (y - rows.start) * PAIR),
-                                offsets: self.offsets.as_ptr(),
-                                offset_stride: 1,
-                                taps: 1,
-                                depth: DEPTH,
-                                weights: self.weights.as_ptr().add((panel * POINTS + point) * DEPTH * S::PANEL),
-                                output: products.add(point * self.offsets.len() * S::PANEL),
-                                output_stride: S::PANEL,
-                                start: Start::Zero,
-                            };
-                            product.multiply(simd, count * tiles);
-                        }
-                        for row in 0..count {
-                            let y = y + row;
-                            let window = |window: usize| {
-                                let at = (image * pooled + window) * pooled * self.outputs + panel * S::PANEL;
-                                (first..last).contains(&window).then(|| output.get().add(at))
-                            };
-                            // A window of three rows begins with an odd one, which also ends the window above; the first has two.
-                            let fresh = if y == 0 { window(0) } else { window(y / 2 + 1).filter(|_| y % 2 == 1) };
-                            simd.launch(PoolRow {
-                                products: products.add(row * tiles * S::PANEL),
-                                stride: self.offsets.len() * S::PANEL,
-                                convolved: self.convolved(),
-                                bias: self.bias.as_ptr().add(panel * S::PANEL),
-                                begun: window(y / 2).filter(|_| y > 0),
-                                fresh,
-                                channels: self.outputs,
-                            });
-                        }
+                let points = scratch.private(thread);
+                let image_len = self.side * self.side * CHANNELS;
+                let output = output.get().add(image * pooled * pooled * self.outputs);
+                self.run_strip(simd, points, &input[image * image_len..][..image_len], windows, output);
+            }
+        });
+    }
+
+    /// Computes some rows of an image's pooled output.
+    ///
+    /// # Safety
+    /// `points` is a thread's scratch, `output` the image's.
+    unsafe fn run_strip<S: Simd>(
+        &self,
+        simd: S,
+        points: *mut f32,
+        image: &[f32],
+        windows: Range<usize>,
+        output: *mut f32,
+    ) {
+        let (tiles, column) = (self.tiles(), self.column());
+        // The rows of the convolution under these pooled rows.
+        let rows = (2 * windows.start).saturating_sub(1)..self.convolved().min(2 * windows.end);
+        // SAFETY: the scratch has room for points, products and a padded row.
+        unsafe {
+            let products = points.add(self.points_len());
+            let padded = products.add(POINTS * self.offsets.len() * S::PANEL);
+            let padded = std::slice::from_raw_parts_mut(padded, self.padded_row());
+            for row in 0..image_rows(rows.len()) {
+                self.pad(image, 2 * rows.start + row, padded);
+                let to = points.add(row * PAIR);
+                simd.launch(ToPoints { row: padded.as_ptr(), to, tiles, column });
+            }
+            for y in rows.clone().step_by(self.rows_at_once()) {
+                let count = self.rows_at_once().min(rows.end - y);
+                for panel in 0..self.outputs / S::PANEL {
+                    self.multiply(simd, panel, points.add(2 * (y - rows.start) * PAIR), products, count * tiles);
+                    for row in 0..count {
+                        let products = products.add(row * tiles * S::PANEL);
+                        self.pool(simd, panel, products, y + row, &windows, output);
                     }
                 }
             }
-        });
+        }
+    }
+
+    /// Multiplies all points of `count` tiles with the filters of one panel.
+    ///
+    /// # Safety
+    /// `points` are those of the tiles' first row; `products` has room.
+    unsafe fn multiply<S: Simd>(&self, simd: S, panel: usize, points: *const f32, products: *mut f32, count: usize) {
+        for point in 0..POINTS {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let product = Product {
+                    input: points.add(point * self.tiles() * self.column()),
+                    offsets: self.offsets.as_ptr(),
+                    offset_stride: 1,
+                    taps: 1,
+                    depth: DEPTH,
+                    weights: self.weights.as_ptr().add((panel * POINTS + point) * DEPTH * S::PANEL),
+                    output: products.add(point * self.offsets.len() * S::PANEL),
+                    output_stride: S::PANEL,
+                    start: Start::Zero,
+                };
+                product.multiply(simd, count);
+            }
+        }
+    }
+
+    /// Takes row `y` of the convolution into those of the pooled rows in `windows` that it belongs to.
+    ///
+    /// # Safety
+    /// `products` are the row's, of one panel; `output` is the image's.
+    unsafe fn pool<S: Simd>(
+        &self,
+        simd: S,
+        panel: usize,
+        products: *const f32,
+        y: usize,
+        windows: &Range<usize>,
+        output: *mut f32,
+    ) {
+        let window = |window: usize| {
+            let at = window * self.pooled() * self.outputs + panel * S::PANEL;
+            windows.contains(&window).then(|| output.wrapping_add(at))
+        };
+        // A window of three rows begins with an odd one, which also ends the window above; the first has two.
+        let fresh = if y == 0 { window(0) } else { window(y / 2 + 1).filter(|_| y % 2 == 1) };
+        // SAFETY: the windows are rows of the output; the caller answers for the rest.
+        unsafe {
+            simd.launch(PoolRow {
+                products,
+                stride: self.offsets.len() * S::PANEL,
+                convolved: self.convolved(),
+                bias: self.bias.as_ptr().add(panel * S::PANEL),
+                begun: window(y / 2).filter(|_| y > 0),
+                fresh,
+                channels: self.outputs,
+            });
+        }
     }
 
     /// Copies row `y - 3` of an image, with zeros around.
@@ -238,7 +291,7 @@ struct ToPoints {
     column: usize,
 }
 
-impl Kernel for ToPoints {
+impl Body for ToPoints {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         for tile in 0..self.tiles {
@@ -277,7 +330,7 @@ struct PoolRow {
     channels: usize,
 }
 
-impl Kernel for PoolRow {
+impl Body for PoolRow {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         let zero = simd.splat(0.0);

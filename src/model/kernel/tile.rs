@@ -3,42 +3,44 @@
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-use super::simd::{Kernel, Simd};
+use super::simd::{Body, Simd};
 use super::transforms::Transform;
 
 /// Data of one tile to its planes.
-pub(super) struct InputTransform<'a, T, const P: usize, const F: usize, const M: usize> {
+pub(super) struct InputTransform<'a, T, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize> {
     /// The pixel of each point, with `depth` channels.
-    pub(super) pixels: &'a [[*const f32; P]; P],
+    pub(super) pixels: &'a [[*const f32; POINTS]; POINTS],
     /// Channels, whole vectors of them.
     pub(super) depth: usize,
     /// This tile in the first plane.
     pub(super) planes: *mut f32,
     /// Where the plane of each point starts.
-    pub(super) offsets: &'a [[usize; P]; P],
+    pub(super) offsets: &'a [[usize; POINTS]; POINTS],
     pub(super) transform: PhantomData<fn() -> T>,
 }
 
-impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kernel for InputTransform<'_, T, P, F, M> {
+impl<T: Transform<POINTS, FILTER, OUTPUTS>, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize> Body
+    for InputTransform<'_, T, POINTS, FILTER, OUTPUTS>
+{
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         // SAFETY: the fields say what the pointers hold.
         unsafe {
-            let mut half = [[MaybeUninit::uninit(); P]; P];
+            let mut half = [[MaybeUninit::uninit(); POINTS]; POINTS];
             for c in (0..self.depth).step_by(S::LANES) {
-                for j in 0..P {
-                    let mut column = [simd.splat(0.0); P];
-                    for i in 0..P {
+                for j in 0..POINTS {
+                    let mut column = [simd.splat(0.0); POINTS];
+                    for i in 0..POINTS {
                         column[i] = simd.load(self.pixels[i][j].add(c));
                     }
                     let column = T::input(simd, column);
-                    for i in 0..P {
+                    for i in 0..POINTS {
                         half[i][j].write(column[i]);
                     }
                 }
-                for i in 0..P {
+                for i in 0..POINTS {
                     let row = T::input(simd, init(simd, &half[i]));
-                    for j in 0..P {
+                    for j in 0..POINTS {
                         simd.store(self.planes.add(self.offsets[i][j] + c), row[j]);
                     }
                 }
@@ -48,7 +50,7 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
 }
 
 /// Filters of one panel to their values at the points.
-pub(super) struct FilterTransform<T, const P: usize, const F: usize, const M: usize> {
+pub(super) struct FilterTransform<T, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize> {
     /// The first input channel of the first of nine taps: `[depth][PANEL]`.
     pub(super) from: *const f32,
     /// Distance between taps.
@@ -62,12 +64,14 @@ pub(super) struct FilterTransform<T, const P: usize, const F: usize, const M: us
     pub(super) transform: PhantomData<fn() -> T>,
 }
 
-impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kernel for FilterTransform<T, P, F, M> {
+impl<T: Transform<POINTS, FILTER, OUTPUTS>, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize> Body
+    for FilterTransform<T, POINTS, FILTER, OUTPUTS>
+{
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         // SAFETY: the fields say what the pointers hold.
         unsafe {
-            let mut half = [[MaybeUninit::uninit(); 3]; F];
+            let mut half = [[MaybeUninit::uninit(); 3]; FILTER];
             for c in (0..self.depth * S::PANEL).step_by(S::LANES) {
                 let tap = |tap: usize| {
                     let at = self.from.add(tap * self.tap_stride + c);
@@ -77,14 +81,14 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
                 };
                 for j in 0..3 {
                     let column = T::filter(simd, [tap(j), tap(3 + j), tap(6 + j)]);
-                    for i in 0..F {
+                    for i in 0..FILTER {
                         half[i][j].write(column[i]);
                     }
                 }
-                for i in 0..F {
+                for i in 0..FILTER {
                     let row = T::filter(simd, init(simd, &half[i]));
-                    for j in 0..F {
-                        simd.store(self.to.add((i * F + j) * self.to_stride + c), row[j]);
+                    for j in 0..FILTER {
+                        simd.store(self.to.add((i * FILTER + j) * self.to_stride + c), row[j]);
                     }
                 }
             }
@@ -93,11 +97,11 @@ impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kern
 }
 
 /// Products of one tile and panel to outputs, with bias, residual and ReLU.
-pub(super) struct OutputTransform<'a, T, const P: usize, const F: usize, const M: usize> {
+pub(super) struct OutputTransform<'a, T, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize> {
     /// This tile in the first plane of products, `PANEL` floats.
     pub(super) products: *const f32,
     /// Where the plane of each point starts.
-    pub(super) offsets: &'a [[usize; P]; P],
+    pub(super) offsets: &'a [[usize; POINTS]; POINTS],
     /// `PANEL` floats.
     pub(super) bias: *const f32,
     /// The residual of the first output; read only if there is one.
@@ -119,54 +123,69 @@ pub(super) struct OutputTransform<'a, T, const P: usize, const F: usize, const M
     pub(super) transform: PhantomData<fn() -> T>,
 }
 
-impl<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Kernel for OutputTransform<'_, T, P, F, M> {
+impl<T: Transform<POINTS, FILTER, OUTPUTS>, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize> Body
+    for OutputTransform<'_, T, POINTS, FILTER, OUTPUTS>
+{
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
-        let floor = simd.splat(if self.relu { 0.0 } else { f32::NEG_INFINITY });
-        let mut half = [[MaybeUninit::uninit(); P]; M];
+        let mut half = [[MaybeUninit::uninit(); POINTS]; OUTPUTS];
         for c in [0, S::LANES] {
-            let width = S::LANES.min(self.channels.saturating_sub(c));
             // SAFETY: the fields say what the pointers hold.
             unsafe {
                 let bias = simd.load(self.bias.add(c));
-                for j in 0..P {
-                    let mut column = [simd.splat(0.0); P];
-                    for i in 0..P {
+                for j in 0..POINTS {
+                    let mut column = [simd.splat(0.0); POINTS];
+                    for i in 0..POINTS {
                         column[i] = simd.load(self.products.add(self.offsets[i][j] + c));
                     }
                     let column = T::output(simd, column);
-                    for i in 0..M {
+                    for i in 0..OUTPUTS {
                         half[i][j].write(column[i]);
                     }
                 }
-                for i in 0..M {
+                for i in 0..OUTPUTS {
                     if i >= self.rows {
                         break;
                     }
                     let row = T::output(simd, init(simd, &half[i]));
-                    for j in 0..M {
+                    for j in 0..OUTPUTS {
                         if j >= self.columns {
                             break;
                         }
-                        let at = i * self.row_stride + j * self.pixel_stride + c;
-                        let mut value = simd.add(row[j], bias);
-                        if width == S::LANES {
-                            if self.has_residual {
-                                value = simd.add(value, simd.load(self.residual.add(at)));
-                            }
-                            simd.store(self.output.add(at), simd.max(value, floor));
-                        } else {
-                            part(
-                                simd,
-                                value,
-                                self.has_residual.then(|| self.residual.add(at)),
-                                self.output.add(at),
-                                width,
-                                self.relu,
-                            );
-                        }
+                        self.finish(simd, i * self.row_stride + j * self.pixel_stride, c, simd.add(row[j], bias));
                     }
                 }
+            }
+        }
+    }
+}
+
+impl<T, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize>
+    OutputTransform<'_, T, POINTS, FILTER, OUTPUTS>
+{
+    /// Adds the residual to the channels from `c` on of the pixel at `at`, applies ReLU and stores them.
+    ///
+    /// # Safety
+    /// The pixel must be one of the tile's inside the image.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, simd: S, at: usize, c: usize, mut value: S::Vector) {
+        let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        let width = S::LANES.min(self.channels.saturating_sub(c));
+        // SAFETY: the fields say what the pointers hold; only channels that exist are touched, and no vector has more than 16 lanes.
+        unsafe {
+            let (residual, output) = (self.residual.wrapping_add(at + c), self.output.wrapping_add(at + c));
+            if width == S::LANES {
+                if self.has_residual {
+                    value = simd.add(value, simd.load(residual));
+                }
+                simd.store(output, simd.max(value, simd.splat(floor)));
+                return;
+            }
+            let mut lanes = [0.0; 16];
+            simd.store(lanes.as_mut_ptr(), value);
+            for (lane, value) in lanes[..width].iter().enumerate() {
+                let sum = value + if self.has_residual { *residual.add(lane) } else { 0.0 };
+                *output.add(lane) = sum.max(floor);
             }
         }
     }
@@ -184,25 +203,4 @@ unsafe fn init<S: Simd, const N: usize>(simd: S, vectors: &[MaybeUninit<S::Vecto
         *vector = unsafe { written.assume_init() };
     }
     all
-}
-
-/// Finishes and stores the first `width` lanes.
-#[inline(always)]
-unsafe fn part<S: Simd>(
-    simd: S,
-    value: S::Vector,
-    residual: Option<*const f32>,
-    output: *mut f32,
-    width: usize,
-    relu: bool,
-) {
-    let mut lanes = [0.0; 16];
-    // SAFETY: no vector has more than 16 lanes; the caller answers for `width` floats.
-    unsafe {
-        simd.store(lanes.as_mut_ptr(), value);
-        for (c, lane) in lanes[..width].iter().enumerate() {
-            let sum = lane + residual.map_or(0.0, |residual| *residual.add(c));
-            *output.add(c) = if relu { sum.max(0.0) } else { sum };
-        }
-    }
 }

@@ -15,11 +15,18 @@ pub(super) trait Transform<const POINTS: usize, const FILTER: usize, const OUTPU
     /// Distance between the inputs of neighbouring outputs.
     const STRIDE: usize;
 
-    /// Where the data of each point is read, relative to the input that the middle tap of the first output meets.
-    fn position(index: usize) -> isize;
+    /// Where the data of each point is read, relative to the input that the middle tap of the first output meets: one after the other, from the
+    /// first tap on.
+    #[inline(always)]
+    fn position(index: usize) -> isize {
+        index as isize - 1
+    }
 
-    /// The value of the filter that a point is multiplied with.
-    fn filter_of(point: usize) -> usize;
+    /// The value of the filter that a point is multiplied with: each has its own, but where several points share the last.
+    #[inline(always)]
+    fn filter_of(point: usize) -> usize {
+        point.min(FILTER - 1)
+    }
 
     /// Data to points.
     fn input<S: Simd>(simd: S, data: [S::Vector; POINTS]) -> [S::Vector; POINTS];
@@ -37,14 +44,6 @@ pub(super) struct F2;
 impl Transform<4, 4, 2> for F2 {
     const STRIDE: usize = 1;
 
-    #[inline(always)]
-    fn position(index: usize) -> isize {
-        index as isize - 1
-    }
-    #[inline(always)]
-    fn filter_of(point: usize) -> usize {
-        point
-    }
     #[inline(always)]
     fn input<S: Simd>(s: S, [d0, d1, d2, d3]: [S::Vector; 4]) -> [S::Vector; 4] {
         [s.sub(d0, d2), s.add(d1, d2), s.sub(d2, d1), s.sub(d1, d3)]
@@ -73,10 +72,6 @@ impl Transform<3, 3, 2> for Toeplitz2 {
         [0, 1, 1][index]
     }
     #[inline(always)]
-    fn filter_of(point: usize) -> usize {
-        point
-    }
-    #[inline(always)]
     fn input<S: Simd>(s: S, [d0, d1, _]: [S::Vector; 3]) -> [S::Vector; 3] {
         [d0, s.add(d0, d1), d1]
     }
@@ -96,14 +91,6 @@ pub(super) struct F4;
 impl Transform<6, 6, 4> for F4 {
     const STRIDE: usize = 1;
 
-    #[inline(always)]
-    fn position(index: usize) -> isize {
-        index as isize - 1
-    }
-    #[inline(always)]
-    fn filter_of(point: usize) -> usize {
-        point
-    }
     #[inline(always)]
     fn input<S: Simd>(s: S, [d0, d1, d2, d3, d4, d5]: [S::Vector; 6]) -> [S::Vector; 6] {
         let (two, four, five) = (s.splat(2.0), s.splat(4.0), s.splat(5.0));
@@ -152,14 +139,6 @@ impl F7 {
 impl Transform<9, 9, 7> for F7 {
     const STRIDE: usize = 1;
 
-    #[inline(always)]
-    fn position(index: usize) -> isize {
-        index as isize - 1
-    }
-    #[inline(always)]
-    fn filter_of(point: usize) -> usize {
-        point
-    }
     #[inline(always)]
     fn input<S: Simd>(s: S, d: [S::Vector; 9]) -> [S::Vector; 9] {
         let (odd, even) = ([d[1], d[3], d[5], d[7]], [d[2], d[4], d[6], d[8]]);
@@ -234,10 +213,6 @@ impl Transform<5, 4, 2> for Strided2 {
         [-1, 1, 3, 0, 2][index]
     }
     #[inline(always)]
-    fn filter_of(point: usize) -> usize {
-        point.min(3)
-    }
-    #[inline(always)]
     fn input<S: Simd>(s: S, [d0, d1, d2, e0, e1]: [S::Vector; 5]) -> [S::Vector; 5] {
         [s.sub(d0, d1), d1, s.sub(d2, d1), e0, e1]
     }
@@ -260,10 +235,6 @@ impl Transform<9, 6, 4> for Strided4 {
     #[inline(always)]
     fn position(index: usize) -> isize {
         [-1, 1, 3, 5, 7, 0, 2, 4, 6][index]
-    }
-    #[inline(always)]
-    fn filter_of(point: usize) -> usize {
-        point.min(5)
     }
     #[inline(always)]
     fn input<S: Simd>(s: S, [d0, d1, d2, d3, d4, e0, e1, e2, e3]: [S::Vector; 9]) -> [S::Vector; 9] {
@@ -321,10 +292,6 @@ impl Transform<15, 9, 7> for Strided7 {
         if index < 8 { 2 * index as isize - 1 } else { 2 * (index as isize - 8) }
     }
     #[inline(always)]
-    fn filter_of(point: usize) -> usize {
-        point.min(8)
-    }
-    #[inline(always)]
     fn input<S: Simd>(s: S, d: [S::Vector; 15]) -> [S::Vector; 15] {
         let (odd, even) = ([d[1], d[3], d[5]], [d[2], d[4], d[6]]);
         let mut points = d;
@@ -355,7 +322,9 @@ mod tests {
     use super::*;
 
     /// Compares an algorithm with the convolution it stands for, in one dimension.
-    fn check<T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>(inputs: std::ops::Range<isize>) {
+    fn check<T: Transform<POINTS, FILTER, OUTPUTS>, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize>(
+        inputs: std::ops::Range<isize>,
+    ) {
         let x = |i: isize| if inputs.contains(&i) { ((i + 3) as f32 * 0.7).sin() } else { 0.0 };
         let taps = [0.3, -0.8, 0.55];
         let v = |x: f32| [x; 4];

@@ -5,11 +5,12 @@
 //! filters, so a layer with few tiles, bound by memory, or with very many filters transforms them anew each time, a cache-sized block ahead of its
 //! use; others keep them.
 
-use super::conv::{Conv, Data, Scratch, Shape};
 use super::gemm::{Product, Start};
+use super::layer::{Call, Conv, Data, Scratch};
 use super::memory::{Buffer, Shared};
 use super::plan::{Algorithm, Pieces, Plan, part};
 use super::planes::{GAP, Planes};
+use super::shape::Shape;
 use super::simd::Simd;
 use super::threads::Threads;
 use super::tile::{FilterTransform, InputTransform, OutputTransform};
@@ -50,8 +51,8 @@ macro_rules! dispatch {
 }
 
 /// Whether a layer's transformed filters may be kept.
-fn is_kept<const F: usize>(shape: &Shape) -> bool {
-    F * F * shape.inputs * shape.outputs <= MOST_KEPT
+fn is_kept<const FILTER: usize>(shape: &Shape) -> bool {
+    FILTER * FILTER * shape.inputs * shape.outputs <= MOST_KEPT
 }
 
 /// Cuts the layer into tasks.
@@ -59,16 +60,22 @@ pub(super) fn plan<S: Simd>(algorithm: Algorithm, shape: &Shape, batch: usize, z
     dispatch!(algorithm, plan_for::<S>(algorithm, shape, batch, zeros, threads))
 }
 
-fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>(
+fn plan_for<
+    S: Simd,
+    T: Transform<POINTS, FILTER, OUTPUTS>,
+    const POINTS: usize,
+    const FILTER: usize,
+    const OUTPUTS: usize,
+>(
     algorithm: Algorithm,
     shape: &Shape,
     batch: usize,
     zeros: usize,
     threads: usize,
 ) -> Plan {
-    let planes = Planes::<P>::new::<T, F, M>();
-    let tiles = batch * shape.output_height().div_ceil(M) * shape.output_width().div_ceil(M);
-    let pieces = if is_kept::<F>(shape) && tiles > TILES * if threads == 1 { 1 } else { 2 * threads } {
+    let planes = Planes::<POINTS>::new::<T, FILTER, OUTPUTS>();
+    let tiles = batch * shape.output_height().div_ceil(OUTPUTS) * shape.output_width().div_ceil(OUTPUTS);
+    let pieces = if is_kept::<FILTER>(shape) && tiles > TILES * if threads == 1 { 1 } else { 2 * threads } {
         Pieces::Block(part(tiles, TILES, threads))
     } else {
         let for_all_threads = threads.div_ceil(shape.outputs.div_ceil(S::PANEL));
@@ -77,7 +84,7 @@ fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, cons
     let (Pieces::Block(piece) | Pieces::Panel(piece)) = pieces;
     let data = planes.len(piece, shape.inputs);
     let products = planes.len(piece, S::PANEL);
-    let filters = F * F * (fresh_depth(F * F) * S::PANEL + GAP);
+    let filters = FILTER * FILTER * (fresh_depth(FILTER * FILTER) * S::PANEL + GAP);
     let (shared, private) = match pieces {
         Pieces::Block(_) => (0, data + products),
         Pieces::Panel(_) => (tiles.div_ceil(piece) * data, products + filters),
@@ -95,146 +102,60 @@ fn plan_for<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, cons
 /// Runs the layer.
 ///
 /// # Safety
-/// As [`Conv::run`].
-pub(super) unsafe fn run<S: Simd>(
-    simd: S,
-    threads: &mut Threads,
-    conv: &Conv,
-    plan: &Plan,
-    scratch: Scratch,
-    data: Data,
-) {
+/// As [`super::run::run`].
+pub(super) unsafe fn run<S: Simd>(call: Call<'_, S>) {
     // SAFETY: the caller's promise.
-    unsafe { dispatch!(plan.algorithm, run_as::<S>(simd, threads, conv, plan, scratch, data)) }
+    unsafe { dispatch!(call.plan.algorithm, run_as::<S>(call)) }
 }
 
-unsafe fn run_as<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>(
-    simd: S,
-    threads: &mut Threads,
-    conv: &Conv,
-    plan: &Plan,
-    scratch: Scratch,
-    data: Data,
+unsafe fn run_as<
+    S: Simd,
+    T: Transform<POINTS, FILTER, OUTPUTS>,
+    const POINTS: usize,
+    const FILTER: usize,
+    const OUTPUTS: usize,
+>(
+    call: Call<'_, S>,
 ) {
+    let Call { simd, threads, conv, plan, scratch, data } = call;
     let shape = &conv.shape;
-    let layer = Layer::<S, T, P, F, M> {
+    let layer = Layer::<S, T, POINTS, FILTER, OUTPUTS> {
         simd,
         conv,
         plan,
+        scratch,
         data,
-        planes: Planes::<P>::new::<T, F, M>(),
-        rows: shape.output_height().div_ceil(M),
-        columns: shape.output_width().div_ceil(M),
+        planes: Planes::<POINTS>::new::<T, FILTER, OUTPUTS>(),
+        rows: shape.output_height().div_ceil(OUTPUTS),
+        columns: shape.output_width().div_ceil(OUTPUTS),
         transform: std::marker::PhantomData,
     };
-    let tiles = data.batch * layer.rows * layer.columns;
-    let panels = shape.outputs.div_ceil(S::PANEL);
-    match plan.pieces {
-        Pieces::Block(piece) => {
-            let filters = kept_filters::<S, T, P, F, M>(simd, threads, conv, plan.algorithm);
-            threads.run(tiles.div_ceil(piece), &|task, thread| {
-                let tiles = task * piece..tiles.min((task + 1) * piece);
-                let planes = scratch.private(thread);
-                // SAFETY: the plan has made room for both.
-                unsafe {
-                    let products = planes.add(layer.planes.len(piece, shape.inputs));
-                    let offsets = layer.planes.offsets(tiles.len(), shape.inputs);
-                    for tile in tiles.clone() {
-                        layer.transform_input(tile, planes, tile - tiles.start, &offsets);
-                    }
-                    let offsets = layer.planes.offsets(tiles.len(), S::PANEL);
-                    for panel in 0..panels {
-                        layer.multiply(panel, Filters::Kept(filters), tiles.len(), planes, products);
-                        for tile in tiles.clone() {
-                            layer.transform_output(tile, products, tile - tiles.start, &offsets, panel);
-                        }
-                    }
-                }
-            });
-        }
-        Pieces::Panel(piece) => {
-            let pieces = tiles.div_ceil(piece);
-            let kept = is_kept::<F>(shape) && (pieces > 1 || piece > FEW_TILES) && conv.used_before();
-            let kept = kept.then(|| &**kept_filters::<S, T, P, F, M>(simd, threads, conv, plan.algorithm));
-            let data_len = layer.planes.len(piece, shape.inputs);
-            let tiles_of = |index: usize| index * piece..tiles.min((index + 1) * piece);
-            let share = tiles.div_ceil(4 * threads.count());
-            threads.run(tiles.div_ceil(share), &|task, _| {
-                for tile in task * share..tiles.min((task + 1) * share) {
-                    let (index, tiles) = (tile / piece, tiles_of(tile / piece));
-                    // SAFETY: the plan has made room for every piece; each tile is written by one task.
-                    unsafe {
-                        let planes = scratch.shared.get().add(index * data_len);
-                        let offsets = layer.planes.offsets(tiles.len(), shape.inputs);
-                        layer.transform_input(tile, planes, tile - tiles.start, &offsets);
-                    }
-                }
-            });
-            threads.run(panels * pieces, &|task, thread| {
-                let (panel, index) = (task / pieces, task % pieces);
-                let tiles = tiles_of(index);
-                // SAFETY: as above; the private part holds products and a block of filters.
-                unsafe {
-                    let planes = scratch.shared.get().add(index * data_len);
-                    let products = scratch.private(thread);
-                    let fresh = products.add(layer.planes.len(piece, S::PANEL));
-                    let filters = kept.map_or(Filters::Fresh(fresh), Filters::Kept);
-                    layer.multiply(panel, filters, tiles.len(), planes, products);
-                    let offsets = layer.planes.offsets(tiles.len(), S::PANEL);
-                    for tile in tiles.clone() {
-                        layer.transform_output(tile, products, tile - tiles.start, &offsets, panel);
-                    }
-                }
-            });
+    // SAFETY: the caller's promise.
+    unsafe {
+        match plan.pieces {
+            Pieces::Block(piece) => layer.run_blocks(threads, piece),
+            Pieces::Panel(piece) => layer.run_panels(threads, piece),
         }
     }
 }
 
 /// Where the transformed filters of a panel come from.
 #[derive(Clone, Copy)]
-enum Filters<'a> {
+enum Transformed<'a> {
     /// Made before: `[panel][filter value][input channel][PANEL]`.
     Kept(&'a [f32]),
     /// Made for this use in memory of this thread.
     Fresh(*mut f32),
 }
 
-/// Transforms all filters of a layer when they are first asked for.
-fn kept_filters<'a, S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize>(
-    simd: S,
-    threads: &mut Threads,
-    conv: &'a Conv,
-    algorithm: Algorithm,
-) -> &'a Buffer {
-    conv.transformed[algorithm as usize].get_or_init(|| {
-        let (depth, panels) = (conv.shape.inputs, conv.shape.outputs.div_ceil(S::PANEL));
-        let stride = depth * S::PANEL + GAP;
-        let mut filters = Buffer::zeroed(panels * F * F * stride);
-        let to = Shared(filters.as_mut_ptr());
-        threads.run(panels, &|panel, _| {
-            // SAFETY: each task reads and writes its own panel.
-            unsafe {
-                simd.launch(FilterTransform::<T, P, F, M> {
-                    from: conv.weights.as_ptr().add(panel * 9 * depth * S::PANEL),
-                    tap_stride: depth * S::PANEL,
-                    to: to.get().add(panel * F * F * stride),
-                    to_stride: stride,
-                    depth,
-                    transform: std::marker::PhantomData,
-                });
-            }
-        });
-        filters
-    })
-}
-
 /// One call of one layer.
-struct Layer<'a, S, T, const P: usize, const F: usize, const M: usize> {
+struct Layer<'a, S, T, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize> {
     simd: S,
     conv: &'a Conv,
     plan: &'a Plan,
+    scratch: Scratch,
     data: Data,
-    planes: Planes<P>,
+    planes: Planes<POINTS>,
     /// Tiles in a column of an image.
     rows: usize,
     /// Tiles in a row of an image.
@@ -242,7 +163,113 @@ struct Layer<'a, S, T, const P: usize, const F: usize, const M: usize> {
     transform: std::marker::PhantomData<fn() -> T>,
 }
 
-impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: usize> Layer<'_, S, T, P, F, M> {
+impl<'a, S: Simd, T: Transform<POINTS, FILTER, OUTPUTS>, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize>
+    Layer<'a, S, T, POINTS, FILTER, OUTPUTS>
+{
+    /// Tiles of all images.
+    fn tiles(&self) -> usize {
+        self.data.batch * self.rows * self.columns
+    }
+
+    /// Panels of output channels.
+    fn panels(&self) -> usize {
+        self.conv.shape.outputs.div_ceil(S::PANEL)
+    }
+
+    /// Each task computes all output channels of `piece` tiles.
+    ///
+    /// # Safety
+    /// As [`super::run::run`].
+    unsafe fn run_blocks(&self, threads: &mut Threads, piece: usize) {
+        let (inputs, tiles) = (self.conv.shape.inputs, self.tiles());
+        let filters = self.kept_filters(threads);
+        threads.run(tiles.div_ceil(piece), &|task, thread| {
+            let tiles = task * piece..tiles.min((task + 1) * piece);
+            let planes = self.scratch.private(thread);
+            // SAFETY: the plan has made room for both.
+            unsafe {
+                let products = planes.add(self.planes.len(piece, inputs));
+                let offsets = self.planes.offsets(tiles.len(), inputs);
+                for tile in tiles.clone() {
+                    self.transform_input(tile, planes, tile - tiles.start, &offsets);
+                }
+                let offsets = self.planes.offsets(tiles.len(), S::PANEL);
+                for panel in 0..self.panels() {
+                    self.multiply(panel, Transformed::Kept(filters), tiles.len(), planes, products);
+                    for tile in tiles.clone() {
+                        self.transform_output(tile, products, tile - tiles.start, &offsets, panel);
+                    }
+                }
+            }
+        });
+    }
+
+    /// All planes first, then each task computes one panel of output channels of `piece` tiles.
+    ///
+    /// # Safety
+    /// As [`super::run::run`].
+    unsafe fn run_panels(&self, threads: &mut Threads, piece: usize) {
+        let (inputs, tiles) = (self.conv.shape.inputs, self.tiles());
+        let pieces = tiles.div_ceil(piece);
+        let kept = is_kept::<FILTER>(&self.conv.shape) && (pieces > 1 || piece > FEW_TILES) && self.conv.used_before();
+        let kept = kept.then(|| &**self.kept_filters(threads));
+        let data_len = self.planes.len(piece, inputs);
+        let tiles_of = |index: usize| index * piece..tiles.min((index + 1) * piece);
+        let share = tiles.div_ceil(4 * threads.count());
+        threads.run(tiles.div_ceil(share), &|task, _| {
+            for tile in task * share..tiles.min((task + 1) * share) {
+                let (index, tiles) = (tile / piece, tiles_of(tile / piece));
+                // SAFETY: the plan has made room for every piece; each tile is written by one task.
+                unsafe {
+                    let planes = self.scratch.shared.get().add(index * data_len);
+                    let offsets = self.planes.offsets(tiles.len(), inputs);
+                    self.transform_input(tile, planes, tile - tiles.start, &offsets);
+                }
+            }
+        });
+        threads.run(self.panels() * pieces, &|task, thread| {
+            let (panel, index) = (task / pieces, task % pieces);
+            let tiles = tiles_of(index);
+            // SAFETY: as above; the private part holds products and a block of filters.
+            unsafe {
+                let planes = self.scratch.shared.get().add(index * data_len);
+                let products = self.scratch.private(thread);
+                let fresh = products.add(self.planes.len(piece, S::PANEL));
+                let filters = kept.map_or(Transformed::Fresh(fresh), Transformed::Kept);
+                self.multiply(panel, filters, tiles.len(), planes, products);
+                let offsets = self.planes.offsets(tiles.len(), S::PANEL);
+                for tile in tiles.clone() {
+                    self.transform_output(tile, products, tile - tiles.start, &offsets, panel);
+                }
+            }
+        });
+    }
+
+    /// Transforms all filters of the layer when they are first asked for.
+    fn kept_filters(&self, threads: &mut Threads) -> &'a Buffer {
+        let conv = self.conv;
+        conv.transformed[self.plan.algorithm as usize].get_or_init(|| {
+            let (depth, panels) = (conv.shape.inputs, self.panels());
+            let stride = depth * S::PANEL + GAP;
+            let mut filters = Buffer::zeroed(panels * FILTER * FILTER * stride);
+            let to = Shared(filters.as_mut_ptr());
+            threads.run(panels, &|panel, _| {
+                // SAFETY: each task reads and writes its own panel.
+                unsafe {
+                    self.simd.launch(FilterTransform::<T, POINTS, FILTER, OUTPUTS> {
+                        from: conv.weights.as_ptr().add(panel * 9 * depth * S::PANEL),
+                        tap_stride: depth * S::PANEL,
+                        to: to.get().add(panel * FILTER * FILTER * stride),
+                        to_stride: stride,
+                        depth,
+                        transform: std::marker::PhantomData,
+                    });
+                }
+            });
+            filters
+        })
+    }
+
     /// Image, row and column of a tile.
     fn place(&self, tile: usize) -> (usize, usize, usize) {
         (tile / (self.rows * self.columns), tile / self.columns % self.rows, tile % self.columns)
@@ -252,17 +279,17 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
     ///
     /// # Safety
     /// `planes` holds the planes of a piece.
-    unsafe fn transform_input(&self, tile: usize, planes: *mut f32, index: usize, offsets: &[[usize; P]; P]) {
+    unsafe fn transform_input(&self, tile: usize, planes: *mut f32, index: usize, offsets: &[[usize; POINTS]; POINTS]) {
         let shape = &self.conv.shape;
         let (image, row, column) = self.place(tile);
         let inside = |tile: usize, point: usize, side: usize| {
-            (tile * M * T::STRIDE).checked_add_signed(T::position(point)).filter(|&at| at < side)
+            (tile * OUTPUTS * T::STRIDE).checked_add_signed(T::position(point)).filter(|&at| at < side)
         };
         let input = self.data.input.get().cast_const();
-        let mut pixels = [[input.wrapping_add(self.plan.zeros); P]; P];
-        for i in 0..P {
+        let mut pixels = [[input.wrapping_add(self.plan.zeros); POINTS]; POINTS];
+        for i in 0..POINTS {
             let Some(y) = inside(row, i, shape.height) else { continue };
-            for j in 0..P {
+            for j in 0..POINTS {
                 if let Some(x) = inside(column, j, shape.width) {
                     pixels[i][j] = input.wrapping_add(image * shape.input_len() + (y * shape.width + x) * shape.inputs);
                 }
@@ -270,7 +297,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
         }
         // SAFETY: every pixel is one of the input or zeros; the caller answers for the planes.
         unsafe {
-            self.simd.launch(InputTransform::<T, P, F, M> {
+            self.simd.launch(InputTransform::<T, POINTS, FILTER, OUTPUTS> {
                 pixels: &pixels,
                 depth: shape.inputs,
                 planes: planes.add(index * shape.inputs),
@@ -287,25 +314,25 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
     unsafe fn multiply(
         &self,
         panel: usize,
-        filters: Filters<'_>,
+        filters: Transformed<'_>,
         count: usize,
         planes: *const f32,
         products: *mut f32,
     ) {
         let depth = self.conv.shape.inputs;
-        let at_once = if matches!(filters, Filters::Kept(_)) { DEPTH } else { fresh_depth(F * F) };
+        let at_once = if matches!(filters, Transformed::Kept(_)) { DEPTH } else { fresh_depth(FILTER * FILTER) };
         for k in (0..depth).step_by(at_once) {
             let slice = at_once.min(depth - k);
             // SAFETY: the caller's promise, and `Conv` holds whole panels.
             unsafe {
                 let (weights, stride) = match filters {
-                    Filters::Kept(kept) => {
+                    Transformed::Kept(kept) => {
                         let stride = depth * S::PANEL + GAP;
-                        (kept.as_ptr().add(panel * F * F * stride + k * S::PANEL), stride)
+                        (kept.as_ptr().add(panel * FILTER * FILTER * stride + k * S::PANEL), stride)
                     }
-                    Filters::Fresh(fresh) => {
+                    Transformed::Fresh(fresh) => {
                         let stride = slice * S::PANEL + GAP;
-                        self.simd.launch(FilterTransform::<T, P, F, M> {
+                        self.simd.launch(FilterTransform::<T, POINTS, FILTER, OUTPUTS> {
                             from: self.conv.weights.as_ptr().add((panel * 9 * depth + k) * S::PANEL),
                             tap_stride: depth * S::PANEL,
                             to: fresh,
@@ -316,7 +343,7 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
                         (fresh.cast_const(), stride)
                     }
                 };
-                for group in 0..F * F {
+                for group in 0..FILTER * FILTER {
                     let product = Product {
                         input: planes.add(self.planes.group_offset(group, count, depth) + k),
                         offsets: self.plan.offsets.as_ptr(),
@@ -343,16 +370,16 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
         tile: usize,
         products: *const f32,
         index: usize,
-        offsets: &[[usize; P]; P],
+        offsets: &[[usize; POINTS]; POINTS],
         panel: usize,
     ) {
         let (shape, channel) = (&self.conv.shape, panel * S::PANEL);
         let (image, row, column) = self.place(tile);
         let (height, width) = (shape.output_height(), shape.output_width());
-        let at = image * shape.output_len() + (row * M * width + column * M) * shape.outputs + channel;
+        let at = image * shape.output_len() + (row * OUTPUTS * width + column * OUTPUTS) * shape.outputs + channel;
         // SAFETY: the tile's first pixel lies in the output, and so do as many as are left of the image.
         unsafe {
-            self.simd.launch(OutputTransform::<T, P, F, M> {
+            self.simd.launch(OutputTransform::<T, POINTS, FILTER, OUTPUTS> {
                 products: products.add(index * S::PANEL),
                 offsets,
                 bias: self.conv.bias.as_ptr().add(channel),
@@ -362,8 +389,8 @@ impl<S: Simd, T: Transform<P, F, M>, const P: usize, const F: usize, const M: us
                 channels: S::PANEL.min(shape.outputs - channel),
                 row_stride: width * shape.outputs,
                 pixel_stride: shape.outputs,
-                rows: M.min(height - row * M),
-                columns: M.min(width - column * M),
+                rows: OUTPUTS.min(height - row * OUTPUTS),
+                columns: OUTPUTS.min(width - column * OUTPUTS),
                 relu: self.data.relu,
                 transform: std::marker::PhantomData,
             });

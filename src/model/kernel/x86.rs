@@ -2,13 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{Kernel, Simd};
+use super::simd::{Body, Simd};
 
 /// Implements [`Simd`] for a token. All its safe methods are sound for one reason: the token's field is private, and only
 /// `detect` makes one, after asking the processor.
 macro_rules! implement {
     ($token:ident, $vector:ty, lanes $lanes:literal, rows $rows:literal, $features:literal, ($($detected:tt),+),
-     $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident $max:ident) => {
+     $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident $max:ident $min:ident) => {
         #[doc = concat!("Proof that this processor has `", $features, "`.")]
         #[derive(Clone, Copy)]
         pub(super) struct $token(());
@@ -23,14 +23,14 @@ macro_rules! implement {
             }
 
             #[inline(always)]
-            unsafe fn launch<K: Kernel>(self, kernel: K) {
+            unsafe fn launch<B: Body>(self, body: B) {
                 #[target_feature(enable = $features)]
-                unsafe fn enabled<K: Kernel>(simd: $token, kernel: K) {
+                unsafe fn enabled<B: Body>(simd: $token, body: B) {
                     // SAFETY: the caller's promise.
-                    unsafe { kernel.run(simd) }
+                    unsafe { body.run(simd) }
                 }
                 // SAFETY: the token proves the features; the rest is the caller's promise.
-                unsafe { enabled(self, kernel) }
+                unsafe { enabled(self, body) }
             }
 
             #[inline(always)]
@@ -83,6 +83,11 @@ macro_rules! implement {
                 // SAFETY: the token proves the features.
                 unsafe { $max(a, b) }
             }
+            #[inline(always)]
+            fn min(self, a: $vector, b: $vector) -> $vector {
+                // SAFETY: the token proves the features.
+                unsafe { $min(a, b) }
+            }
         }
     };
 }
@@ -90,9 +95,9 @@ macro_rules! implement {
 // 16 registers: 12 accumulators, two weights, one broadcast.
 implement!(Avx2, __m256, lanes 8, rows 6, "avx2,fma", ("avx2", "fma"),
     _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
-    _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps);
+    _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps _mm256_min_ps);
 
 // 32 registers: 28 accumulators, two weights, one broadcast. 14 rows also divide ResNet's 56, 28, 14 and 7.
 implement!(Avx512, __m512, lanes 16, rows 14, "avx512f,avx2,fma", ("avx512f", "avx2", "fma"),
     _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
-    _mm512_fmadd_ps _mm512_fnmadd_ps _mm512_max_ps);
+    _mm512_fmadd_ps _mm512_fnmadd_ps _mm512_max_ps _mm512_min_ps);

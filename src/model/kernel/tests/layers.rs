@@ -2,27 +2,15 @@
 
 use proptest::prelude::*;
 
-use super::super::Isa;
-use super::super::conv::{Conv, Data, Scratch, Shape};
+use super::super::bench::noise;
+use super::super::layer::{Call, Conv, Data, Scratch};
 use super::super::memory::{Buffer, Shared};
 use super::super::pack::Filters;
-use super::super::plan::{Algorithm, Plan};
-use super::super::simd::{Portable, Simd};
+use super::super::plan::Algorithm;
+use super::super::shape::Shape;
+use super::super::simd::Simd;
 use super::super::threads::Threads;
-#[cfg(target_arch = "x86_64")]
-use super::super::x86::{Avx2, Avx512};
-
-/// Numbers in -1..1 that look random.
-fn noise(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
-}
+use super::super::{Isa, run, with_isa};
 
 /// One layer with everything it meets.
 #[derive(Clone, Debug)]
@@ -94,7 +82,7 @@ impl Case {
         let mut input = Buffer::zeroed(zeros + self.shape.inputs);
         input[..zeros].copy_from_slice(&self.input());
         let mut residual = self.residual();
-        let plan = Plan::new::<S>(algorithm, &self.shape, self.batch, zeros, self.threads);
+        let plan = run::plan::<S>(algorithm, &self.shape, self.batch, zeros, self.threads);
         let (mut shared, mut private) = (Buffer::zeroed(plan.shared), Buffer::zeroed(plan.private * self.threads));
         let scratch = Scratch {
             shared: Shared(shared.as_mut_ptr()),
@@ -111,7 +99,7 @@ impl Case {
                 relu: self.relu,
             };
             // SAFETY: all of it was made for this layer.
-            unsafe { conv.run(simd, &mut threads, &plan, scratch, data) };
+            unsafe { run::run(Call { simd, threads: &mut threads, conv: &conv, plan: &plan, scratch, data }) };
             output
         })
     }
@@ -134,13 +122,7 @@ impl Case {
                 _ => &[Algorithm::Direct],
             };
             for &algorithm in algorithms {
-                let outputs = match isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => self.run::<Avx512>(algorithm),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => self.run::<Avx2>(algorithm),
-                    _ => self.run::<Portable>(algorithm),
-                };
+                let outputs = with_isa!(isa, compute(self, algorithm), unreachable!("it is available"));
                 // Larger tiles have larger numbers in between.
                 let tolerance = if algorithm == Algorithm::F7 { 2e-5 } else { 4e-6 };
                 for output in outputs {
@@ -155,6 +137,10 @@ impl Case {
             }
         }
     }
+}
+
+fn compute<S: Simd>(case: &Case, algorithm: Algorithm) -> [Vec<f32>; 2] {
+    case.run::<S>(algorithm)
 }
 
 /// All indices of a tensor of four dimensions, in order.

@@ -1,4 +1,6 @@
-//! Whole layers and networks against plain definitions and candle's reference.
+//! Whole layers and networks against plain definitions.
 
+mod definition;
 mod layers;
 mod networks;
+mod parts;

@@ -1,4 +1,4 @@
-//! A convolution layer: folded, packed weights and the call that every algorithm shares.
+//! A convolution layer: its folded and packed weights, and what one call of it reads and writes.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,55 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::memory::{Buffer, Shared};
 use super::pack::Filters;
 use super::plan::{Algorithm, Plan};
+use super::shape::Shape;
 use super::simd::Simd;
 use super::threads::Threads;
-use super::{direct, winograd};
-
-/// Where a convolution stands: its filters and the size of its input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Shape {
-    /// Input channels.
-    pub(super) inputs: usize,
-    /// Output channels.
-    pub(super) outputs: usize,
-    /// Side of the filter.
-    pub(super) kernel: usize,
-    /// Distance between the inputs of neighbouring outputs.
-    pub(super) stride: usize,
-    /// Zeros around the input.
-    pub(super) padding: usize,
-    /// Rows of the input.
-    pub(super) height: usize,
-    /// Columns of the input.
-    pub(super) width: usize,
-}
-
-impl Shape {
-    /// Rows of the output.
-    pub(super) fn output_height(&self) -> usize {
-        (self.height + 2 * self.padding - self.kernel) / self.stride + 1
-    }
-
-    /// Columns of the output.
-    pub(super) fn output_width(&self) -> usize {
-        (self.width + 2 * self.padding - self.kernel) / self.stride + 1
-    }
-
-    /// Filter taps.
-    pub(super) fn taps(&self) -> usize {
-        self.kernel * self.kernel
-    }
-
-    /// Floats of one input image.
-    pub(super) fn input_len(&self) -> usize {
-        self.height * self.width * self.inputs
-    }
-
-    /// Floats of one output image.
-    pub(super) fn output_len(&self) -> usize {
-        self.output_height() * self.output_width() * self.outputs
-    }
-}
 
 /// A layer's filters with the batch norm folded in.
 pub(super) struct Conv {
@@ -116,31 +70,33 @@ impl Conv {
         }
     }
 
+    /// A linear layer: a convolution of one pixel.
+    pub(super) fn linear<S: Simd>(filters: &Filters, threads: &mut Threads) -> Self {
+        let Filters { inputs, outputs, .. } = *filters;
+        let shape = Shape { inputs, outputs, kernel: 1, stride: 1, padding: 0, height: 1, width: 1 };
+        Self::new::<S>(shape, filters, threads)
+    }
+
     /// Whether this is not the layer's first call.
     pub(super) fn used_before(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Runs the layer by the algorithm of `plan`.
-    ///
-    /// # Safety
-    /// `data` must describe memory of this layer's shape, `plan` must be made for this layer's shape, batch and number of threads, and `scratch`
-    /// must be as large as the plan asks.
-    pub(super) unsafe fn run<S: Simd>(
-        &self,
-        simd: S,
-        threads: &mut Threads,
-        plan: &Plan,
-        scratch: Scratch,
-        data: Data,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match plan.algorithm {
-                Algorithm::Direct => direct::run(simd, threads, self, plan, scratch, data),
-                _ => winograd::run(simd, threads, self, plan, scratch, data),
-            }
-        }
+    /// Notes a call.
+    pub(super) fn mark_used(&self) {
         self.used.store(true, Ordering::Relaxed);
     }
+}
+
+/// One call of one layer.
+pub(super) struct Call<'a, S> {
+    pub(super) simd: S,
+    pub(super) threads: &'a mut Threads,
+    pub(super) conv: &'a Conv,
+    /// Made for this layer's shape, the batch in `data` and as many threads.
+    pub(super) plan: &'a Plan,
+    /// As large as the plan asks.
+    pub(super) scratch: Scratch,
+    /// Memory of this layer's shape.
+    pub(super) data: Data,
 }

@@ -1,0 +1,263 @@
+//! Products of rows and a packed matrix with all that follows at once: bias, residual and the bounds of an activation.
+//!
+//! A 1x1 convolution is one: its rows are pixels. So is a small convolution over few channels: the pixels under a row of its filter lie side by side in
+//! memory and are one long tap.
+
+use std::hint::black_box;
+
+use super::memory::Buffer;
+use super::pack::Filters;
+use super::simd::{Body, Simd};
+use super::threads::Threads;
+
+/// Columns of the rows multiplied at once: their weights for one panel stay in the first-level cache.
+const DEPTH: usize = 256;
+
+/// Most rows of a tile that is one vector wide: as many sums, a weight and a broadcast fit 16 registers.
+const NARROW_ROWS: usize = 14;
+
+/// What outputs are cut to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Bounds {
+    pub(super) low: f32,
+    pub(super) high: f32,
+}
+
+impl Bounds {
+    pub(super) const NONE: Self = Self { low: f32::NEG_INFINITY, high: f32::INFINITY };
+    pub(super) const RELU6: Self = Self { low: 0.0, high: 6.0 };
+}
+
+/// A packed matrix.
+pub(super) struct Matrix {
+    /// `[panel][tap][input][PANEL]`, the last panel filled up with zeros.
+    weights: Buffer,
+    /// One per output, filled up to whole panels.
+    bias: Buffer,
+    /// Rows of the filter.
+    taps: usize,
+    /// Columns of the matrix for each tap.
+    depth: usize,
+    outputs: usize,
+}
+
+/// What is multiplied, and where it goes.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// The first row.
+    pub(super) input: *const f32,
+    /// Distance between rows.
+    pub(super) stride: usize,
+    /// Distance between the taps of a row.
+    pub(super) tap_stride: usize,
+    /// Number of rows.
+    pub(super) count: usize,
+    /// Where the products of one panel go, counted by `places`.
+    pub(super) output: *mut f32,
+    /// Place of each row in the output, and in the residual.
+    pub(super) places: *const u32,
+    /// Added to the output; null for none.
+    pub(super) residual: *const f32,
+    pub(super) bounds: Bounds,
+}
+
+impl Matrix {
+    /// Folds and packs `filters`, whose taps come in `rows` rows of a filter.
+    pub(super) fn new<S: Simd>(filters: &Filters, rows: usize, threads: &mut Threads) -> Self {
+        Self {
+            weights: filters.pack(S::PANEL, threads),
+            bias: filters.pack_bias(S::PANEL),
+            taps: rows,
+            depth: filters.inputs * filters.taps / rows,
+            outputs: filters.outputs,
+        }
+    }
+
+    /// Panels of outputs. The last one may be of one vector only.
+    pub(super) fn panels<S: Simd>(&self) -> usize {
+        self.outputs.div_ceil(S::PANEL)
+    }
+
+    /// Outputs in a panel: one or two vectors.
+    pub(super) fn width<S: Simd>(&self, panel: usize) -> usize {
+        (self.outputs - panel * S::PANEL).next_multiple_of(S::LANES).min(S::PANEL)
+    }
+
+    /// Distance between pixels of the output: whole vectors.
+    pub(super) fn stride<S: Simd>(&self) -> usize {
+        self.outputs.next_multiple_of(S::LANES)
+    }
+
+    /// Multiplies the rows with one panel.
+    ///
+    /// # Safety
+    /// Each row has as many columns as the matrix, `places` one for each row, and output and residual [`Matrix::width`] floats at each place.
+    pub(super) unsafe fn multiply<S: Simd>(&self, simd: S, panel: usize, rows: Rows) {
+        let columns = self.taps * self.depth;
+        let narrow = self.width::<S>(panel) < S::PANEL;
+        let most = if narrow { NARROW_ROWS } else { S::ROWS };
+        let at_once = if self.taps == 1 { DEPTH } else { columns };
+        let tiles = rows.count.div_ceil(most);
+        for first in (0..columns).step_by(at_once) {
+            let depth = if self.taps == 1 { at_once.min(columns - first) } else { self.depth };
+            let last = first + at_once >= columns;
+            let mut tile = Product {
+                rows: Rows {
+                    input: rows.input.wrapping_add(first),
+                    residual: if last { rows.residual } else { std::ptr::null() },
+                    bounds: if last { rows.bounds } else { Bounds::NONE },
+                    ..rows
+                },
+                taps: self.taps,
+                depth,
+                weights: self.weights[(panel * columns + first) * S::PANEL..].as_ptr(),
+                bias: (first == 0).then(|| self.bias[panel * S::PANEL..].as_ptr()),
+            };
+            for index in 0..tiles {
+                let height = rows.count / tiles + usize::from(index < rows.count % tiles);
+                // SAFETY: the tiles partition the rows; the caller answers for them.
+                unsafe {
+                    match (narrow, index == 0) {
+                        (true, _) => tile.narrow::<S, false>(simd, height),
+                        (false, true) => tile.wide::<S, true>(simd, height),
+                        (false, false) => tile.wide::<S, false>(simd, height),
+                    }
+                }
+                tile.rows.input = tile.rows.input.wrapping_add(height * rows.stride);
+                tile.rows.places = tile.rows.places.wrapping_add(height);
+            }
+        }
+    }
+}
+
+/// Some columns of rows, and the weights that they meet.
+#[derive(Clone, Copy)]
+struct Product {
+    rows: Rows,
+    taps: usize,
+    depth: usize,
+    /// `[taps][depth][PANEL]`
+    weights: *const f32,
+    /// What the sums start from; none for what the output holds.
+    bias: Option<*const f32>,
+}
+
+/// Launches the tile of a height.
+macro_rules! heights {
+    ($self:ident, $simd:ident, $height:ident, $most:expr, $vectors:literal, $($n:literal)+) => {
+        match $height {
+            // SAFETY: the caller's promise.
+            $($n if $n <= $most => unsafe { $simd.launch(Tile::<$n, $vectors, AHEAD>($self)) },)+
+            _ => unreachable!("a tile has 1 to {} rows", $most),
+        }
+    };
+}
+
+impl Product {
+    /// A tile of two vectors.
+    #[inline(always)]
+    unsafe fn wide<S: Simd, const AHEAD: bool>(self, simd: S, height: usize) {
+        heights!(self, simd, height, S::ROWS, 2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    }
+
+    /// A tile of one vector.
+    #[inline(always)]
+    unsafe fn narrow<S: Simd, const AHEAD: bool>(self, simd: S, height: usize) {
+        heights!(self, simd, height, NARROW_ROWS, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    }
+}
+
+/// [`Product`] for `R` rows and `V` vectors of outputs, all sums in registers; `AHEAD` fetches the next block meanwhile.
+struct Tile<const R: usize, const V: usize, const AHEAD: bool>(Product);
+
+impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<R, V, AHEAD> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self, simd: S) {
+        let Self(p) = self;
+        // SAFETY: `Matrix::multiply` states what the pointers hold.
+        unsafe {
+            let mut sums = [[simd.splat(0.0); V]; R];
+            for r in 0..R {
+                for v in 0..V {
+                    let from = match p.bias {
+                        Some(bias) => bias,
+                        None => p.rows.output.add(*p.rows.places.add(r) as usize).cast_const(),
+                    };
+                    sums[r][v] = simd.load(from.add(v * S::LANES));
+                }
+            }
+            let mut weights = p.weights;
+            // The block behind this one is usually the next to be read.
+            let mut ahead = weights.wrapping_add(p.taps * p.depth * S::PANEL);
+            for tap in 0..p.taps {
+                let mut rows = [p.rows.input; R];
+                // A compiler that knows how the rows lie reads several columns at once, and has no registers left for the sums.
+                for r in 0..R {
+                    rows[r] = black_box(p.rows.input.add(tap * p.rows.tap_stride + r * p.rows.stride));
+                }
+                let mut k = 0;
+                while k + 4 <= p.depth {
+                    for u in 0..4 {
+                        if AHEAD {
+                            fetch(simd, ahead.wrapping_add(u * S::PANEL));
+                        }
+                        step(simd, &mut sums, &rows, k + u, weights.add(u * S::PANEL));
+                    }
+                    weights = weights.add(4 * S::PANEL);
+                    ahead = ahead.wrapping_add(4 * S::PANEL);
+                    k += 4;
+                }
+                while k < p.depth {
+                    step(simd, &mut sums, &rows, k, weights);
+                    weights = weights.add(S::PANEL);
+                    k += 1;
+                }
+            }
+            let (low, high) = (simd.splat(p.rows.bounds.low), simd.splat(p.rows.bounds.high));
+            for r in 0..R {
+                let place = *p.rows.places.add(r) as usize;
+                for v in 0..V {
+                    let at = place + v * S::LANES;
+                    let mut value = sums[r][v];
+                    if !p.rows.residual.is_null() {
+                        value = simd.add(value, simd.load(p.rows.residual.add(at)));
+                    }
+                    simd.store(p.rows.output.add(at), simd.min(simd.max(value, low), high));
+                }
+            }
+        }
+    }
+}
+
+/// Fetches a row of a panel.
+#[inline(always)]
+fn fetch<S: Simd>(simd: S, row: *const f32) {
+    simd.prefetch(row);
+    if S::PANEL > 16 {
+        simd.prefetch(row.wrapping_add(16));
+    }
+}
+
+/// Adds the outer product of one column of the rows and one row of the weights.
+#[inline(always)]
+unsafe fn step<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    sums: &mut [[S::Vector; V]; R],
+    rows: &[*const f32; R],
+    k: usize,
+    weights: *const f32,
+) {
+    // SAFETY: `Matrix::multiply` states what the pointers hold.
+    unsafe {
+        let mut weight = [simd.splat(0.0); V];
+        for v in 0..V {
+            weight[v] = simd.load(weights.add(v * S::LANES));
+        }
+        for r in 0..R {
+            let x = simd.splat(*rows[r].add(k));
+            for v in 0..V {
+                sums[r][v] = simd.mul_add(x, weight[v], sums[r][v]);
+            }
+        }
+    }
+}

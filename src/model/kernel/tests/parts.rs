@@ -1,0 +1,291 @@
+//! Pointwise products, depthwise convolutions and whole inverted networks of any sizes against their definitions in `f64`.
+
+use proptest::prelude::*;
+
+use super::super::super::architecture::{Activation, Conv, Family, Inverted, InvertedBlock, Linear, Network, Padding};
+use super::super::bench::{Tensors, noise};
+use super::super::depthwise::{Depthwise, MOST_TAPS, Row};
+use super::super::pack::Filters;
+use super::super::pointwise::{Bounds, Matrix, Rows};
+use super::super::simd::Simd;
+use super::super::threads::Threads;
+use super::super::{Isa, Kernel, Parallel, with_isa};
+use super::definition;
+
+fn filters(outputs: usize, inputs: usize, taps: usize) -> Filters {
+    Filters {
+        weights: noise(outputs * inputs * taps, 1),
+        outputs,
+        inputs,
+        taps,
+        scale: Some(noise(outputs, 2)),
+        bias: noise(outputs, 3),
+    }
+}
+
+/// Compares with a tolerance for so many terms of a sum, each below 1.
+fn check(isa: Isa, found: f32, expected: f64, terms: usize) {
+    let error = (f64::from(found) - expected).abs();
+    assert!(error <= 4e-7 * terms as f64, "{isa:?}: {found} instead of {expected}");
+}
+
+/// A matrix whose taps come in `rows` rows, on rows that lie `gap` floats further apart than they are long.
+#[derive(Clone, Debug)]
+struct Pointwise {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    count: usize,
+    gap: usize,
+    residual: bool,
+    bounds: Bounds,
+}
+
+impl Pointwise {
+    /// Floats of one tap.
+    fn depth(&self) -> usize {
+        self.inputs * self.rows
+    }
+
+    fn stride(&self) -> usize {
+        self.rows * (self.depth() + self.gap)
+    }
+
+    /// Outputs of all rows and panels, and what they are added to, each row `width` floats.
+    fn run<S: Simd>(&self) -> (Vec<f32>, Vec<f32>, usize) {
+        let simd = S::detect().unwrap();
+        let filters = filters(self.outputs, self.inputs, self.rows * self.rows);
+        let matrix = Matrix::new::<S>(&filters, self.rows, &mut Threads::new(1).unwrap());
+        let (input, width) = (noise(self.count * self.stride(), 4), matrix.stride::<S>());
+        let residual = noise(self.count * width, 5);
+        let mut output = vec![f32::NAN; self.count * width];
+        // From the last place to the first.
+        let places: Vec<u32> = (0..self.count).rev().map(|row| (row * width) as u32).collect();
+        for panel in 0..matrix.panels::<S>() {
+            let rows = Rows {
+                input: input.as_ptr(),
+                stride: self.stride(),
+                tap_stride: self.depth() + self.gap,
+                count: self.count,
+                output: output[panel * S::PANEL..].as_mut_ptr(),
+                places: places.as_ptr(),
+                residual: if self.residual { residual[panel * S::PANEL..].as_ptr() } else { std::ptr::null() },
+                bounds: self.bounds,
+            };
+            // SAFETY: all of it was made for this matrix.
+            unsafe { matrix.multiply(simd, panel, rows) };
+        }
+        (output, residual, width)
+    }
+
+    fn check(&self) {
+        let filters = filters(self.outputs, self.inputs, self.rows * self.rows);
+        let (input, scale) = (noise(self.count * self.stride(), 4), filters.scale.as_ref().unwrap());
+        for isa in Isa::available() {
+            let (output, residual, width) = with_isa!(isa, pointwise(self), unreachable!("it is available"));
+            for (row, output) in output.chunks_exact(width).rev().enumerate() {
+                for channel in 0..self.outputs {
+                    let mut sum = f64::from(filters.bias[channel]);
+                    for tap in 0..self.rows * self.rows {
+                        for c in 0..self.inputs {
+                            let weight = filters.weights[(channel * self.inputs + c) * self.rows * self.rows + tap];
+                            let column = tap % self.rows * self.inputs + c;
+                            let at = row * self.stride() + tap / self.rows * (self.depth() + self.gap) + column;
+                            sum += f64::from(weight * scale[channel]) * f64::from(input[at]);
+                        }
+                    }
+                    if self.residual {
+                        sum += f64::from(residual[(self.count - 1 - row) * width + channel]);
+                    }
+                    let sum = sum.clamp(f64::from(self.bounds.low), f64::from(self.bounds.high));
+                    check(isa, output[channel], sum, self.rows * self.depth() + 2);
+                }
+                assert!(
+                    self.residual || output[self.outputs..].iter().all(|&x| x == 0.0),
+                    "{isa:?}: what is unused is 0"
+                );
+            }
+        }
+    }
+}
+
+fn pointwise<S: Simd>(case: &Pointwise) -> (Vec<f32>, Vec<f32>, usize) {
+    case.run::<S>()
+}
+
+/// A row of depthwise filters.
+#[derive(Clone, Debug)]
+struct Depth {
+    kernel: usize,
+    stride: usize,
+    channels: usize,
+    count: usize,
+}
+
+impl Depth {
+    fn pixels(&self) -> usize {
+        (self.count - 1) * self.stride + self.kernel
+    }
+
+    /// Value of a padded row of the input.
+    fn input(&self, row: usize, pixel: usize, channel: usize) -> f32 {
+        ((row * 131 + pixel * 17 + channel) as f32 * 0.37).sin()
+    }
+
+    /// `[count][channels]`, with whole vectors of channels.
+    fn run<S: Simd>(&self) -> (Vec<f32>, usize) {
+        let simd = S::detect().unwrap();
+        let layer = Depthwise::new::<S>(
+            &filters(self.channels, 1, self.kernel * self.kernel),
+            self.kernel,
+            self.stride,
+            Bounds::RELU6,
+        );
+        let width = self.channels.next_multiple_of(S::LANES);
+        let mut output = vec![f32::NAN; self.count * width];
+        for panel in 0..self.channels.div_ceil(S::PANEL) {
+            let value = |row: usize, i: usize| match panel * S::PANEL + i % S::PANEL {
+                channel if channel < self.channels => self.input(row, i / S::PANEL, channel),
+                _ => 0.0,
+            };
+            let rows: Vec<Vec<f32>> =
+                (0..self.kernel).map(|row| (0..self.pixels() * S::PANEL).map(|i| value(row, i)).collect()).collect();
+            let mut inputs = [std::ptr::null(); MOST_TAPS];
+            for (input, row) in inputs.iter_mut().zip(&rows) {
+                *input = row.as_ptr();
+            }
+            let row = Row {
+                inputs,
+                output: output[panel * S::PANEL..].as_mut_ptr(),
+                stride: width,
+                count: self.count,
+                width: (width - panel * S::PANEL).min(S::PANEL),
+            };
+            // SAFETY: the rows have the pixels under all outputs.
+            unsafe { layer.run(simd, panel, row) };
+        }
+        (output, width)
+    }
+
+    fn check(&self) {
+        let taps = self.kernel * self.kernel;
+        let filters = filters(self.channels, 1, taps);
+        for isa in Isa::available() {
+            let (output, width) = with_isa!(isa, depthwise(self), unreachable!("it is available"));
+            for (x, pixel) in output.chunks_exact(width).enumerate() {
+                for (channel, &found) in pixel[..self.channels].iter().enumerate() {
+                    let mut sum = f64::from(filters.bias[channel]);
+                    for tap in 0..taps {
+                        let weight = filters.weights[channel * taps + tap] * filters.scale.as_ref().unwrap()[channel];
+                        let at = x * self.stride + tap % self.kernel;
+                        sum += f64::from(weight) * f64::from(self.input(tap / self.kernel, at, channel));
+                    }
+                    check(isa, found, sum.clamp(0.0, 6.0), taps + 1);
+                }
+            }
+        }
+    }
+}
+
+fn depthwise<S: Simd>(case: &Depth) -> (Vec<f32>, usize) {
+    case.run::<S>()
+}
+
+/// Side of the filter, stride, times it widens, outputs in eighths.
+type Sizes = (usize, usize, usize, usize);
+
+/// A network of these blocks; the first one's widening is the stem.
+fn network(stem: usize, blocks: &[Sizes]) -> Network {
+    let conv = |name: String, [outputs, inputs, kernel]: [usize; 3], stride, depthwise, activation| Conv {
+        norm: format!("{name}.norm"),
+        name,
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        depthwise,
+        padding: Padding::Same,
+        activation,
+    };
+    let mut inputs = 8 * stem;
+    let mut list = Vec::new();
+    for (index, &(kernel, stride, times, outputs)) in blocks.iter().enumerate() {
+        let (outputs, middle) = (8 * outputs, if index == 0 { inputs } else { times * inputs });
+        let name = |part: &str| format!("{index}.{part}");
+        let expand = if index == 0 { ([middle, 3, 3], 2) } else { ([middle, inputs, 1], 1) };
+        list.push(InvertedBlock {
+            expand: conv(name("expand"), expand.0, expand.1, false, Activation::Relu6),
+            depthwise: conv(name("depthwise"), [middle, middle, kernel], stride, true, Activation::Relu6),
+            project: conv(name("project"), [outputs, middle, 1], 1, false, Activation::None),
+            identity: index > 0 && stride == 1 && inputs == outputs,
+        });
+        inputs = outputs;
+    }
+    let head = conv("head".into(), [48, inputs, 1], 1, false, Activation::Relu6);
+    Network {
+        family: Family::Inverted(Inverted { blocks: list, head }),
+        epsilon: 1e-3,
+        last: Linear { name: "last".into(), inputs: 48, outputs: 5 },
+    }
+}
+
+/// Compares the network with its definition on every instruction set.
+fn check_network(network: &Network, side: usize, batch: usize, threads: usize) {
+    let weights = Tensors::random(network);
+    let images = noise(batch * side * side * 3, 6);
+    let expected =
+        images.chunks_exact(side * side * 3).flat_map(|image| definition::logits(network, &weights, image, side));
+    let expected: Vec<f64> = expected.collect();
+    let largest = expected.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+    for isa in Isa::available() {
+        let kernel = Kernel::new(network, &weights, side, isa, Parallel::one(threads)).unwrap();
+        let found = kernel.forward(&images).logits;
+        for (found, expected) in found.iter().zip(&expected) {
+            let error = (f64::from(*found) - expected).abs() / largest;
+            assert!(error <= 1e-4, "{isa:?}: {found} instead of {expected}, {error:e} of the largest");
+        }
+    }
+}
+
+prop_compose! {
+    fn sizes()(kernel in prop_oneof![Just(3usize), Just(5)], stride in 1usize..=2, times in 1usize..=4, outputs in 1usize..=5) -> Sizes {
+        (kernel, stride, times, outputs)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pointwise_products_are_the_products(
+        (rows, inputs) in prop_oneof![3 => (Just(1usize), 1usize..600), 1 => (Just(3usize), 1usize..5)],
+        outputs in 1usize..70,
+        count in 1usize..40,
+        gap in 0usize..3,
+        residual in prop::bool::ANY,
+        bounds in prop_oneof![Just(Bounds::NONE), Just(Bounds::RELU6)],
+    ) {
+        Pointwise { rows, inputs, outputs, count, gap, residual, bounds }.check();
+    }
+
+    #[test]
+    fn depthwise_rows_are_the_convolution(
+        kernel in prop_oneof![Just(3usize), Just(5)],
+        stride in 1usize..=2,
+        channels in 1usize..70,
+        count in 1usize..30,
+    ) {
+        Depth { kernel, stride, channels, count }.check();
+    }
+
+    #[test]
+    fn inverted_networks_of_any_sizes_are_their_definition(
+        stem in 1usize..=5,
+        blocks in prop::collection::vec(sizes(), 1..5),
+        side in 1usize..60,
+        batch in 1usize..4,
+        threads in 1usize..=3,
+    ) {
+        check_network(&network(stem, &blocks), side, batch, threads);
+    }
+}
