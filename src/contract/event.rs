@@ -95,7 +95,8 @@ impl From<Sequencer> for String {
 
 /// The created objects that a message body names. Empty for `s3:TestEvent` and for events of other types.
 ///
-/// Understood are S3's notification (every record counts), the same in an SNS envelope, and a plain `s3://bucket/key`.
+/// Understood are S3's notification (every record counts), EventBridge's event of S3, either of them in an SNS envelope, and a plain
+/// `s3://bucket/key`.
 ///
 /// # Errors
 /// [`EventError`] if the body is none of these; such a message will never be understood, so it may be dropped.
@@ -116,6 +117,13 @@ fn parse_envelope(body: &str, may_unwrap: bool) -> Result<Vec<ObjectEvent>, Even
         Body::Notification { records } => {
             records.into_iter().filter(|r| r.name_is_created()).map(TryInto::try_into).collect()
         }
+        Body::EventBridge { kind, source, time, detail } if source == "aws.s3" && kind == "Object Created" => {
+            let Entity { bucket, object } = serde_json::from_value(detail)?;
+            // EventBridge gives the key as it is, not encoded as S3's own notifications have it.
+            let sequencer = object.sequencer.filter(|s| !s.is_empty()).map(|s| Sequencer::new(&s));
+            Ok(vec![ObjectEvent { bucket: bucket.name, key: object.key, sequencer, time }])
+        }
+        Body::EventBridge { .. } => Ok(Vec::new()),
     }
 }
 
@@ -129,6 +137,14 @@ enum Body {
     Sns {
         #[serde(rename = "Message")]
         message: String,
+    },
+    /// What EventBridge sends; an S3 bucket has one notification of a kind, so shared buckets use this way.
+    EventBridge {
+        #[serde(rename = "detail-type")]
+        kind: String,
+        source: String,
+        time: Option<String>,
+        detail: serde_json::Value,
     },
     /// `{"Service": "Amazon S3", "Event": "s3:TestEvent", …}`, sent once when a notification is configured.
     Test {
@@ -249,6 +265,30 @@ mod tests {
             assert_eq!(events[0].sequencer, Some(Sequencer::new("0055AED6DCD90281E5")));
         }
         assert!(matches!(parse(&notification("%FF%FE")), Err(EventError::Key(_))));
+    }
+
+    #[test]
+    fn reads_events_of_event_bridge() {
+        let event = |kind: &str| {
+            let object =
+                r#"{"key":"in/a b+ü%41.jpg","size":7,"etag":"x","version-id":"v","sequencer":"0055AED6DCD90281E5"}"#;
+            format!(
+                r#"{{"version":"0","id":"1","detail-type":"{kind}","source":"aws.s3","account":"1","time":"2026-01-02T03:04:05Z",
+                "region":"r","resources":["arn:aws:s3:::in"],"detail":{{"version":"0","bucket":{{"name":"in"}},"object":{object},
+                "request-id":"1","requester":"1","source-ip-address":"1.2.3.4","reason":"PutObject"}}}}"#
+            )
+        };
+        let created = ObjectEvent {
+            bucket: "in".to_owned(),
+            key: "in/a b+ü%41.jpg".to_owned(),
+            sequencer: Some(Sequencer::new("0055AED6DCD90281E5")),
+            time: Some("2026-01-02T03:04:05Z".to_owned()),
+        };
+        assert_eq!(parse(&event("Object Created")).unwrap(), [created.clone()]);
+        assert_eq!(parse(&event("Object Deleted")).unwrap(), []);
+        let envelope = serde_json::json!({ "Type": "Notification", "Message": event("Object Created") });
+        assert_eq!(parse(&envelope.to_string()).unwrap(), [created]);
+        assert!(parse(r#"{"detail-type":"Object Created","source":"aws.s3","detail":{}}"#).is_err());
     }
 
     #[test]

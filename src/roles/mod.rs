@@ -11,4 +11,5 @@ pub mod status;
 pub mod work;
 
 mod confirm;
+mod notify;
 mod signals;

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{signals::stop_token, work::load_bundle};
+use super::{notify, signals::stop_token, work::load_bundle};
 use crate::{
     backend::{
         self, Backend,
@@ -110,6 +110,7 @@ pub async fn run(_args: ServeArgs, config: Config, global: &Global) -> anyhow::R
     writeln!(stdout, "listening on http://{bound}")
         .and_then(|()| stdout.flush())
         .context("cannot write to standard output")?;
+    notify::ready(stop.clone());
     web::serve(listener, app, stop.clone()).await?;
     stop.cancel();
     while let Some(ended) = background.join_next().await {

@@ -8,7 +8,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use super::signals::stop_token;
+use super::{notify, signals::stop_token};
 use crate::{
     backend::{self, Departure},
     cli::value_name,
@@ -93,6 +93,10 @@ pub async fn run(args: WorkArgs, config: Config) -> anyhow::Result<ExitCode> {
         until_empty: args.until_empty,
     };
     info!(worker = settings.worker, model = classifier.card().name, threads, "working");
+    // A supervised one is none of the service manager's: its supervisor is.
+    if !args.supervised {
+        notify::ready(stop.clone());
+    }
     let interrupted = stop.clone();
     let run_stop = stop.child_token();
     let summary =
