@@ -371,6 +371,12 @@ pub trait Fleet: Send + Sync + Debug {
 
     /// Sets the desired capacity, clamped to min and max.
     async fn set_desired(&self, desired: u32) -> Result<SetDesired>;
+
+    /// Lets these workers go if the fleet has more than it should, although they may have work: each finishes what it has begun and
+    /// hands the rest back. Needed only where a manager keeps workers with work.
+    async fn release(&self, _workers: &[String]) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What [`Instance::depart`] did.

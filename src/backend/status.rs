@@ -81,7 +81,7 @@ fn summarise(
     for (label, count) in beats.iter().flat_map(|beat| &beat.labels) {
         *labels.entry(label.clone()).or_default() += count;
     }
-    let images_per_minute = rate(&beats, now_ms);
+    let images_per_minute = images_in_the_last_minute(&beats, now_ms);
     // One that drains and holds nothing has said goodbye.
     let is_there = |beat: &Heartbeat| beat.is_alive(now_ms) && !(beat.draining && beat.in_flight == 0);
     let mut workers: Vec<Heartbeat> = beats.into_iter().filter(is_there).collect();
@@ -106,7 +106,7 @@ fn summarise(
 }
 
 /// Images in the last minute: what there is of this one, and of the one before the share that is not a minute old.
-fn rate(beats: &[Heartbeat], now_ms: i64) -> f64 {
+pub(crate) fn images_in_the_last_minute(beats: &[Heartbeat], now_ms: i64) -> f64 {
     let minute = now_ms.div_euclid(60_000);
     let images = |minute| beats.iter().filter_map(|beat| beat.minutes.get(&minute)).sum::<u64>() as f64;
     let elapsed = now_ms.rem_euclid(60_000) as f64 / 60_000.0;

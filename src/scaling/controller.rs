@@ -7,7 +7,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Decision, History, Observation, Reading, Rules, decide};
 use crate::{
-    backend::{self, Backend, ErrorKind, Heartbeat, SetDesired, Versioned},
+    backend::{self, Backend, ErrorKind, Heartbeat, SetDesired, Versioned, status::images_in_the_last_minute},
     clock::Clock,
 };
 
@@ -100,6 +100,8 @@ pub struct Memory {
 struct Plan {
     seen: Observation,
     decision: Decision,
+    /// The workers that may go, if some are to.
+    surplus: Vec<String>,
     memory: Memory,
     version: Option<u64>,
 }
@@ -110,8 +112,15 @@ struct Plan {
 /// [`TickError`]; after one the next call starts afresh, and no change is remembered that was not made.
 pub async fn tick(backend: &Backend, rules: &Rules, clock: &dyn Clock) -> Result<Outcome, TickError> {
     let now_ms = clock.now_ms();
-    let plan = plan(backend, rules, now_ms).await?;
+    let mut plan = plan(backend, rules, now_ms).await?;
+    let surplus = std::mem::take(&mut plan.surplus);
     let outcome = carry_out(backend, plan, now_ms).await?;
+    if matches!(outcome.action, Action::Scaled | Action::Nothing) && !surplus.is_empty() {
+        // They are asked again at the next reading, so a failure costs a little money and nothing else.
+        if let Err(error) = within(backend.fleet.release(&surplus)).await {
+            tracing::warn!(%error, workers = surplus.len(), "cannot let surplus workers go");
+        }
+    }
     tell(&outcome);
     Ok(outcome)
 }
@@ -138,16 +147,25 @@ async fn plan(backend: &Backend, rules: &Rules, now_ms: i64) -> Result<Plan, Tic
         in_flight: depth.in_flight,
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
         rate: rate(&alive),
+        flow: images_in_the_last_minute(&heartbeats, now_ms) / 60.0,
         fleet,
     };
     let version = memory.as_ref().map(|memory| memory.version);
     let memory = memory.map(recall).unwrap_or_default();
     let decision = decide(&seen, rules, &memory.history, now_ms);
-    Ok(Plan { seen, decision, memory, version })
+    let surplus = least_busy(&alive, decision.release as usize);
+    Ok(Plan { seen, decision, surplus, memory, version })
+}
+
+/// The workers that hold the fewest messages, of these the newest.
+fn least_busy(alive: &[&Heartbeat], count: usize) -> Vec<String> {
+    let mut working: Vec<_> = alive.iter().filter(|beat| !beat.draining).collect();
+    working.sort_by_key(|beat| (beat.in_flight, std::cmp::Reverse(beat.started_at_ms)));
+    working.into_iter().take(count).map(|beat| beat.worker.clone()).collect()
 }
 
 async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome, TickError> {
-    let Plan { seen, decision, memory, version } = plan;
+    let Plan { seen, decision, memory, version, .. } = plan;
     let from = seen.fleet.desired;
     let changes = decision.target != from;
     // A change that fails is not remembered as made, or its cool-down would hold up the next attempt.
@@ -179,10 +197,13 @@ async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome
     }
 }
 
-/// Whether two histories differ in nothing but the time of their last reading.
+/// Whether two histories differ in nothing but the times of their readings.
 fn alike(a: &History, b: &History) -> bool {
     let (Some(old), Some(new)) = (a.last, b.last) else { return false };
-    let at = |history: &History| History { last: Some(Reading { at_ms: 0, ..new }), ..history.clone() };
+    let at = |history: &History| {
+        let minute = history.minute.map(|minute| Reading { at_ms: 0, ..minute });
+        History { last: Some(Reading { at_ms: 0, ..new }), minute, ..history.clone() }
+    };
     (old.visible, old.in_flight) == (new.visible, new.in_flight) && at(a) == at(b)
 }
 
@@ -254,165 +275,5 @@ fn tell(outcome: &Outcome) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::{backend::local, clock::ManualClock, config::Config};
-
-    /// A local backend with a clock that is moved by hand; its fleet is the workers whose heartbeats are written.
-    struct World {
-        backend: Backend,
-        clock: Arc<ManualClock>,
-        _dir: tempfile::TempDir,
-    }
-
-    impl World {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
-            config.fleet.max = 20;
-            let clock = Arc::new(ManualClock::at(1_800_000_000_000));
-            let (backend, _) = local::open(&config, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
-            Self { backend, clock, _dir: dir }
-        }
-
-        async fn send(&self, messages: usize) {
-            self.backend.queue.send(&vec!["{}".to_owned(); messages]).await.unwrap();
-        }
-
-        /// So many workers are heard of, the first `busy` of which hold a message.
-        async fn workers(&self, running: u32, busy: u32) {
-            for id in 0..running {
-                let beat = Heartbeat {
-                    worker: format!("w{id}"),
-                    in_flight: u32::from(id < busy),
-                    done: 800,
-                    busy_ms: 10_000,
-                    ..Heartbeat::default()
-                };
-                self.backend.results.beat(&beat).await.unwrap();
-            }
-        }
-
-        async fn empty(&self) {
-            self.backend.reset.reset().await.unwrap();
-        }
-
-        async fn tick(&self, rules: &Rules) -> Outcome {
-            tick(&self.backend, rules, self.clock.as_ref()).await.unwrap()
-        }
-
-        async fn memory(&self) -> Memory {
-            serde_json::from_str(&self.backend.results.scaler().await.unwrap().unwrap().value).unwrap()
-        }
-
-        async fn desired(&self) -> u32 {
-            self.backend.fleet.observe().await.unwrap().desired
-        }
-    }
-
-    #[tokio::test]
-    async fn a_burst_is_scaled_out_for_and_back_in_and_remembered() {
-        let world = World::new();
-        let rules = Rules::default();
-        world.workers(1, 1).await;
-        world.send(1200).await;
-        let out = world.tick(&rules).await;
-        assert_eq!(
-            (out.action, out.from, out.target, world.desired().await),
-            (Action::Scaled, 1, 16, 16),
-            "{}",
-            out.reason
-        );
-
-        world.clock.advance(Duration::from_secs(10));
-        world.workers(16, 16).await;
-        let again = world.tick(&rules).await;
-        assert_eq!((again.action, again.target), (Action::Nothing, 16), "{}", again.reason);
-
-        world.empty().await;
-        let mut last = again;
-        for _ in 0..10 {
-            world.clock.advance(Duration::from_secs(10));
-            world.workers(16, 2).await;
-            last = world.tick(&rules).await;
-            if last.action == Action::Scaled {
-                break;
-            }
-        }
-        assert_eq!((last.action, last.target, world.desired().await), (Action::Scaled, 2, 2), "{}", last.reason);
-        let memory = world.memory().await;
-        let changes: Vec<_> = memory.decisions.iter().map(|past| (past.from, past.target)).collect();
-        assert_eq!(changes, [(16, 2), (1, 16)]);
-        assert_eq!(memory.decisions[1].at, "2027-01-15T08:00:00Z");
-        assert!(memory.decisions[1].reason.starts_with("1200 messages wait"), "{}", memory.decisions[1].reason);
-    }
-
-    #[tokio::test]
-    async fn an_idle_system_writes_nothing() {
-        let world = World::new();
-        let rules = Rules::default();
-        let mut versions = Vec::new();
-        for _ in 0..6 {
-            world.workers(1, 0).await;
-            world.tick(&rules).await;
-            versions.push(world.backend.results.scaler().await.unwrap().unwrap().version);
-            world.clock.advance(rules.interval);
-        }
-        assert_eq!(versions[3..], [versions[2]; 3], "{versions:?}");
-        world.send(1).await;
-        world.tick(&rules).await;
-        assert!(world.backend.results.scaler().await.unwrap().unwrap().version > versions[5]);
-    }
-
-    #[tokio::test]
-    async fn a_dry_run_decides_and_changes_nothing() {
-        let world = World::new();
-        world.workers(1, 0).await;
-        world.send(150).await;
-        let outcome = dry_run(&world.backend, &Rules::default(), world.clock.as_ref()).await.unwrap();
-        assert_eq!((outcome.action, outcome.from, outcome.target), (Action::DryRun, 1, 3));
-        assert_eq!(world.desired().await, 1);
-        assert_eq!(world.backend.results.scaler().await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn of_two_runs_on_one_reading_one_acts() {
-        let world = World::new();
-        world.workers(1, 1).await;
-        world.send(600).await;
-        let rules = Rules { cooldown_out: Duration::ZERO, warmup: Duration::ZERO, ..Rules::default() };
-        let now = world.clock.now_ms();
-        let first = plan(&world.backend, &rules, now).await.unwrap();
-        let second = plan(&world.backend, &rules, now).await.unwrap();
-        assert_eq!(carry_out(&world.backend, first, now).await.unwrap().action, Action::Scaled);
-        assert_eq!(carry_out(&world.backend, second, now).await.unwrap().action, Action::Overtaken);
-        assert_eq!(world.desired().await, 6);
-        let third = world.tick(&rules).await;
-        assert_eq!((third.action, third.target), (Action::Nothing, 6), "{}", third.reason);
-    }
-
-    #[tokio::test]
-    async fn the_rate_is_measured_from_those_alive() {
-        let world = World::new();
-        let rules = Rules { policy: super::super::Policy::Backlog, ..Rules::default() };
-        world.workers(1, 1).await;
-        world.send(10).await;
-        let seen = world.tick(&rules).await.seen;
-        assert_eq!((seen.rate, seen.busy), (Some(80.0), 1));
-        world.clock.advance(Duration::from_secs(60));
-        let seen = world.tick(&rules).await.seen;
-        assert_eq!((seen.rate, seen.busy), (None, 0));
-        assert_eq!(world.memory().await.history.rate, Some(80.0));
-    }
-
-    #[tokio::test]
-    async fn a_memory_that_is_not_understood_is_replaced() {
-        let world = World::new();
-        assert!(world.backend.results.swap_scaler(None, "from another time").await.unwrap());
-        world.workers(1, 0).await;
-        assert_eq!(world.tick(&Rules::default()).await.action, Action::Nothing);
-        assert_eq!(world.memory().await.decisions.len(), 0);
-    }
-}
+#[path = "controller_tests.rs"]
+mod tests;

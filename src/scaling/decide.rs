@@ -1,12 +1,16 @@
 //! The scaling decision: from an observation and a memory to a desired capacity and a reason. Pure.
 //!
 //! - `steps` is step scaling as CloudWatch alarms do it: each step adds workers to those that are *warm*, so that a backlog which is
-//!   being answered is not answered again, while a deeper one adds the difference.
+//!   being answered is not answered again, while a deeper one adds the difference. It scales in when the queue stays low, and never
+//!   below the workers that are busy.
 //! - `backlog` is AWS's backlog per instance: desired = ceil(messages / (acceptable latency x images a second of one worker))
-//!   (Amazon EC2 Auto Scaling, "Scaling policy based on Amazon SQS"). Workers that are starting count as workers.
+//!   (Amazon EC2 Auto Scaling, "Scaling policy based on Amazon SQS"). Workers that are starting count as workers. Where nothing waits
+//!   it goes by utilisation: the images that come a second over those that the fleet could do, kept at latency / (latency + warm-up). The
+//!   less a message may wait, the more room there has to be for what comes while further workers boot.
 //!
-//! Both scale out on visible messages. Both scale in after several low readings in a row, to the most that any of those readings
-//! called for, and never below the workers that are busy: under a steady load the queue is empty and only they tell what is needed.
+//! Both scale in after several low readings in a row, to the most that any of those readings called for. `backlog` knows what the
+//! work needs, so it lets surplus workers go although each of them has a little to do: they finish it, and hand back the rest. With
+//! `steps` a worker that has work keeps its protection and stays.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -15,9 +19,12 @@ use serde::{Deserialize, Serialize};
 use super::{Policy, Rules};
 use crate::backend::FleetState;
 
-/// `backlog` scales in only if that saves a tenth of the fleet, so that it does not follow every wave
+/// `backlog` follows the utilisation only if that adds or saves a tenth of the fleet, so that it does not follow every wave
 /// (the tolerance of Kubernetes' horizontal pod autoscaler).
 const TOLERANCE: f64 = 0.1;
+
+/// Milliseconds of a minute.
+const MINUTE_MS: i64 = 60_000;
 
 /// What the policy looks at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -30,6 +37,8 @@ pub struct Observation {
     pub busy: u32,
     /// Measured images a second of one busy worker, if any was measured.
     pub rate: Option<f64>,
+    /// Images that the fleet finished a second, over the last minute.
+    pub flow: f64,
     /// The fleet.
     pub fleet: FleetState,
 }
@@ -70,6 +79,10 @@ pub struct History {
     pub in_at_ms: Option<i64>,
     /// The last rate that was measured, for a fleet that has been scaled to zero.
     pub rate: Option<f64>,
+    /// The reading with which the present minute began.
+    pub minute: Option<Reading>,
+    /// Images that came a second, in the last whole minute.
+    pub arrivals: Option<f64>,
 }
 
 /// How many workers there should be, and why.
@@ -79,6 +92,8 @@ pub struct Decision {
     pub target: u32,
     /// A sentence for the log.
     pub reason: String,
+    /// How many workers are to go although they are protected: they finish what they have begun and hand the rest back.
+    pub release: u32,
     /// What to remember if the decision is carried out.
     pub history: History,
 }
@@ -95,102 +110,151 @@ struct Want {
 
 /// Decides how many workers there should be.
 ///
-/// The target is within the fleet's bounds, grows with the number of messages, adds at most [`Rules::max_step`] workers, and is no
-/// scale-in below the workers that are busy. Deciding again on the same reading, which is any within half of [`Rules::interval`],
-/// changes nothing.
+/// The target is within the fleet's bounds, grows with the number of messages, and adds at most [`Rules::max_step`] workers. Deciding
+/// again on the same reading, which is any within half of [`Rules::interval`], changes nothing.
 #[must_use]
 pub fn decide(seen: &Observation, rules: &Rules, history: &History, now_ms: i64) -> Decision {
     let fleet = &seen.fleet;
     let mut history = recall(history, rules, seen, now_ms);
-    let hold = |history: History, reason: String| Decision { target: fleet.desired, reason, history };
-
     if fleet.desired < fleet.min || fleet.desired > fleet.max {
         let target = fleet.desired.max(fleet.min).min(fleet.max);
         let reason =
             format!("the fleet is to have {} to {} workers: from {} to {target}", fleet.min, fleet.max, fleet.desired);
-        return Decision { target, reason, history };
+        return Decision { target, reason, release: 0, history };
     }
     if let Some(left) = history.last.and_then(|last| remaining(Some(last.at_ms), rules.interval / 2, now_ms)) {
-        return hold(
-            history,
-            format!("this reading has just been answered; the next one counts in {}", in_words(left)),
-        );
+        let reason = format!("this reading has just been answered; the next one counts in {}", in_words(left));
+        return Decision { target: fleet.desired, reason, release: 0, history };
     }
-    history.last = Some(Reading { at_ms: now_ms, visible: seen.visible, in_flight: seen.in_flight });
-
+    let reading = Reading { at_ms: now_ms, visible: seen.visible, in_flight: seen.in_flight };
+    history.last = Some(reading);
+    history.measure(reading, seen.flow);
     let want = match rules.policy {
         Policy::Steps => steps(seen, rules, &history),
         Policy::Backlog => backlog(seen, rules, &history),
     };
-    match want.low {
-        Some(workers) => {
-            history.low.push_back(workers);
-            while history.low.len() > rules.low_readings as usize {
-                history.low.pop_front();
-            }
-        }
-        None => history.low.clear(),
+    history.note(want.low, rules);
+    let turn = Turn { seen, rules, now_ms };
+    let mut decision = turn.out(&want, &history).unwrap_or_else(|| turn.down(&want, &history));
+    if rules.policy == Policy::Backlog {
+        decision.release = fleet.protected.min(fleet.in_service).saturating_sub(decision.target);
     }
+    decision
+}
 
-    let from_zero = fleet.desired == 0 && seen.visible > 0;
-    let wanted = want.out.as_ref().map_or(0, |(wanted, _)| *wanted).max(u32::from(from_zero)).min(fleet.max);
-    if wanted > fleet.desired {
-        let cooling = remaining(history.out_at_ms, rules.cooldown_out, now_ms).filter(|_| !from_zero);
-        let target = wanted.min(fleet.desired.saturating_add(rules.max_step));
-        let why = want.out.map_or(want.state, |(_, why)| why);
-        if let Some(left) = cooling {
-            return hold(history, format!("{why}, but the last scale-out is too recent: wait {} more", in_words(left)));
+/// One decision in the making: what it looks at.
+struct Turn<'a> {
+    seen: &'a Observation,
+    rules: &'a Rules,
+    now_ms: i64,
+}
+
+impl Turn<'_> {
+    /// Scales out, or says why not yet; `None` if nothing calls for more workers.
+    fn out(&self, want: &Want, history: &History) -> Option<Decision> {
+        let Self { seen, rules, now_ms } = *self;
+        let fleet = &seen.fleet;
+        let from_zero = fleet.desired == 0 && seen.visible > 0;
+        let called_for = want.out.as_ref().map_or(0, |(wanted, _)| *wanted);
+        let wanted = called_for.max(u32::from(from_zero)).min(fleet.max);
+        let why = want.out.as_ref().map_or(&want.state, |(_, why)| why);
+        if wanted <= fleet.desired {
+            let is_full = want.out.is_some() && fleet.desired == fleet.max;
+            return is_full
+                .then(|| self.hold(history, format!("{why}, and {} are the most allowed", workers(fleet.max))));
         }
-        let bound = match () {
-            () if target < wanted => ", no more than that at a time",
-            () if target == fleet.max => ", the most allowed",
-            () => "",
+        let cooling = remaining(history.out_at_ms, rules.cooldown_out, now_ms).filter(|_| !from_zero);
+        if let Some(left) = cooling {
+            let reason = format!("{why}, but the last scale-out is too recent: wait {} more", in_words(left));
+            return Some(self.hold(history, reason));
+        }
+        let target = wanted.min(fleet.desired.saturating_add(rules.max_step));
+        let bound = if target < wanted {
+            ", no more than that at a time"
+        } else if target == fleet.max {
+            ", the most allowed"
+        } else {
+            ""
         };
+        let mut history = history.clone();
         history.out_at_ms = Some(now_ms);
         history.launches.push(Launch { at_ms: now_ms, workers: target - fleet.desired });
-        return Decision {
-            target,
-            reason: format!("{why}: from {} to {}{bound}", fleet.desired, workers(target)),
-            history,
-        };
-    }
-    if let Some((_, why)) = want.out.filter(|_| fleet.desired == fleet.max) {
-        return hold(history, format!("{why}, and {} are the most allowed", workers(fleet.max)));
+        let reason = format!("{why}: from {} to {}{bound}", fleet.desired, workers(target));
+        Some(Decision { target, reason, release: 0, history })
     }
 
-    let wanted = history.low.iter().max().map(|most| floor(seen).max(*most));
-    let Some(target) = wanted.filter(|wanted| *wanted < fleet.desired) else {
-        return hold(history, format!("{}; nothing to do", want.state));
-    };
-    let readings = history.low.len();
-    if readings < rules.low_readings as usize {
-        let reason = format!("{}: low reading {readings} of {} before scaling in", want.state, rules.low_readings);
-        return hold(history, reason);
+    /// Scales in, or says why not.
+    fn down(&self, want: &Want, history: &History) -> Decision {
+        let Self { seen, rules, now_ms } = *self;
+        let (fleet, state) = (&seen.fleet, &want.state);
+        let wanted = history.low.iter().max().map(|most| self.floor().max(*most));
+        let Some(target) = wanted.filter(|wanted| *wanted < fleet.desired) else {
+            return self.hold(history, format!("{state}; nothing to do"));
+        };
+        let readings = history.low.len();
+        if readings < rules.low_readings as usize {
+            return self
+                .hold(history, format!("{state}: low reading {readings} of {} before scaling in", rules.low_readings));
+        }
+        if fleet.pending > 0 {
+            return self
+                .hold(history, format!("{state}, but {} still starting; no scale-in meanwhile", are(fleet.pending)));
+        }
+        let changed = history.in_at_ms.max(history.out_at_ms);
+        if let Some(left) = remaining(changed, rules.cooldown_in, now_ms) {
+            return self
+                .hold(history, format!("{state}, but the last change is too recent: wait {} more", in_words(left)));
+        }
+        let stays = rules.policy == Policy::Steps && target > fleet.min && seen.busy > 0;
+        let kept = if stays { ", busy workers stay" } else { "" };
+        let down = format!("from {} down to {}{kept}", fleet.desired, workers(target));
+        let mut history = history.clone();
+        history.in_at_ms = Some(now_ms);
+        history.low.clear();
+        history.launches.clear();
+        Decision { target, reason: format!("{state} for {readings} readings in a row: {down}"), release: 0, history }
     }
-    if fleet.pending > 0 {
-        return hold(
-            history,
-            format!("{}, but {} still starting; no scale-in meanwhile", want.state, are(fleet.pending)),
-        );
+
+    /// What no scale-in goes below: the minimum, one while there is work, and with `steps` the busy workers.
+    fn floor(&self) -> u32 {
+        let Observation { fleet, visible, in_flight, busy, .. } = self.seen;
+        let work = u32::from(*visible > 0 || *in_flight > 0);
+        let busy = if self.rules.policy == Policy::Steps { *busy } else { 0 };
+        fleet.min.max(busy.max(work).min(fleet.desired))
     }
-    let changed = history.in_at_ms.max(history.out_at_ms);
-    if let Some(left) = remaining(changed, rules.cooldown_in, now_ms) {
-        return hold(
-            history,
-            format!("{}, but the last change is too recent: wait {} more", want.state, in_words(left)),
-        );
+
+    fn hold(&self, history: &History, reason: String) -> Decision {
+        Decision { target: self.seen.fleet.desired, reason, release: 0, history: history.clone() }
     }
-    let kept = if target > fleet.min && seen.busy > 0 { ", busy workers stay" } else { "" };
-    let reason = format!(
-        "{} for {readings} readings in a row: from {} down to {}{kept}",
-        want.state,
-        fleet.desired,
-        workers(target)
-    );
-    history.in_at_ms = Some(now_ms);
-    history.low.clear();
-    history.launches.clear();
-    Decision { target, reason, history }
+}
+
+impl History {
+    /// Measures arrivals from minute to minute: what was finished in it, and by how much the queue grew. Of a fleet that works off a
+    /// backlog the first alone would tell how fast it is, and not what it has to expect.
+    fn measure(&mut self, now: Reading, flow: f64) {
+        let passed = self.minute.map(|began| (began, now.at_ms.saturating_sub(began.at_ms)));
+        if passed.is_some_and(|(_, ms)| (0..MINUTE_MS).contains(&ms)) {
+            return;
+        }
+        let total = |reading: Reading| reading.visible.saturating_add(reading.in_flight) as f64;
+        // What happened since a reading of long ago, or of the future, says nothing of the last minute, unless nothing happened.
+        let counts = |(began, ms): &(Reading, i64)| {
+            let is_quiet = flow == 0.0 && total(*began) == 0.0 && total(now) == 0.0;
+            (MINUTE_MS..=3 * MINUTE_MS).contains(ms) || is_quiet && *ms > 0
+        };
+        let grown = |(began, ms): (Reading, i64)| (total(now) - total(began)) * 1000.0 / ms as f64;
+        self.arrivals = passed.filter(counts).map(|since| (flow + grown(since)).max(0.0));
+        self.minute = Some(now);
+    }
+
+    /// Counts a low reading that calls for so many workers, or ends the row of them.
+    fn note(&mut self, low: Option<u32>, rules: &Rules) {
+        let Some(workers) = low else { return self.low.clear() };
+        self.low.push_back(workers);
+        while self.low.len() > rules.low_readings as usize {
+            self.low.pop_front();
+        }
+    }
 }
 
 /// The memory as it is now: old launches forgotten, the newest rate kept.
@@ -207,13 +271,6 @@ fn remaining(since: Option<i64>, span: Duration, now_ms: i64) -> Option<i64> {
     let passed = now_ms.saturating_sub(since?);
     let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     (0..span).contains(&passed).then(|| span - passed)
-}
-
-/// What no scale-in goes below: the minimum, the busy workers, and one while there is work.
-fn floor(seen: &Observation) -> u32 {
-    let fleet = &seen.fleet;
-    let work = u32::from(seen.visible > 0 || seen.in_flight > 0);
-    fleet.min.max(seen.busy.max(work).min(fleet.desired))
 }
 
 /// Step scaling.
@@ -233,7 +290,7 @@ fn steps(seen: &Observation, rules: &Rules, history: &History) -> Want {
     Want { out: None, low: (total <= rules.low).then_some(0), state }
 }
 
-/// Backlog per worker.
+/// Backlog per worker, and utilisation where nothing waits.
 fn backlog(seen: &Observation, rules: &Rules, history: &History) -> Want {
     let fleet = &seen.fleet;
     let state = messages(seen);
@@ -247,15 +304,34 @@ fn backlog(seen: &Observation, rules: &Rules, history: &History) -> Want {
     let share = rules.latency.as_secs_f64() * rate;
     // Saturates at the largest u32, which the fleet's maximum then bounds.
     let needed = |messages: u64| (messages as f64 / share).ceil() as u32;
-    let calm = f64::from(needed(total)) <= f64::from(fleet.desired) * (1.0 - TOLERANCE);
-    let out = needed(seen.visible);
+    let desired = f64::from(fleet.desired);
     let within = in_words(i64::try_from(rules.latency.as_millis()).unwrap_or(i64::MAX));
-    let why = format!("{state}, {} at {rate:.1} images/s clear them within {within}", workers(out));
-    let state = if total > 0 { format!("{state}, work for {}", workers(needed(total))) } else { state };
-    // Under a steady load the queue is empty and the busy workers tell what is needed, in each reading, since any one may find some
-    // of them idle. While more waits than they hold they work off a backlog, which tells nothing of what comes after it.
-    let steady = if seen.visible > seen.in_flight { 0 } else { seen.busy };
-    Want { out: (out > fleet.desired).then_some((out, why)), low: calm.then(|| needed(total).max(steady)), state }
+    let waiting = needed(seen.visible);
+    let of_waiting = (waiting > fleet.desired).then(|| {
+        let why = format!("{state}, {} at {rate:.1} images/s clear them within {within}", workers(waiting));
+        (waiting, why)
+    });
+    let steady = history.arrivals.map(|arrivals| arrivals / (rate * utilisation(rules)));
+    let of_steady = steady.filter(|steady| *steady > desired * (1.0 + TOLERANCE)).map(|steady| {
+        let (arrivals, steady) = (history.arrivals.unwrap_or_default(), steady.ceil() as u32);
+        (steady, format!("{arrivals:.1} images/s come, which {} do with room for more", workers(steady)))
+    });
+    let steady = steady.map(|steady| steady.ceil() as u32);
+    let state = if total > 0 {
+        format!("{state}, work for {}", workers(needed(total).max(steady.unwrap_or(0))))
+    } else {
+        state
+    };
+    let low = if total == 0 && steady.is_none() { Some(0) } else { steady.map(|steady| needed(total).max(steady)) };
+    let low = low.filter(|low| f64::from(*low) <= desired * (1.0 - TOLERANCE));
+    Want { out: of_steady.max(of_waiting), low, state }
+}
+
+/// The share of what a fleet could do that `backlog` has it do. What comes above it waits until further workers have warmed up, and
+/// may wait for the latency.
+fn utilisation(rules: &Rules) -> f64 {
+    let (latency, warmup) = (rules.latency.as_secs_f64(), rules.warmup.as_secs_f64());
+    latency / (latency + warmup)
 }
 
 /// `1 worker`, `2 workers`.
@@ -285,294 +361,5 @@ fn in_words(ms: i64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::scaling::Step;
-
-    const MINUTE: i64 = 60_000;
-
-    fn fleet(desired: u32) -> FleetState {
-        FleetState { min: 1, max: 20, desired, in_service: desired, ..FleetState::default() }
-    }
-
-    fn seen(visible: u64, desired: u32) -> Observation {
-        Observation { visible, fleet: fleet(desired), ..Observation::default() }
-    }
-
-    /// Decides on one reading a minute; a fleet does at once as it is told.
-    fn story(rules: &Rules, start: u32, readings: &[(u64, u64, u32)]) -> Vec<(u32, String)> {
-        let mut history = History::default();
-        let mut desired = start;
-        let mut now = 0;
-        let mut told = Vec::new();
-        for (visible, in_flight, busy) in readings {
-            now += MINUTE;
-            let seen = Observation {
-                visible: *visible,
-                in_flight: *in_flight,
-                busy: *busy,
-                rate: Some(10.0),
-                fleet: fleet(desired),
-            };
-            let decision = decide(&seen, rules, &history, now);
-            desired = decision.target;
-            history = decision.history;
-            told.push((desired, decision.reason));
-        }
-        told
-    }
-
-    #[test]
-    fn steps_tell_a_story() {
-        let readings =
-            [(50, 1, 1), (120, 1, 1), (1500, 3, 3), (600, 18, 18), (10, 9, 9), (0, 2, 2), (0, 0, 0), (0, 0, 0)];
-        let told = story(&Rules::default(), 1, &readings);
-        let told: Vec<_> = told.iter().map(|(target, reason)| format!("{target}: {reason}")).collect();
-        insta::assert_snapshot!(told.join("\n"), @r#"
-        1: 50 waiting and 1 in flight; nothing to do
-        3: 120 waiting and 1 in flight, 100 or more call for 2 workers more: from 1 to 3 workers
-        18: 1500 waiting and 3 in flight, 1000 or more call for 15 workers more: from 3 to 18 workers
-        20: 600 waiting and 18 in flight, 500 or more call for 5 workers more: from 18 to 20 workers, the most allowed
-        20: 10 waiting and 9 in flight: low reading 1 of 3 before scaling in
-        20: 0 waiting and 2 in flight: low reading 2 of 3 before scaling in
-        1: the queue is empty for 3 readings in a row: from 20 down to 1 worker
-        1: the queue is empty; nothing to do
-        "#);
-    }
-
-    #[test]
-    fn backlog_tells_a_story() {
-        let rules = Rules { policy: Policy::Backlog, ..Rules::default() };
-        let readings =
-            [(500, 0, 0), (2136, 20, 1), (2000, 60, 4), (700, 60, 4), (0, 6, 2), (0, 9, 3), (0, 2, 2), (0, 0, 0)];
-        let told = story(&rules, 1, &readings);
-        let told: Vec<_> = told.iter().map(|(target, reason)| format!("{target}: {reason}")).collect();
-        insta::assert_snapshot!(told.join("\n"), @r#"
-        1: 500 messages wait, work for 1 worker; nothing to do
-        4: 2136 waiting and 20 in flight, 4 workers at 10.0 images/s clear them within 1m: from 1 to 4 workers
-        4: 2000 waiting and 60 in flight, work for 4 workers; nothing to do
-        4: 700 waiting and 60 in flight, work for 2 workers; nothing to do
-        4: 0 waiting and 6 in flight, work for 1 worker: low reading 2 of 3 before scaling in
-        3: 0 waiting and 9 in flight, work for 1 worker for 3 readings in a row: from 4 down to 3 workers, busy workers stay
-        3: 0 waiting and 2 in flight, work for 1 worker: low reading 1 of 3 before scaling in
-        3: the queue is empty: low reading 2 of 3 before scaling in
-        "#);
-    }
-
-    #[test]
-    fn one_backlog_is_answered_once_and_a_deeper_one_by_the_difference() {
-        let rules = Rules { cooldown_out: Duration::ZERO, warmup: Duration::from_secs(300), ..Rules::default() };
-        let first = decide(&seen(150, 1), &rules, &History::default(), 0);
-        assert_eq!(first.target, 3);
-        let starting = FleetState { in_service: 1, pending: 2, ..fleet(3) };
-        let again = Observation { visible: 180, fleet: starting, ..Observation::default() };
-        let second = decide(&again, &rules, &first.history, MINUTE);
-        assert_eq!(second.target, 3, "{}", second.reason);
-        assert_eq!(second.reason, "180 messages wait; 2 workers are warming up, which answers them; nothing to do",);
-        // In service, but not for long enough to have made a difference.
-        let third = decide(&seen(180, 3), &rules, &second.history, 2 * MINUTE);
-        assert_eq!(third.target, 3, "{}", third.reason);
-        let deeper = decide(&seen(600, 3), &rules, &third.history, 3 * MINUTE);
-        assert_eq!(deeper.target, 6, "{}", deeper.reason);
-        let warm = decide(&seen(150, 6), &rules, &deeper.history, 9 * MINUTE);
-        assert_eq!(warm.target, 8, "{}", warm.reason);
-    }
-
-    #[test]
-    fn a_fleet_at_zero_starts_for_one_message_despite_cooldowns() {
-        for policy in [Policy::Steps, Policy::Backlog] {
-            let rules = Rules { policy, ..Rules::default() };
-            let none = FleetState { min: 0, max: 5, ..FleetState::default() };
-            let history = History { out_at_ms: Some(0), in_at_ms: Some(9_000), ..History::default() };
-            let one = Observation { visible: 1, fleet: none, ..Observation::default() };
-            assert_eq!(decide(&one, &rules, &history, 10_000).target, 1);
-            let nothing = Observation { fleet: none, ..Observation::default() };
-            assert_eq!(decide(&nothing, &rules, &history, 10_000).target, 0);
-        }
-    }
-
-    #[test]
-    fn a_fleet_goes_to_zero_only_when_all_is_done() {
-        let rules = Rules { low_readings: 1, ..Rules::default() };
-        let one = FleetState { min: 0, max: 5, desired: 1, in_service: 1, ..FleetState::default() };
-        let left = Observation { visible: 3, fleet: one, ..Observation::default() };
-        assert_eq!(decide(&left, &rules, &History::default(), 0).target, 1);
-        let done = Observation { fleet: one, ..Observation::default() };
-        assert_eq!(decide(&done, &rules, &History::default(), 0).target, 0);
-    }
-
-    #[test]
-    fn the_rate_is_set_or_measured_or_remembered_and_never_guessed() {
-        let rules = Rules { policy: Policy::Backlog, ..Rules::default() };
-        let unknown = decide(&seen(100_000, 1), &rules, &History::default(), 0);
-        assert_eq!(unknown.target, 1);
-        assert!(unknown.reason.contains("rate is known once"), "{}", unknown.reason);
-        let set = Rules { rate: 100.0, max_step: 100, ..rules.clone() };
-        assert_eq!(decide(&seen(60_000, 1), &set, &History::default(), 0).target, 10);
-        let measured = Observation { rate: Some(100.0), ..seen(30_000, 1) };
-        let measured = decide(&measured, &rules, &History::default(), 0);
-        assert_eq!(measured.target, 5);
-        let remembered = decide(&seen(60_000, 5), &rules, &measured.history, MINUTE);
-        assert_eq!(remembered.target, 10);
-    }
-
-    #[test]
-    fn nothing_is_scaled_in_while_workers_start_or_after_a_recent_change() {
-        let rules = Rules { low_readings: 1, ..Rules::default() };
-        let starting =
-            Observation { fleet: FleetState { in_service: 2, pending: 2, ..fleet(4) }, ..Observation::default() };
-        let decision = decide(&starting, &rules, &History::default(), 0);
-        assert_eq!((decision.target, decision.reason.contains("still starting")), (4, true), "{}", decision.reason);
-        let recent = History { out_at_ms: Some(0), ..History::default() };
-        let decision = decide(&seen(0, 4), &rules, &recent, 59_000);
-        assert_eq!((decision.target, decision.reason.contains("wait 1s more")), (4, true), "{}", decision.reason);
-        assert_eq!(decide(&seen(0, 4), &rules, &recent, 60_000).target, 1);
-    }
-
-    fn rules() -> impl Strategy<Value = Rules> {
-        let steps = prop::collection::btree_map(21u64..3000, 1u32..20, 1..5).prop_map(|steps| {
-            let mut adds: Vec<_> = steps.values().copied().collect();
-            adds.sort_unstable();
-            steps.into_keys().zip(adds).map(|(depth, add)| Step { depth, add }).collect::<Vec<_>>()
-        });
-        let times = (0u64..200, 0u64..200, 0u64..200, 1u64..200, 1u64..60);
-        (any::<bool>(), steps, times, 0.0..50.0, 1u32..5, 1u32..40).prop_map(
-            |(backlog, steps, (out, into, warmup, latency, interval), rate, low_readings, max_step)| Rules {
-                policy: if backlog { Policy::Backlog } else { Policy::Steps },
-                interval: Duration::from_secs(interval),
-                steps,
-                low: 20,
-                latency: Duration::from_secs(latency),
-                rate: if rate < 5.0 { 0.0 } else { rate },
-                low_readings,
-                cooldown_out: Duration::from_secs(out),
-                cooldown_in: Duration::from_secs(into),
-                warmup: Duration::from_secs(warmup),
-                max_step,
-            },
-        )
-    }
-
-    fn depth() -> impl Strategy<Value = u64> {
-        prop_oneof![3 => 0u64..30, 3 => 0u64..3000, 1 => 0u64..10_000_000]
-    }
-
-    prop_compose! {
-        fn observation()(
-            visible in depth(),
-            in_flight in depth(),
-            min in 0u32..5,
-            span in 0u32..60,
-            desired in 0u32..60,
-            pending in 0u32..3,
-            busy in 0u32..60,
-            rate in prop::option::of(0.1f64..100.0),
-        ) -> Observation {
-            let desired = desired.clamp(min, min + span);
-            let pending = pending.min(desired);
-            let in_service = desired - pending;
-            let fleet = FleetState { min, max: min + span, desired, in_service, pending, ..FleetState::default() };
-            Observation { visible, in_flight, busy: busy.min(in_service), rate, fleet }
-        }
-    }
-
-    prop_compose! {
-        fn history()(
-            last in prop::option::of(0i64..300),
-            low in prop::collection::vec_deque(0u32..60, 0..5),
-            launches in prop::collection::vec((0i64..300, 1u32..20), 0..3),
-            out in prop::option::of(0i64..300),
-            into in prop::option::of(0i64..300),
-            rate in prop::option::of(0.1f64..100.0),
-        ) -> History {
-            History {
-                last: last.map(|s| Reading { at_ms: s * 1000, visible: 7, in_flight: 1 }),
-                low,
-                launches: launches.into_iter().map(|(s, workers)| Launch { at_ms: s * 1000, workers }).collect(),
-                out_at_ms: out.map(|s| s * 1000),
-                in_at_ms: into.map(|s| s * 1000),
-                rate,
-            }
-        }
-    }
-
-    const NOW: i64 = 300_000;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-
-        #[test]
-        fn made_up_rules_are_sound(rules in rules()) {
-            prop_assert_eq!(rules.check(), Ok(()));
-        }
-
-        #[test]
-        fn the_target_is_within_the_bounds(seen in observation(), rules in rules(), history in history(), desired in 0u32..99) {
-            let mut seen = seen;
-            for desired in [seen.fleet.desired, desired] {
-                seen.fleet.desired = desired;
-                let target = decide(&seen, &rules, &history, NOW).target;
-                prop_assert!((seen.fleet.min..=seen.fleet.max).contains(&target));
-            }
-        }
-
-        #[test]
-        fn more_depth_never_means_fewer(
-            seen in observation(), rules in rules(), history in history(), more in depth(), more_in_flight in depth(),
-        ) {
-            let fewer = decide(&seen, &rules, &history, NOW);
-            let deeper = Observation { visible: seen.visible + more, in_flight: seen.in_flight + more_in_flight, ..seen };
-            let deeper = decide(&deeper, &rules, &history, NOW);
-            prop_assert!(deeper.target >= fewer.target, "{} but {}", fewer.reason, deeper.reason);
-        }
-
-        #[test]
-        fn a_second_run_on_the_same_reading_changes_nothing(
-            seen in observation(), rules in rules(), history in history(), later in 0i64..500,
-        ) {
-            let first = decide(&seen, &rules, &history, NOW);
-            let acted = FleetState { desired: first.target, ..seen.fleet };
-            for fleet in [seen.fleet, acted] {
-                let second = decide(&Observation { fleet, ..seen }, &rules, &first.history, NOW + later);
-                prop_assert_eq!(second.target, fleet.desired, "{}", second.reason);
-            }
-        }
-
-        #[test]
-        fn no_scale_in_below_the_busy_workers(seen in observation(), rules in rules(), history in history()) {
-            let target = decide(&seen, &rules, &history, NOW).target;
-            prop_assert!(target >= seen.busy.min(seen.fleet.desired));
-        }
-
-        #[test]
-        fn no_scale_out_beyond_the_largest_step(seen in observation(), rules in rules(), history in history()) {
-            let target = decide(&seen, &rules, &history, NOW).target;
-            prop_assert!(target <= seen.fleet.desired + rules.max_step);
-        }
-
-        #[test]
-        fn cooldowns_hold(seen in observation(), rules in rules(), history in history()) {
-            let decision = decide(&seen, &rules, &history, NOW);
-            let cooling = |at: Option<i64>, span| remaining(at, span, NOW).is_some();
-            if decision.target > seen.fleet.desired && seen.fleet.desired > 0 {
-                prop_assert!(!cooling(history.out_at_ms, rules.cooldown_out));
-            }
-            if decision.target < seen.fleet.desired {
-                prop_assert!(!cooling(history.out_at_ms, rules.cooldown_in));
-                prop_assert!(!cooling(history.in_at_ms, rules.cooldown_in));
-                prop_assert_eq!(seen.fleet.pending, 0);
-            }
-        }
-
-        #[test]
-        fn the_memory_survives_json_and_stays_small(seen in observation(), rules in rules(), history in history()) {
-            let decision = decide(&seen, &rules, &history, NOW);
-            prop_assert!(decision.history.low.len() <= 5 && decision.history.launches.len() <= 4);
-            let text = serde_json::to_string(&decision.history).expect("serializes");
-            let back: History = serde_json::from_str(&text).expect("parses");
-            prop_assert_eq!(back.launches, decision.history.launches);
-        }
-    }
-}
+#[path = "decide_tests.rs"]
+mod tests;

@@ -12,7 +12,11 @@ use super::client::Call;
 use crate::backend::{Error, ErrorKind, Fleet, FleetState, Result, SetDesired};
 
 const DESCRIBE: Call = Call::new("read Auto Scaling group", "autoscaling:DescribeAutoScalingGroups");
+const RELEASE: Call = Call::new("drop the scale-in protection in", "autoscaling:SetInstanceProtection");
 const SET: Call = Call::new("set the desired capacity of", "autoscaling:SetDesiredCapacity");
+
+/// Most instances in one call.
+const RELEASED_AT_ONCE: usize = 50;
 
 /// An Auto Scaling group, by name.
 #[derive(Debug)]
@@ -89,6 +93,24 @@ impl Fleet for AutoScalingFleet {
             }
         }
     }
+
+    /// Their lifecycle hook waits until they have drained.
+    async fn release(&self, workers: &[String]) -> Result<()> {
+        self.named()?;
+        let ids: Vec<&str> = workers.iter().filter_map(|worker| instance_of(worker)).collect();
+        for some in ids.chunks(RELEASED_AT_ONCE) {
+            let set = self.client.set_instance_protection().auto_scaling_group_name(&self.group);
+            let set = set.set_instance_ids(Some(some.iter().map(|id| (*id).to_owned()).collect()));
+            let set = set.protected_from_scale_in(false).send().await;
+            set.map_err(|e| RELEASE.error(&self.group, &e))?;
+        }
+        Ok(())
+    }
+}
+
+/// The instance that a worker runs on, by the worker's name: the instance's id, a hyphen, and the process.
+fn instance_of(worker: &str) -> Option<&str> {
+    worker.rsplit_once('-').map(|(id, _)| id).filter(|id| id.starts_with("i-"))
 }
 
 fn state(group: &AutoScalingGroup) -> FleetState {

@@ -5,6 +5,7 @@
 
 mod chart;
 mod engine;
+mod event;
 mod frontier;
 mod load;
 mod queue;

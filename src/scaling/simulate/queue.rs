@@ -7,6 +7,9 @@ use super::report::Waits;
 /// Fewer messages than this are none: the fluid's rounding.
 const NONE: f64 = 1e-6;
 
+/// Seconds of a minute.
+const MINUTE: usize = 60;
+
 /// Messages that arrived at the same time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Cohort {
@@ -28,6 +31,8 @@ pub(super) struct Queue {
     done_this_second: f64,
     /// Messages done in the last second.
     flow: f64,
+    /// Messages done in each second of the last minute.
+    minute: VecDeque<f64>,
     working_since_s: Option<f64>,
 }
 
@@ -50,6 +55,11 @@ impl Queue {
     /// Messages done a second, lately.
     pub(super) fn flow(&self) -> f64 {
         self.flow
+    }
+
+    /// Messages done a second, over the last minute.
+    pub(super) fn flow_of_the_minute(&self) -> f64 {
+        self.minute.iter().sum::<f64>() / MINUTE as f64
     }
 
     /// When the last message was done, in seconds.
@@ -75,6 +85,10 @@ impl Queue {
     /// The arrivals of the second from `now_s` on: some at once, the others evenly in its course.
     pub(super) fn fill(&mut self, now_s: f64, at_once: f64, over_the_second: f64) {
         self.flow = self.done_this_second;
+        self.minute.push_back(self.flow);
+        if self.minute.len() > MINUTE {
+            self.minute.pop_front();
+        }
         self.done_this_second = 0.0;
         if at_once > 0.0 {
             self.cohorts.push_back(Cohort { arrived_s: now_s, count: at_once });
