@@ -1,5 +1,7 @@
 //! Depthwise convolution: each channel has a filter of its own. One panel of channels and one row of outputs at a time.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use super::memory::Buffer;
 use super::pack::Filters;
 use super::pointwise::Bounds;
@@ -122,6 +124,10 @@ impl<const K: usize, const D: usize, const V: usize> Filter<'_, K, D, V> {
                             let at = input.add((n * D + j) * S::PANEL + v * S::LANES);
                             sums[n][v] = simd.mul_add(simd.load(at), weight, sums[n][v]);
                         }
+                    }
+                    if S::REGISTERS < 32 {
+                        // What neighbouring columns share is read again: to keep it, the compiler would move sums out of their registers.
+                        compiler_fence(Ordering::SeqCst);
                     }
                 }
             }

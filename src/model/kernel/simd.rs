@@ -19,6 +19,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     type Vector: Copy;
     /// `f32` in one register.
     const LANES: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
     /// Most rows of a register tile (at most [`super::gemm::MAX_ROWS`]): `2 * ROWS` accumulators, two weights and a broadcast fit the register file.
     const ROWS: usize;
     /// Output channels side by side in one packed panel of weights, and in one tile: two registers.
@@ -80,6 +82,7 @@ fn lanes(f: impl Fn(usize) -> f32) -> [f32; 4] {
 impl Simd for Portable {
     type Vector = [f32; 4];
     const LANES: usize = 4;
+    const REGISTERS: usize = 16;
     const ROWS: usize = 6;
 
     fn detect() -> Option<Self> {

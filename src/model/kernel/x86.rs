@@ -7,7 +7,7 @@ use super::simd::{Body, Simd};
 /// Implements [`Simd`] for a token. All its safe methods are sound for one reason: the token's field is private, and only
 /// `detect` makes one, after asking the processor.
 macro_rules! implement {
-    ($token:ident, $vector:ty, lanes $lanes:literal, rows $rows:literal, $features:literal, ($($detected:tt),+),
+    ($token:ident, $vector:ty, lanes $lanes:literal, registers $registers:literal, rows $rows:literal, $features:literal, ($($detected:tt),+),
      $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident $max:ident $min:ident) => {
         #[doc = concat!("Proof that this processor has `", $features, "`.")]
         #[derive(Clone, Copy)]
@@ -16,6 +16,7 @@ macro_rules! implement {
         impl Simd for $token {
             type Vector = $vector;
             const LANES: usize = $lanes;
+            const REGISTERS: usize = $registers;
             const ROWS: usize = $rows;
 
             fn detect() -> Option<Self> {
@@ -93,11 +94,11 @@ macro_rules! implement {
 }
 
 // 16 registers: 12 accumulators, two weights, one broadcast.
-implement!(Avx2, __m256, lanes 8, rows 6, "avx2,fma", ("avx2", "fma"),
+implement!(Avx2, __m256, lanes 8, registers 16, rows 6, "avx2,fma", ("avx2", "fma"),
     _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
     _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps _mm256_min_ps);
 
 // 32 registers: 28 accumulators, two weights, one broadcast. 14 rows also divide ResNet's 56, 28, 14 and 7.
-implement!(Avx512, __m512, lanes 16, rows 14, "avx512f,avx2,fma", ("avx512f", "avx2", "fma"),
+implement!(Avx512, __m512, lanes 16, registers 32, rows 14, "avx512f,avx2,fma", ("avx512f", "avx2", "fma"),
     _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
     _mm512_fmadd_ps _mm512_fnmadd_ps _mm512_max_ps _mm512_min_ps);
