@@ -17,11 +17,14 @@ test: ## All tests
 test-asan: ## Tests of the kernels, the only unsafe code, under AddressSanitizer; builds nothing else
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --package imgcls-kernels --target $(HOST)
 
-lint: install-lint ## Formatting, clippy, documentation, licences and sources of dependencies
+lint: install-lint ## Formatting, clippy, documentation, layers, licences, sources and advisories of dependencies
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) deny check bans licenses sources
+	python3 tests/layers.py
+	@if $(CARGO) deny fetch db; then $(CARGO) deny check --disable-fetch advisories; \
+		else echo "lint: the advisory database cannot be had here; advisories are NOT checked" >&2; fi
 
 bench: ## Layers and the whole network against this machine's peak
 	$(CARGO) bench --locked --bench kernel

@@ -1,6 +1,6 @@
 //! Checks the model bundle that the binary embeds, and tells the crate where it is.
 //!
-//! `IMGCLS_MODEL=dir` at build time embeds another bundle than `assets/model`.
+//! `IMGCLS_EMBED=dir` at build time embeds another bundle than `assets/model`.
 
 use std::path::{Path, PathBuf};
 
@@ -18,9 +18,9 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/model/architecture.rs");
     println!("cargo::rerun-if-changed=src/model/layout.rs");
-    println!("cargo::rerun-if-env-changed=IMGCLS_MODEL");
+    println!("cargo::rerun-if-env-changed=IMGCLS_EMBED");
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
-    let dir = std::env::var_os("IMGCLS_MODEL").filter(|dir| !dir.is_empty());
+    let dir = std::env::var_os("IMGCLS_EMBED").filter(|dir| !dir.is_empty());
     let dir = root.join(dir.map_or_else(|| PathBuf::from("assets/model"), PathBuf::from));
     check(&dir).with_context(|| format!("the model bundle in {} cannot be embedded", dir.display()))?;
     println!("cargo::rustc-env=IMGCLS_EMBEDDED_MODEL={}", dir.display());

@@ -1,6 +1,7 @@
 //! An elastic image-classification service in one binary: a whole system on a laptop, a fleet on AWS.
 //!
-//! A module uses only those below it: `roles`, then `web`, `worker` and `scaling`, then `backend`, then `model` and `contract`.
+//! A module uses only those below it: `cli`, then `roles`, then `web`, `worker` and `scaling`, then `backend` and `telemetry`, then
+//! `config`, then `model`, then `contract`, `clock` and `private`.
 
 pub mod backend;
 pub mod cli;
@@ -8,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod model;
+mod private;
 pub mod roles;
 pub mod scaling;
 pub mod telemetry;

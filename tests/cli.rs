@@ -29,13 +29,35 @@ fn bad_configuration_is_named_and_ends_with_2() {
     }
 }
 
+/// The values of a printed configuration; what follows as comments is where they come from.
+fn values(printed: &str) -> toml::Table {
+    printed.parse().unwrap_or_else(|error| panic!("{error}: {printed}"))
+}
+
 #[test]
 fn the_printed_configuration_is_a_configuration() {
     let (code, printed, _) = run(&["config", "--set", "fleet.max=3"]);
     assert!(code == Some(0) && printed.contains("max = 3"), "{printed}");
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, &printed).unwrap();
-    assert_eq!(run(&["config", "--config", file.path().to_str().unwrap()]), (Some(0), printed, String::new()));
+    let (code, again, stderr) = run(&["config", "--config", file.path().to_str().unwrap()]);
+    assert_eq!((code, values(&again), stderr.as_str()), (Some(0), values(&printed), ""));
+}
+
+#[test]
+fn the_printed_configuration_tells_its_sources() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "[fleet]\nmin = 2\nmax = 5\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let mut tool = imgcls();
+    tool.args(["config", "--config", path, "--data-dir", "/d"]).env("IMGCLS_FLEET_MAX", "6");
+    let printed = String::from_utf8(tool.output().unwrap().stdout).unwrap();
+    let line = |start: &str| printed.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+    assert!(line("data_dir = \"/d\"").ends_with("# the command line"), "{printed}");
+    assert!(line("min = 2").ends_with(&format!("# file {path}")), "{printed}");
+    assert!(line("max = 6").ends_with("# environment variable IMGCLS_FLEET_MAX"), "{printed}");
+    assert!(line("threads = ").ends_with("# automatic"), "{printed}");
+    assert_eq!(line("listen = "), "listen = \"127.0.0.1:8080\"");
 }
 
 #[test]
@@ -48,6 +70,47 @@ fn a_printed_secret_is_no_secret() {
     let (code, _, stderr) = run(&["config", "--config", path]);
     assert!(code == Some(2) && stderr.contains("web.token is \"(set)\""), "{stderr}");
     assert_eq!(run(&["config", "--config", path, "--set", "web.token=s3cret"]).0, Some(0));
+}
+
+/// What an orchestrator sets for a service of our name stops nothing, and a slip of the pen does not go unnoticed.
+#[test]
+fn unknown_variables_are_warned_of_with_the_nearest_key() {
+    let output =
+        imgcls().arg("config").env("IMGCLS_PORT", "tcp://10.0.0.1:80").env("IMGCLS_FLEET_MUX", "3").output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !output.stdout.is_empty(), "{stderr}");
+    assert!(stderr.contains("IMGCLS_PORT") && stderr.contains("IMGCLS_FLEET_MUX"), "{stderr}");
+    assert!(stderr.contains("the nearest key is IMGCLS_FLEET_MAX"), "{stderr}");
+}
+
+#[test]
+fn a_model_that_is_not_there_is_bad_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for command in ["classify", "serve", "work"] {
+        let mut tool = imgcls();
+        tool.args([command, "--model", "/nonexistent", "--data-dir"]).arg(&data);
+        if command == "classify" {
+            tool.arg("x.png");
+        }
+        let output = tool.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && stderr.contains("/nonexistent"), "{command}: {stderr}");
+    }
+}
+
+#[test]
+fn keys_of_the_web_tier_stop_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |command: &[&str]| {
+        let mut tool = imgcls();
+        tool.args(command).arg("--data-dir").arg(dir.path()).env("IMGCLS_WEB_LISTEN", "0.0.0.0:8080");
+        tool.output().unwrap().status.code()
+    };
+    assert_eq!(run(&["serve"]), Some(2));
+    assert_eq!(run(&["work", "--until-empty"]), Some(0));
+    assert_eq!(run(&["scale", "--dry-run"]), Some(0));
+    assert_eq!(run(&["status"]), Some(0));
 }
 
 #[test]
@@ -67,9 +130,16 @@ fn an_error_is_told_once() {
 fn a_data_directory_is_not_made_by_looking() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("mistyped");
-    for tool in [&["status"][..], &["reset", "--yes"], &["queue", "peek"]] {
+    let tools: [(&[&str], i32); 5] = [
+        (&["status"], 1),
+        (&["reset", "--yes"], 1),
+        (&["queue", "peek"], 1),
+        (&["work", "--until-empty"], 1),
+        (&["scale"], 3),
+    ];
+    for (tool, want) in tools {
         let (code, stdout, stderr) = run(&[tool, &["--data-dir", missing.to_str().unwrap()]].concat());
-        assert_eq!(code, Some(1), "{tool:?}");
+        assert_eq!(code, Some(want), "{tool:?}");
         assert!(stdout.is_empty() && stderr.contains("there is no data in"), "{tool:?}: {stderr}");
     }
     assert!(!missing.exists());
@@ -80,7 +150,7 @@ fn what_does_not_fit_a_flag_is_told_in_words() {
     for (args, want) in [
         (["classify", "--top", "0", "x"], "must be a whole number of 1 or more"),
         (["classify", "--threads", "9999", "x"], "must be 1 to 256"),
-        (["serve", "--listen", "localhost:8080", "--open"], "must be an IP address and a port"),
+        (["serve", "--listen", "localhost", "--open"], "must be an IP address or a name, and a port"),
     ] {
         let (code, _, stderr) = run(&args);
         assert!(code == Some(2) && stderr.contains(want), "{args:?}: {stderr}");
@@ -92,7 +162,65 @@ fn what_does_not_fit_a_flag_is_told_in_words() {
 #[test]
 fn the_annotated_configuration_tells_the_defaults() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/imgcls.toml");
-    assert_eq!(run(&["config", "--config", example]), run(&["config"]));
+    let (_, printed, _) = run(&["config", "--config", example]);
+    assert_eq!(values(&printed), values(&run(&["config"]).1));
+    let (code, annotated, stderr) = run(&["config", "--default"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert_eq!(annotated, std::fs::read_to_string(example).unwrap());
+    // Every key is in the file, and nothing else is.
+    let keys = |table: &toml::Table| -> Vec<String> {
+        let inner = |(section, value): (&String, &toml::Value)| match value.as_table() {
+            Some(table) => table.keys().map(|key| format!("{section}.{key}")).collect(),
+            None => vec![section.clone()],
+        };
+        table.iter().flat_map(inner).collect()
+    };
+    assert_eq!(keys(&values(&annotated)), keys(&values(&printed)));
+}
+
+/// What help and manual say of the configuration is so: every key and variable that they name is there.
+#[test]
+fn help_names_only_what_there_is() {
+    let printed = values(&run(&["config"]).1);
+    let is_key = |key: &str| match key.split_once('.') {
+        Some((section, key)) => printed.get(section).and_then(|table| table.get(key)).is_some(),
+        None => printed.contains_key(key),
+    };
+    let variables = |section: &str, table: &toml::Table| -> Vec<String> {
+        table.keys().map(|key| format!("IMGCLS_{section}{}", key.to_uppercase())).collect()
+    };
+    let mut known = variables("", &printed);
+    for (section, value) in &printed {
+        known.extend(
+            value
+                .as_table()
+                .map(|table| variables(&format!("{}_", section.to_uppercase()), table))
+                .into_iter()
+                .flatten(),
+        );
+    }
+    known.extend(["IMGCLS_CONFIG", "IMGCLS_LOG"].map(String::from));
+    let mut seen = 0;
+    for command in ["serve", "work", "scale", "reset", "classify", "status", "queue", "setup", "config"] {
+        let (code, help, _) = run(&[command, "--help"]);
+        assert_eq!(code, Some(0));
+        for word in help.split(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c))) {
+            let word = word.trim_matches('.');
+            let section = word.split_once('.').map(|(section, _)| section);
+            if section.is_some_and(|section| printed.get(section).is_some_and(toml::Value::is_table)) {
+                assert!(is_key(word), "{command} --help names {word}");
+                seen += 1;
+            }
+            if word.starts_with("IMGCLS_") {
+                assert!(known.iter().any(|name| name == word), "{command} --help names {word}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 9, "only {seen} keys and variables were found");
+    let (_, help, _) = run(&["serve", "--help"]);
+    let listen = printed["web"]["listen"].as_str().unwrap();
+    assert!(help.contains(&format!("Default: {listen}")), "{help}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use crate::support::{Server, eventually, form, imgcls, picture, results, shared, upload};
+use crate::support::{DEADLINE, Server, eventually, form, imgcls, picture, results, shared, upload};
 
 /// Waits until every image has a result, and answers the results.
 async fn all_done(client: &reqwest::Client, url: &str, count: usize) -> Vec<serde_json::Value> {
@@ -139,6 +139,170 @@ async fn kills_at_random_moments_lose_and_double_nothing() {
     assert!(rows.iter().all(|row| row["label"].is_string()), "{:?}", rows.iter().find(|row| !row["label"].is_string()));
 }
 
+fn signal(pid: u32, name: &str) {
+    assert!(std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_stopped_ends_by_itself_and_is_replaced() {
+    let server = Server::start(&["--max-workers", "1"]);
+    for name in ["TERM", "INT"] {
+        let working = async || {
+            let output = server.tool(&["status", "--json"]).output().unwrap();
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            let workers = server.workers();
+            (status["fleet"]["running"] == 1 && workers.len() == 1).then(|| workers[0])
+        };
+        let worker = eventually("a worker", working).await;
+        signal(worker, name);
+        eventually("another worker", async || working().await.filter(|now| *now != worker)).await;
+    }
+    let client = reqwest::Client::new();
+    upload(&client, &server.url, [("a.png".to_owned(), picture(1))]).await;
+    all_done(&client, &server.url, 1).await;
+}
+
+/// A stop at any moment of a start ends a role in its time, with 0, or by the signal itself before it is listened to.
+#[test]
+fn a_role_that_is_stopped_while_it_starts_ends() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = tempfile::tempdir().unwrap();
+    for (role, name) in [("serve", "TERM"), ("work", "TERM"), ("scale", "TERM"), ("work", "INT"), ("serve", "INT")] {
+        for after_ms in [0, 10, 30, 60, 100, 200, 500] {
+            let data = dir.path().join(format!("{role}-{name}-{after_ms}"));
+            std::fs::create_dir(&data).unwrap();
+            let mut command = imgcls();
+            command.args([role, "--data-dir", data.to_str().unwrap()]);
+            match role {
+                "serve" => command.args(["--listen", "127.0.0.1:0"]),
+                "scale" => command.args(["--loop", "1s"]),
+                _ => &mut command,
+            };
+            let (out, err) = (std::process::Stdio::null(), std::process::Stdio::null());
+            let mut child = command.stdout(out).stderr(err).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(after_ms));
+            signal(child.id(), name);
+            let status = ended(&mut child, Duration::from_secs(60));
+            let is_signalled = status.signal() == Some(if name == "TERM" { 15 } else { 2 });
+            assert!(status.success() || is_signalled, "{role} after {after_ms} ms: {status}");
+        }
+    }
+}
+
+/// How a process ends that must end in time.
+fn ended(child: &mut std::process::Child, within: Duration) -> std::process::ExitStatus {
+    let deadline = std::time::Instant::now() + within;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if std::time::Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Workers of one's own that are stopped in the middle of their work hand it back: another does it at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_stopped_at_work_loses_nothing() {
+    let mut server = Server::start(&["--no-workers"]);
+    let for_an_hour = ["--set", "queue.visibility_timeout=1h"];
+    let client = reqwest::Client::new();
+    upload(&client, &server.url, (0..400).map(|n| (format!("{n}.png"), picture(n)))).await;
+    for (after_ms, name) in [(300, "TERM"), (600, "INT"), (900, "TERM"), (1500, "TERM")] {
+        let mut command = server.tool(&["work", for_an_hour[0], for_an_hour[1]]);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(after_ms));
+        signal(child.id(), name);
+        assert!(ended(&mut child, Duration::from_secs(30)).success());
+    }
+    // The visibility time-out is an hour: what was not handed back would be missing.
+    let output = server.tool(&["work", "--until-empty", for_an_hour[0], for_an_hour[1]]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(results(&client, &server.url).await.len(), 400);
+    no_messages(&client, &server.url).await;
+    assert!(server.terminate().success());
+}
+
+/// What a supervisor sees of a worker that cannot start: its end, its reason and its exit code, though standard input stays open.
+#[test]
+fn a_supervised_worker_that_cannot_start_says_why_and_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = imgcls()
+        .args(["work", "--supervised", "--data-dir", "/proc/nowhere"])
+        .current_dir(dir.path())
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    ended(&mut child, DEADLINE);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("/proc/nowhere"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_halted_is_killed_and_replaced() {
+    let server = Server::start(&["--max-workers", "1"]);
+    let client = reqwest::Client::new();
+    upload(&client, &server.url, [("a.png".to_owned(), picture(1))]).await;
+    all_done(&client, &server.url, 1).await;
+    let halted = server.workers()[0];
+    signal(halted, "STOP");
+    upload(&client, &server.url, [("b.png".to_owned(), picture(2))]).await;
+    all_done(&client, &server.url, 2).await;
+    assert!(!server.workers().contains(&halted), "{}", server.log());
+}
+
+/// The web tier's keys are not the workers', and those that are reach them from file, environment and flags alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_server_has_workers() {
+    let server = Server::start(&["--listen", "0.0.0.0:0", "--open", "--set", "limits.max_side=30"]);
+    let url = server.url.replace("0.0.0.0", "127.0.0.1");
+    let client = reqwest::Client::new();
+    upload(&client, &url, [("a.png".to_owned(), picture(1))]).await;
+    let rows = all_done(&client, &url, 1).await;
+    assert!(rows[0]["error"].as_str().unwrap().contains("the limit for a side is 30"), "{rows:?}");
+}
+
+/// Workers that cannot start are an error that is seen from outside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_cannot_start_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in ["model.toml", "labels.txt", "weights.safetensors"] {
+        std::fs::copy(format!("{}/assets/model/{file}", env!("CARGO_MANIFEST_DIR")), model.join(file)).unwrap();
+    }
+    let server = Server::start(&["--max-workers", "1", "--model", model.to_str().unwrap()]);
+    let client = reqwest::Client::new();
+    let ready = async || {
+        let response = client.get(format!("{}/readyz", server.url)).send().await.ok()?;
+        Some((response.status().as_u16(), response.json::<serde_json::Value>().await.ok()?))
+    };
+    eventually("a server that is ready", async || ready().await.filter(|(status, _)| *status == 200)).await;
+    eventually("a worker", async || server.workers().first().copied()).await;
+    std::fs::remove_file(model.join("labels.txt")).unwrap();
+    for worker in server.workers() {
+        signal(worker, "KILL");
+    }
+    let (_, checks) = eventually("a fault", async || ready().await.filter(|(status, _)| *status == 503)).await;
+    let fault = checks["checks"]["workers"].as_str().unwrap();
+    assert!(fault.contains("workers cannot start") && fault.contains("labels.txt"), "{fault}");
+    let status: serde_json::Value =
+        client.get(format!("{}/api/status", server.url)).send().await.unwrap().json().await.unwrap();
+    assert_eq!(status["fleet"]["fault"], fault);
+    let page = client.get(format!("{}/status", server.url)).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("workers cannot start"), "{page}");
+    assert!(server.log().contains("workers cannot start"));
+    // Mended, it works again.
+    let labels = format!("{}/assets/model/labels.txt", env!("CARGO_MANIFEST_DIR"));
+    std::fs::copy(labels, model.join("labels.txt")).unwrap();
+    eventually("a server that is ready again", async || ready().await.filter(|(status, _)| *status == 200)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reset_and_stop() {
     let mut server = Server::start(&[]);
@@ -186,6 +350,27 @@ async fn the_pictures_of_the_original_report_get_their_labels() {
         let name = row["image"].as_str().unwrap();
         assert!(name.contains(&format!("_{}.", row["label"].as_str().unwrap())), "{row}");
     }
+}
+
+/// Other users of the machine see nothing of a data directory, whether it is new or was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_directory_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut server = Server::start(&["--no-workers"]);
+    let client = reqwest::Client::new();
+    upload(&client, &server.url, [("a.png".to_owned(), picture(1))]).await;
+    let dir = server.dir.clone();
+    let entries = || std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+    let open_to_others = || entries().chain([dir.clone()]).filter(|path| mode(path) & 0o077 != 0).collect::<Vec<_>>();
+    assert_eq!(open_to_others(), Vec::<std::path::PathBuf>::new());
+    server.kill();
+    for path in entries().chain([dir.clone()]).collect::<Vec<_>>() {
+        let open = std::fs::Permissions::from_mode(mode(&path) | 0o055);
+        std::fs::set_permissions(path, open).unwrap();
+    }
+    server.restart();
+    assert_eq!(open_to_others(), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]

@@ -369,6 +369,11 @@ pub trait Fleet: Send + Sync + Debug {
     /// The fleet's state.
     async fn observe(&self) -> Result<FleetState>;
 
+    /// Why the fleet's workers cannot start, where this process starts them and they cannot.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
     /// Sets the desired capacity, clamped to min and max.
     async fn set_desired(&self, desired: u32) -> Result<SetDesired>;
 
@@ -446,8 +451,9 @@ impl Instance for Host {
 }
 
 /// The machine's name.
-fn host_name() -> String {
-    gethostname::gethostname().to_string_lossy().into_owned()
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// What a reset removed.

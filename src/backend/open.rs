@@ -1,46 +1,53 @@
 //! Opens the configured backend.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{Backend, Error, ErrorKind, Host, Instance, Result, aws, local};
 use crate::{
     clock::Clock,
-    config::{BackendKind, Config},
+    config::{Local, Stores},
 };
 
-/// Opens the backend that `config` names.
+/// Opens the backend that `stores` names. Data directories are made by the server: a mistyped one is an error here.
 ///
 /// # Errors
 /// If it cannot be reached or used.
-pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Backend> {
-    match config.backend {
-        BackendKind::Local => local::open(config, clock).map(|(backend, _)| backend),
-        BackendKind::Aws => aws::open(&config.aws).await,
+pub async fn open(stores: &Stores, clock: Arc<dyn Clock>) -> Result<Backend> {
+    match stores {
+        Stores::Local(local) if !local.data_dir.is_dir() => Err(no_data(&local.data_dir)),
+        Stores::Local(local) => local::open(local, clock).map(|(backend, _)| backend),
+        Stores::Aws(aws) => aws::open(aws).await,
     }
 }
 
-/// Opens the configured backend for a tool that only looks at what there is: a mistyped data directory is told, not created.
+/// Opens the configured backend for a tool that only looks at what there is.
 ///
 /// # Errors
 /// As for [`open`], and if the local data directory holds no data.
-pub async fn open_existing(config: &Config, clock: Arc<dyn Clock>) -> Result<Backend> {
-    if config.backend == BackendKind::Local && !local::is_data_dir(&config.data_dir) {
-        let message = format!(
-            "there is no data in {}; name another directory with --data-dir, or start `imgcls serve` there",
-            config.data_dir.display()
-        );
-        return Err(Error::new(ErrorKind::Refused, message));
+pub async fn open_existing(stores: &Stores, clock: Arc<dyn Clock>) -> Result<Backend> {
+    if let Stores::Local(Local { data_dir, .. }) = stores
+        && !local::is_data_dir(data_dir)
+    {
+        return Err(no_data(data_dir));
     }
-    open(config, clock).await
+    open(stores, clock).await
+}
+
+fn no_data(dir: &Path) -> Error {
+    let message = format!(
+        "there is no data in {}; name another directory with --data-dir, or start `imgcls serve` there",
+        dir.display()
+    );
+    Error::new(ErrorKind::Refused, message)
 }
 
 /// The machine that this process runs on, decided within a second, and what its manager says of it.
 ///
 /// # Errors
 /// If the configured Auto Scaling group cannot be asked.
-pub async fn instance(config: &Config) -> Result<Arc<dyn Instance>> {
-    Ok(match config.backend {
-        BackendKind::Local => Arc::new(Host::default()),
-        BackendKind::Aws => aws::instance(&config.aws).await?,
+pub async fn instance(stores: &Stores) -> Result<Arc<dyn Instance>> {
+    Ok(match stores {
+        Stores::Local(_) => Arc::new(Host::default()),
+        Stores::Aws(aws) => aws::instance(aws).await?,
     })
 }

@@ -36,6 +36,9 @@ pub struct FleetStatus {
     pub running: u32,
     /// Workers that hold messages.
     pub busy: u32,
+    /// Why workers cannot start, if they cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
     /// Smallest and largest capacity, workers that start and stop.
     #[serde(flatten)]
     pub state: FleetRest,
@@ -65,7 +68,9 @@ pub async fn read(backend: &Backend, model: &str, now_ms: i64) -> Result<Status>
         backend.results.totals(),
         backend.results.heartbeats(),
     )?;
-    Ok(summarise(backend.name, model, queue, fleet, results, beats, now_ms))
+    let mut status = summarise(backend.name, model, queue, fleet, results, beats, now_ms);
+    status.fleet.fault = backend.fleet.fault();
+    Ok(status)
 }
 
 fn summarise(
@@ -96,6 +101,7 @@ fn summarise(
             desired,
             running: in_service,
             busy: u32::try_from(busy).unwrap_or(u32::MAX),
+            fault: None,
             state: FleetRest { min, max, pending, terminating },
         },
         results,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serializer, de::Error};
 ///
 /// # Errors
 /// The serializer's.
-pub fn serialize<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&address.map(|a| a.to_string()).unwrap_or_default())
 }
 
@@ -16,7 +16,7 @@ pub fn serialize<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> 
 ///
 /// # Errors
 /// If it is no address with a port.
-pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let parse = || text.parse().map_err(|_| D::Error::custom(format!("{text:?} is not ADDRESS:PORT")));
     (!text.is_empty()).then(parse).transpose()

@@ -8,10 +8,16 @@ use serde::{Deserialize, Serialize};
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, `None` where it is empty.
+    /// A secret, `None` for an empty text.
     #[must_use]
-    pub fn expose(&self) -> Option<&str> {
-        Some(self.0.as_str()).filter(|s| !s.is_empty())
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        Some(Self(text.into())).filter(|secret| !secret.0.is_empty())
+    }
+
+    /// The text; empty where a key of the configuration names no secret.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
     }
 
     /// What is printed in place of a secret.

@@ -66,6 +66,14 @@ impl Bundle {
         Self::from_parts(layout::parse(CARD, LABELS, WEIGHTS).map_err(refused)?)
     }
 
+    /// The bundle in `dir`, the one in the binary without a directory.
+    ///
+    /// # Errors
+    /// As for [`Self::load`] and [`Self::embedded`].
+    pub fn open(dir: Option<&Path>) -> Result<Self, BundleError> {
+        dir.map_or_else(Self::embedded, Self::load)
+    }
+
     /// The bundle in `dir`, checked as the build checks the embedded one.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::{
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    process::ExitCode,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -22,8 +23,11 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    cli::positive,
-    config::{Config, MAX_THREADS},
+    backend::host_name,
+    config::{
+        ByteSize, Classify,
+        flags::{Overrides, positive, threads, value_name},
+    },
     contract::{Outcome, Score, order},
     model::{Bundle, Classifier, Engine, Limits, Parallel},
 };
@@ -60,9 +64,9 @@ pub struct ClassifyArgs {
     /// Threads; one per core by default
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZero<usize>>,
-    /// Largest file in bytes
+    /// Largest file, such as 33554432 or 32MiB
     #[arg(long, value_name = "BYTES")]
-    pub max_bytes: Option<u64>,
+    pub max_bytes: Option<ByteSize>,
     /// Longest side in pixels
     #[arg(long, value_name = "PIXELS")]
     pub max_side: Option<u32>,
@@ -71,9 +75,19 @@ pub struct ClassifyArgs {
     pub max_pixels: Option<u64>,
 }
 
-/// Reads a number of threads.
-fn threads(text: &str) -> Result<NonZero<usize>, String> {
-    positive(text).ok().filter(|n| n.get() <= MAX_THREADS).ok_or_else(|| format!("must be 1 to {MAX_THREADS}"))
+impl ClassifyArgs {
+    /// The configuration keys that these flags set.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        let mut keys = Overrides::default();
+        keys.set("model", self.model.as_ref().map(|dir| dir.display()));
+        keys.set("worker.engine", self.engine.map(value_name));
+        keys.set("worker.threads", self.threads);
+        keys.set("limits.max_bytes", self.max_bytes);
+        keys.set("limits.max_side", self.max_side);
+        keys.set("limits.max_pixels", self.max_pixels);
+        keys
+    }
 }
 
 /// One line of output: a path and where its bytes are.
@@ -91,43 +105,29 @@ enum Source {
     Nothing(String),
 }
 
-/// Labels the files and tells whether all went well. A reader that closes the output early is no failure.
+/// Labels the files. Returns failure if some could not be labelled. A reader that closes the output early is no failure.
 ///
 /// # Errors
 /// If the model cannot be loaded, or the output fails; failures of files are told in the output.
-pub fn run(args: &ClassifyArgs, config: &Config) -> Result<bool> {
-    let limits = Limits {
-        max_bytes: args.max_bytes.unwrap_or(config.limits.max_bytes),
-        max_side: args.max_side.unwrap_or(config.limits.max_side),
-        max_pixels: args.max_pixels.unwrap_or(config.limits.max_pixels),
-    };
-    let bundle = match args.model.as_deref().or(Some(&config.model)).filter(|dir| !dir.as_os_str().is_empty()) {
-        Some(dir) => Bundle::load(dir)?,
-        None => Bundle::embedded()?,
-    };
+pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
+    let Classify { model, limits, worker } = config;
+    let bundle = Bundle::open(model.as_deref())?;
     let items = find(&args.paths);
-    let threads = args.threads.map_or(config.worker.threads, NonZero::get).max(1);
+    let threads = worker.all_threads().get();
     // Given enough images, a call of its own for each thread beats one call that they share: no thread waits for another.
     let calls = threads.min(items.len()).max(1);
     let parallel = Parallel { calls, threads: threads / calls };
-    let classifier = Classifier::new(bundle, args.engine.unwrap_or(config.worker.engine), parallel)?;
+    let classifier = Classifier::new(bundle, worker.engine, parallel)?;
     let mut printer = Printer::new(&items, &classifier, args.json);
     let mut failed = false;
     let labeller = Labeller { classifier: &classifier, limits: &limits, top: args.top.get() };
-    let done = label_all(&items, &labeller, calls, config.worker.batch, |item, outcome| {
+    let done = label_all(&items, &labeller, calls, worker.batch, |item, outcome| {
         failed |= outcome.error().is_some();
         printer.print(item, outcome)
     });
     printer.finish();
-    match done {
-        Ok(()) => Ok(!failed),
-        Err(e) if is_broken_pipe(&e) => Ok(!failed),
-        Err(e) => Err(e),
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    done?;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// The items that the paths stand for, in the order given, those of a directory in natural order.
@@ -341,7 +341,7 @@ impl<'a> Printer<'a> {
         Self {
             json,
             model: &classifier.card().name,
-            worker: format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id()),
+            worker: format!("{}-{}", host_name(), std::process::id()),
             path_width: widest(&mut items.iter().map(|item| shown(&item.path).chars().count())),
             label_width: widest(&mut classifier.labels().iter().map(|label| label.chars().count())),
             total: items.len() as u64,

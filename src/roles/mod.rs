@@ -10,6 +10,8 @@ pub mod setup;
 pub mod status;
 pub mod work;
 
+pub use scale::ScaleError;
+
 mod confirm;
 mod notify;
 mod signals;

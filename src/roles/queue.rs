@@ -8,7 +8,7 @@ use super::confirm::confirm;
 use crate::{
     backend,
     clock::SystemClock,
-    config::Config,
+    config::Stores,
     contract::event,
     web::{Which, requeue},
 };
@@ -54,8 +54,8 @@ enum Action {
 ///
 /// # Errors
 /// What the backend says.
-pub async fn run(args: QueueArgs, config: Config) -> anyhow::Result<ExitCode> {
-    let backend = backend::open_existing(&config, Arc::new(SystemClock)).await?;
+pub async fn run(args: QueueArgs, stores: Stores) -> anyhow::Result<ExitCode> {
+    let backend = backend::open_existing(&stores, Arc::new(SystemClock)).await?;
     let mut out = std::io::stdout().lock();
     match args.action {
         Action::Peek { limit } => {
@@ -70,7 +70,7 @@ pub async fn run(args: QueueArgs, config: Config) -> anyhow::Result<ExitCode> {
         }
         Action::Redrive => writeln!(out, "moved {} dead letters back", backend.queue.redrive().await?)?,
         Action::Drop { yes } => {
-            if !confirm(&format!("Delete every dead letter of {}?", config.stores()), yes)? {
+            if !confirm(&format!("Delete every dead letter of {stores}?"), yes)? {
                 return Ok(ExitCode::FAILURE);
             }
             writeln!(out, "deleted {} dead letters", backend.queue.drop_dead().await?)?;

@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 use clap::Args;
 
 use super::confirm::confirm;
-use crate::{backend, clock::SystemClock, config::Config};
+use crate::{backend, clock::SystemClock, config::Stores};
 
 /// Flags of `imgcls reset`.
 #[derive(Debug, Args)]
@@ -19,9 +19,9 @@ pub struct ResetArgs {
 ///
 /// # Errors
 /// Without `--yes` where nobody can be asked, and what the backend says.
-pub async fn run(args: ResetArgs, config: Config) -> anyhow::Result<ExitCode> {
-    let backend = backend::open_existing(&config, Arc::new(SystemClock)).await?;
-    if !confirm(&format!("Remove every image, output, message and result in {}?", config.stores()), args.yes)? {
+pub async fn run(args: ResetArgs, stores: Stores) -> anyhow::Result<ExitCode> {
+    let backend = backend::open_existing(&stores, Arc::new(SystemClock)).await?;
+    if !confirm(&format!("Remove every image, output, message and result in {stores}?"), args.yes)? {
         return Ok(ExitCode::FAILURE);
     }
     let report = backend.reset.reset().await?;

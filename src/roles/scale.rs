@@ -1,14 +1,7 @@
 //! `imgcls scale`: one scaling decision and its exit code, one every so often, or many on paper.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use clap::Args;
 use tracing::{info, warn};
 
@@ -16,20 +9,45 @@ use super::signals;
 use crate::{
     backend::{self, Backend},
     clock::{Clock, SystemClock},
-    config::{BackendKind, Config},
+    config::{Policy, Raw, Rules, Scale, Stores, flags::Overrides},
     scaling::{
-        Outcome, Policy, Rules, TickError,
+        Outcome, TickError,
         controller::{self, Action},
         simulate::{self, Load, Rate, Report, Run, Scenario, ScenarioError},
     },
 };
 
-/// Bad configuration or scenario.
-const BAD_CONFIG: u8 = 2;
-/// The queue, the fleet or the results store cannot be read.
-const CANNOT_READ: u8 = 3;
-/// The decision cannot be carried out, or the chart not be written.
-const CANNOT_ACT: u8 = 4;
+/// How long a decision that has begun may go on after a stop.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Why there is no decision, or no simulation.
+#[derive(Debug, thiserror::Error)]
+pub enum ScaleError {
+    /// Bad configuration, flags or scenario.
+    #[error("{0}")]
+    Usage(String),
+    /// The queue, the fleet or the results store cannot be read.
+    #[error("{0}")]
+    Read(String),
+    /// The decision cannot be carried out, or the chart not be written.
+    #[error("{0}")]
+    Act(String),
+}
+
+impl From<ScenarioError> for ScaleError {
+    fn from(error: ScenarioError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<TickError> for ScaleError {
+    fn from(error: TickError) -> Self {
+        match error {
+            TickError::Read { .. } => Self::Read(error.to_string()),
+            TickError::Act { .. } => Self::Act(error.to_string()),
+        }
+    }
+}
 
 /// The end of the help.
 const EXIT_CODES: &str = "Exit codes: 0 acted or nothing to do, 2 bad configuration or scenario, 3 the queue, the fleet or the \
@@ -116,8 +134,8 @@ impl SimulationArgs {
                 return Err(ScenarioError::Invalid("a FILE has its own load: leave --burst and --rate out".to_owned()));
             }
         };
-        if file.is_none() && rules.rate > 0.0 {
-            scenario.worker.rate = rules.rate;
+        if let (None, Some(rate)) = (file, rules.rate) {
+            scenario.worker.rate = rate;
         }
         if let Some(rate) = self.worker_rate {
             scenario.worker.rate = rate.0;
@@ -138,36 +156,37 @@ impl SimulationArgs {
     }
 }
 
+impl ScaleArgs {
+    /// The configuration keys that these flags set.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        let mut keys = Overrides::default();
+        keys.set("scaling.policy", self.policy);
+        keys.set("scaling.interval", self.every.map(humantime::format_duration));
+        keys
+    }
+}
+
 /// Decides and acts, or simulates.
 ///
 /// # Errors
-/// If standard output cannot be written. All else is told on standard error and becomes the exit code.
-pub async fn run(args: ScaleArgs, config: Config) -> anyhow::Result<ExitCode> {
-    let mut rules = config.scaling.clone();
-    rules.policy = args.policy.unwrap_or(rules.policy);
+/// [`ScaleError`], whose kinds have exit codes of their own; and if standard output cannot be written.
+pub async fn run(args: ScaleArgs, raw: &Raw) -> anyhow::Result<ExitCode> {
     if args.simulation.asked_for() {
-        return simulate(&args, &rules);
+        return simulate(&args, &raw.rules()?);
     }
     if args.simulation.compare || args.simulation.svg.is_some() {
-        return Ok(fail(
-            BAD_CONFIG,
-            "--compare and --svg belong to a simulation; name a scenario with --simulate FILE",
-        ));
+        let message = "--compare and --svg belong to a simulation; name a scenario with --simulate FILE";
+        return Err(ScaleError::Usage(message.to_owned()).into());
     }
-    if config.backend == BackendKind::Aws && config.aws.auto_scaling_group.is_empty() {
-        return Ok(fail(BAD_CONFIG, "aws.auto_scaling_group is not set, so there is nothing to scale"));
-    }
-    if let Some(interval) = args.every {
-        rules.interval = interval;
-        if let Err(error) = rules.check() {
-            return Ok(fail(BAD_CONFIG, format_args!("--loop: {error}")));
-        }
+    let Scale { stores, rules } = raw.scale()?;
+    if matches!(&stores, Stores::Aws(aws) if aws.auto_scaling_group.is_none()) {
+        let message = "aws.auto_scaling_group is not set, so there is nothing to scale";
+        return Err(ScaleError::Usage(message.to_owned()).into());
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let backend = match backend::open(&config, Arc::clone(&clock)).await {
-        Ok(backend) => backend,
-        Err(error) => return Ok(fail(CANNOT_READ, error)),
-    };
+    let opened = backend::open(&stores, Arc::clone(&clock)).await;
+    let backend = opened.map_err(|error| ScaleError::Read(error.to_string()))?;
     if args.every.is_some() {
         return repeat(&backend, &rules, clock.as_ref(), args.json).await;
     }
@@ -176,13 +195,8 @@ pub async fn run(args: ScaleArgs, config: Config) -> anyhow::Result<ExitCode> {
     } else {
         controller::tick(&backend, &rules, clock.as_ref()).await
     };
-    match outcome {
-        Ok(outcome) => {
-            print(&outcome, args.json)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => Ok(fail(code(&error), error)),
-    }
+    print(&outcome.map_err(ScaleError::from)?, args.json)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Decides at every interval until told to stop. What fails is told and tried again at the next one.
@@ -198,30 +212,30 @@ async fn repeat(backend: &Backend, rules: &Rules, clock: &dyn Clock, json: bool)
             _ = interval.tick() => {}
         }
         // A decision that has begun is carried out, unless the stores take too long over it.
-        match controller::tick(backend, rules, clock).await {
-            Ok(outcome) => print(&outcome, json)?,
-            Err(error) => warn!(%error, "no scaling decision this time"),
+        tokio::select! {
+            biased;
+            outcome = controller::tick(backend, rules, clock) => match outcome {
+                Ok(outcome) => print(&outcome, json)?,
+                Err(error) => warn!(%error, "no scaling decision this time"),
+            },
+            () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {
+                warn!("the stores take too long over a decision; leaving it");
+                return Ok(ExitCode::SUCCESS);
+            }
         }
     }
 }
 
 fn simulate(args: &ScaleArgs, rules: &Rules) -> anyhow::Result<ExitCode> {
-    let scenario = match args.simulation.scenario(rules) {
-        Ok(scenario) => scenario,
-        Err(error) => return Ok(fail(BAD_CONFIG, error)),
-    };
+    let scenario = args.simulation.scenario(rules).map_err(ScaleError::from)?;
     let rules = scenario.rules.as_ref().unwrap_or(rules);
     let chosen = args.policy.unwrap_or(rules.policy);
     let policies = if args.simulation.compare { vec![Policy::Steps, Policy::Backlog] } else { vec![chosen] };
     let runs = policies.into_iter().map(|policy| simulate::run(&scenario, &Rules { policy, ..rules.clone() }));
-    let runs: Vec<Run> = match runs.collect() {
-        Ok(runs) => runs,
-        Err(error) => return Ok(fail(BAD_CONFIG, error)),
-    };
-    if let Some(path) = &args.simulation.svg
-        && let Err(error) = write_chart(path, &scenario, &runs)
-    {
-        return Ok(fail(CANNOT_ACT, format_args!("{error:#}")));
+    let runs = runs.collect::<Result<Vec<Run>, _>>().map_err(ScaleError::from)?;
+    if let Some(path) = &args.simulation.svg {
+        let written = std::fs::write(path, simulate::chart(&scenario, &runs));
+        written.map_err(|error| ScaleError::Act(format!("cannot write chart {}: {error}", path.display())))?;
     }
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -231,23 +245,6 @@ fn simulate(args: &ScaleArgs, rules: &Rules) -> anyhow::Result<ExitCode> {
         write!(out, "{}", simulate::table(&scenario, &runs))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn write_chart(path: &Path, scenario: &Scenario, runs: &[Run]) -> anyhow::Result<()> {
-    std::fs::write(path, simulate::chart(scenario, runs))
-        .with_context(|| format!("cannot write chart {}", path.display()))
-}
-
-fn code(error: &TickError) -> u8 {
-    match error {
-        TickError::Read { .. } => CANNOT_READ,
-        TickError::Act { .. } => CANNOT_ACT,
-    }
-}
-
-fn fail(code: u8, error: impl std::fmt::Display) -> ExitCode {
-    eprintln!("imgcls: {error}");
-    ExitCode::from(code)
 }
 
 fn print(outcome: &Outcome, json: bool) -> anyhow::Result<()> {

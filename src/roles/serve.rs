@@ -4,30 +4,32 @@ use std::{io::Write, net::SocketAddr, process::ExitCode, sync::Arc, time::Durati
 
 use anyhow::Context;
 use clap::Args;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{notify, signals::stop_token, work::load_bundle};
+use super::{notify, signals::stop_token};
 use crate::{
     backend::{
         self, Backend,
-        local::{Supervisor, WorkerCommand},
+        local::{ServerLock, Store, Supervisor, WorkerCommand},
     },
-    cli::{Global, address},
     clock::{Clock, SystemClock},
-    config::{BackendKind, Config},
+    config::{
+        Rules, Serve, Stores, Workers,
+        flags::{Overrides, address},
+    },
     model::Bundle,
-    scaling::{Rules, controller},
+    scaling::controller,
     web::{self, App, ModelFacts},
 };
 
 /// Flags of `imgcls serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address and port; port 0 takes a free one. Default: 127.0.0.1:8080.
+    /// Address or name, and port; port 0 takes a free one. Default: 127.0.0.1:8080.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
-    listen: Option<SocketAddr>,
+    listen: Option<String>,
     /// Opens everything but `/healthcheck`; needed to listen wider than loopback. Other users see it in the process list: prefer
     /// the variable `IMGCLS_WEB_TOKEN`.
     #[arg(long)]
@@ -52,62 +54,42 @@ pub struct ServeArgs {
 impl ServeArgs {
     /// The configuration keys that these flags set.
     #[must_use]
-    pub fn overrides(&self) -> Vec<(String, String)> {
-        let mut keys = Vec::new();
-        let mut add = |key: &str, value: Option<String>| keys.extend(value.map(|value| (key.to_owned(), value)));
-        add("web.listen", self.listen.map(|a| a.to_string()));
-        add("web.token", self.token.clone());
-        add("web.open", self.open.then(|| "true".to_owned()));
-        add("web.public_hosts", (!self.public_host.is_empty()).then(|| self.public_host.join(",")));
-        add("fleet.max", self.max_workers.map(|n| n.to_string()));
-        add("fleet.supervise", self.no_workers.then(|| "false".to_owned()));
-        add("model", self.model.clone());
+    pub fn overrides(&self) -> Overrides {
+        let mut keys = Overrides::default();
+        keys.set("web.listen", self.listen.as_ref());
+        keys.set("web.token", self.token.as_ref());
+        keys.set("web.open", self.open.then_some(true));
+        keys.set("web.public_hosts", Some(self.public_host.join(",")).filter(|hosts| !hosts.is_empty()));
+        keys.set("fleet.max", self.max_workers);
+        keys.set("fleet.supervise", self.no_workers.then_some(false));
+        keys.set("model", self.model.as_ref());
         keys
     }
 }
 
-/// Serves until it is stopped, then drains.
+/// A server that is about to begin.
+struct Server {
+    listener: TcpListener,
+    app: Arc<App>,
+    /// The supervisor of the workers and the scaling policy.
+    background: JoinSet<()>,
+    /// Held until the end.
+    _lock: Option<ServerLock>,
+}
+
+/// Serves until it is stopped, then drains. Worker processes are started with `worker_flags`.
 ///
 /// # Errors
 /// If the data directory, the backend or the address cannot be used.
-pub async fn run(_args: ServeArgs, config: Config, global: &Global) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Serve, worker_flags: Vec<String>) -> anyhow::Result<ExitCode> {
     let stop = stop_token()?;
-    let bundle = load_bundle(&config.model)?;
-    let model = facts(bundle);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (backend, store) = match config.backend {
-        BackendKind::Local => {
-            let (backend, store) = backend::local::open(&config, Arc::clone(&clock))?;
-            (backend, Some(store))
-        }
-        BackendKind::Aws => (backend::open(&config, Arc::clone(&clock)).await?, None),
+    let prepared = tokio::select! {
+        prepared = prepare(config, worker_flags, &stop) => prepared?,
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    // Held until the end: two servers would sweep each other's uploads away and run twice the workers.
-    let lock = store.as_ref().map(|store| store.lock_server()).transpose()?;
-    if let (Some(store), Some(lock)) = (&store, &lock) {
-        let swept = store.sweep(lock).await?;
-        if swept > 0 {
-            info!(files = swept, "removed what interrupted uploads had left");
-        }
-    }
-    let address = config.web.listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; choose another address with --listen"))?;
-    let bound = listener.local_addr()?;
-    if !bound.ip().is_loopback() && config.web.token.expose().is_none() {
-        warn!(%bound, "open to everybody who reaches this address: they may upload, read and delete");
-    }
-    let app = App::new(backend.clone(), config.clone(), model, Arc::clone(&clock))?;
-
-    let mut background = tokio::task::JoinSet::new();
-    if let Some(store) = store.filter(|_| config.fleet.supervise) {
-        let command = worker_command(&config, global)?;
-        background.spawn(Supervisor::new(store, command).run(stop.clone()));
-        background.spawn(scale(backend, config.scaling.clone(), clock, stop.clone()));
-    }
+    let Server { listener, app, mut background, _lock } = prepared;
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "listening on http://{bound}")
+    writeln!(stdout, "listening on http://{}", listener.local_addr()?)
         .and_then(|()| stdout.flush())
         .context("cannot write to standard output")?;
     notify::ready(stop.clone());
@@ -120,36 +102,66 @@ pub async fn run(_args: ServeArgs, config: Config, global: &Global) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
+/// Opens all that is needed, and starts the workers.
+async fn prepare(config: Serve, worker_flags: Vec<String>, stop: &CancellationToken) -> anyhow::Result<Server> {
+    let model = facts(Bundle::open(config.model.as_deref())?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (backend, local) = open(&config.stores, &clock).await?;
+    let (store, lock) = local.unzip();
+    let listener = listen(config.web.listen, config.web.token.is_some()).await?;
+    let app = App::new(backend.clone(), config.clone(), model, Arc::clone(&clock))?;
+    let mut background = JoinSet::new();
+    if let (Some(store), Some(workers)) = (store, config.workers) {
+        let command = worker_command(&workers, worker_flags)?;
+        background.spawn(Supervisor::new(store, command).run(stop.clone()));
+        background.spawn(scale(backend, workers.rules, clock, stop.clone()));
+    }
+    Ok(Server { listener, app, background, _lock: lock })
+}
+
+/// Opens the stores. A local directory is locked too: two servers would sweep each other's uploads away and run twice the workers.
+async fn open(stores: &Stores, clock: &Arc<dyn Clock>) -> anyhow::Result<(Backend, Option<(Arc<Store>, ServerLock)>)> {
+    let Stores::Local(local) = stores else { return Ok((backend::open(stores, Arc::clone(clock)).await?, None)) };
+    let (backend, store) = backend::local::open(local, Arc::clone(clock))?;
+    let lock = store.lock_server()?;
+    let swept = store.sweep(&lock).await?;
+    if swept > 0 {
+        info!(files = swept, "removed what interrupted uploads had left");
+    }
+    Ok((backend, Some((store, lock))))
+}
+
+async fn listen(address: SocketAddr, has_token: bool) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; choose another address with --listen"))?;
+    let bound = listener.local_addr()?;
+    if !bound.ip().is_loopback() && !has_token {
+        warn!(%bound, "open to everybody who reaches this address: they may upload, read and delete");
+    }
+    Ok(listener)
+}
+
 /// What pages tell of the model; its weights are not kept, workers have their own.
 fn facts(bundle: Bundle) -> ModelFacts {
     let note = format!("It knows {} classes only and gives one of them to every picture.", bundle.labels.len());
     ModelFacts { name: bundle.card.name, labels: bundle.labels, note }
 }
 
-/// How a worker process is started: this binary, this configuration, its share of the cores.
-fn worker_command(config: &Config, global: &Global) -> anyhow::Result<WorkerCommand> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    // A fixed share, not one that shrinks as the fleet grows: running workers cannot give threads back.
-    let threads = (cores / config.fleet.max as usize).max(1);
-    let mut args = vec!["work".to_owned(), "--supervised".to_owned(), format!("--threads={threads}")];
-    if let Some(file) = &global.config {
-        args.extend(["--config".to_owned(), file.display().to_string()]);
-    }
-    for (key, value) in global.overrides() {
-        args.push(format!("--set={key}={value}"));
-    }
+/// How a worker process is started: this binary with these flags and its share of the cores.
+fn worker_command(workers: &Workers, flags: Vec<String>) -> anyhow::Result<WorkerCommand> {
+    let mut args = vec!["work".to_owned(), "--supervised".to_owned()];
+    args.extend(flags);
+    args.push(format!("--threads={}", workers.threads));
     // They are many on one machine and would fight for one port.
     args.push("--set=worker.metrics_listen=".to_owned());
-    if !config.model.as_os_str().is_empty() {
-        args.push(format!("--model={}", config.model.display()));
-    }
     let program = std::env::current_exe().context("cannot find this program's file to start workers from")?;
     Ok(WorkerCommand { program, args })
 }
 
 /// Ticks the scaling policy.
 async fn scale(backend: Backend, rules: Rules, clock: Arc<dyn Clock>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(rules.interval.max(Duration::from_secs(1)));
+    let mut ticks = tokio::time::interval(rules.interval);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     backend::aws::setup::{Action, Step, setup},
-    config::{BackendKind, Config},
+    config::Stores,
 };
 
 /// Flags of `imgcls setup`.
@@ -22,17 +22,17 @@ pub struct SetupArgs {
 ///
 /// # Errors
 /// With the local backend, and at the first resource that cannot be created or used.
-pub async fn run(args: SetupArgs, config: Config) -> anyhow::Result<ExitCode> {
-    if config.backend != BackendKind::Aws {
+pub async fn run(args: SetupArgs, stores: Stores) -> anyhow::Result<ExitCode> {
+    let Stores::Aws(aws) = stores else {
         bail!("only the aws backend needs a setup; say --backend aws, or just `imgcls serve`");
-    }
+    };
     let dry_run = args.dry_run;
     let mut broken_pipe = Ok(());
     let mut tell = |step: Step| {
         let told = writeln!(std::io::stdout(), "{}", line(&step, dry_run));
         broken_pipe = std::mem::replace(&mut broken_pipe, Ok(())).and(told);
     };
-    setup(&config.aws, dry_run, &mut tell).await?;
+    setup(&aws, dry_run, &mut tell).await?;
     broken_pipe?;
     Ok(ExitCode::SUCCESS)
 }

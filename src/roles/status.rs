@@ -1,14 +1,14 @@
 //! `imgcls status`: queue, fleet, results and workers.
 
-use std::{io::Write, process::ExitCode, sync::Arc};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::work::load_bundle;
 use crate::{
     backend::{self, Heartbeat, status::Status},
     clock::{Clock, SystemClock},
-    config::Config,
+    config::Stores,
+    model::Bundle,
 };
 
 /// Flags of `imgcls status`.
@@ -23,10 +23,10 @@ pub struct StatusArgs {
 ///
 /// # Errors
 /// If the backend cannot be read.
-pub async fn run(args: StatusArgs, config: Config) -> anyhow::Result<ExitCode> {
-    let model = load_bundle(&config.model)?.card.name;
+pub async fn run(args: StatusArgs, stores: Stores, model: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let model = Bundle::open(model.as_deref())?.card.name;
     let clock = Arc::new(SystemClock);
-    let backend = backend::open_existing(&config, Arc::<SystemClock>::clone(&clock)).await?;
+    let backend = backend::open_existing(&stores, Arc::<SystemClock>::clone(&clock)).await?;
     let now_ms = clock.now_ms();
     let status = backend::status::read(&backend, &model, now_ms).await?;
     let mut out = std::io::stdout().lock();
@@ -93,6 +93,7 @@ mod tests {
                 desired: 2,
                 running: 1,
                 busy: 1,
+                fault: None,
                 state: FleetRest { min: 1, max: 2, pending: 1, terminating: 0 },
             },
             results: Totals { total: 10, failed: 2, exact: true },

@@ -1,19 +1,21 @@
 //! `imgcls work`: the app tier.
 
-use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use super::{notify, signals::stop_token};
 use crate::{
-    backend::{self, Departure},
-    cli::value_name,
-    clock::SystemClock,
-    config::Config,
+    backend::{self, Backend, Departure, Instance},
+    clock::{Clock, SystemClock},
+    config::{
+        Work,
+        flags::{Overrides, threads, value_name},
+    },
     model::{Bundle, Classifier, Engine, Parallel},
     telemetry,
     worker::{self, Metrics, Settings},
@@ -32,8 +34,8 @@ pub struct WorkArgs {
     #[arg(long, requires = "until_empty")]
     shutdown_after: bool,
     /// Threads for inference, and as many for decoding; default: one per core.
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = threads)]
+    threads: Option<NonZero<usize>>,
     /// What runs the network.
     #[arg(long, value_enum)]
     engine: Option<Engine>,
@@ -48,73 +50,107 @@ pub struct WorkArgs {
 impl WorkArgs {
     /// The configuration keys that these flags set.
     #[must_use]
-    pub fn overrides(&self) -> Vec<(String, String)> {
-        let mut keys = Vec::new();
-        let mut add = |key: &str, value: Option<String>| keys.extend(value.map(|value| (key.to_owned(), value)));
-        add("worker.threads", self.threads.map(|n| n.to_string()));
-        add("worker.engine", self.engine.map(value_name));
-        add("model", self.model.clone());
+    pub fn overrides(&self) -> Overrides {
+        let mut keys = Overrides::default();
+        keys.set("worker.threads", self.threads);
+        keys.set("worker.engine", self.engine.map(value_name));
+        keys.set("model", self.model.as_ref());
         keys
     }
 }
 
-/// Runs the worker until it is stopped, or until the queue is empty if so told.
+/// What a worker works with.
+struct Parts {
+    classifier: Classifier,
+    backend: Backend,
+    instance: Arc<dyn Instance>,
+}
+
+/// Runs the worker until it is stopped, or until the queue is empty if so asked.
 ///
 /// # Errors
 /// If the model or the backend cannot be opened, or the shutdown command fails.
-pub async fn run(args: WorkArgs, config: Config) -> anyhow::Result<ExitCode> {
+pub async fn run(args: WorkArgs, config: Work) -> anyhow::Result<ExitCode> {
     let stop = stop_token()?;
     if args.supervised {
-        tokio::spawn(stop_with_stdin(stop.clone()));
+        stop_with_stdin(stop.clone())?;
     }
     let metrics = Metrics::new();
     let _exposed = match config.worker.metrics_listen {
         Some(address) => Some(expose(address, Arc::clone(&metrics)).await?),
         None => None,
     };
-    let bundle = load_bundle(&config.model)?;
-    let (engine, threads) = (config.worker.engine, config.worker.threads);
-    let classifier = tokio::task::spawn_blocking(move || -> anyhow::Result<Classifier> {
-        let classifier = Classifier::new(bundle, engine, Parallel::one(threads))?;
-        classifier.warm_up()?;
-        Ok(classifier)
-    })
-    .await??;
-    let clock = Arc::new(SystemClock);
-    let backend = backend::open(&config, Arc::<SystemClock>::clone(&clock)).await?;
-    let instance = backend::instance(&config).await?;
-    let settings = Settings {
-        worker: format!("{}-{}", instance.id(), std::process::id()),
-        threads,
-        batch: config.worker.batch,
-        receivers: config.worker.receivers,
-        pixel_budget: config.worker.pixel_budget,
-        limits: config.limits,
-        until_empty: args.until_empty,
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let Parts { classifier, backend, instance } = tokio::select! {
+        parts = open(&config, Arc::clone(&clock)) => parts?,
+        // It holds no message yet.
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    info!(worker = settings.worker, model = classifier.card().name, threads, "working");
+    let settings = settings(&config, &*instance, args.until_empty);
+    info!(worker = settings.worker, model = classifier.card().name, threads = settings.threads, "working");
     // A supervised one is none of the service manager's: its supervisor is.
     if !args.supervised {
         notify::ready(stop.clone());
     }
-    let interrupted = stop.clone();
-    let run_stop = stop.child_token();
-    let summary =
-        worker::run(backend, Arc::clone(&instance), Arc::new(classifier), clock, metrics, settings, run_stop).await?;
+    let (machine, run_stop) = (Arc::clone(&instance), stop.child_token());
+    let summary = worker::run(backend, machine, Arc::new(classifier), clock, metrics, settings, run_stop).await?;
     info!(done = summary.done, failed = summary.failed, "worker ended");
-    let told = tokio::time::timeout(MANAGER_TIMEOUT, instance.drained()).await;
-    if let Err(error) = told.map_err(|_| "it took too long".to_owned()).and_then(|told| told.map_err(|e| e.to_string()))
-    {
-        warn!(error, "cannot tell the machine's manager that the worker is drained");
-    }
-    if args.shutdown_after && !interrupted.is_cancelled() {
-        match tokio::time::timeout(MANAGER_TIMEOUT, instance.depart()).await?? {
-            Departure::Unmanaged => shut_down(&config.worker.shutdown_command).await?,
-            Departure::Leaving => info!("the machine leaves its group"),
-            Departure::Needed => info!("the group is at its minimum; the machine stays"),
-        }
+    drained(&*instance).await;
+    if args.shutdown_after && !stop.is_cancelled() {
+        depart(&*instance, &config.worker.shutdown_command).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn open(config: &Work, clock: Arc<dyn Clock>) -> anyhow::Result<Parts> {
+    Ok(Parts {
+        classifier: classifier(config).await?,
+        backend: backend::open(&config.stores, clock).await?,
+        instance: backend::instance(&config.stores).await?,
+    })
+}
+
+/// Loads the model and runs it once.
+async fn classifier(config: &Work) -> anyhow::Result<Classifier> {
+    let bundle = Bundle::open(config.model.as_deref())?;
+    let (engine, threads) = (config.worker.engine, config.worker.all_threads().get());
+    tokio::task::spawn_blocking(move || -> anyhow::Result<Classifier> {
+        let classifier = Classifier::new(bundle, engine, Parallel::one(threads))?;
+        classifier.warm_up()?;
+        Ok(classifier)
+    })
+    .await?
+}
+
+fn settings(config: &Work, instance: &dyn Instance, until_empty: bool) -> Settings {
+    Settings {
+        worker: format!("{}-{}", instance.id(), std::process::id()),
+        threads: config.worker.all_threads().get(),
+        batch: config.worker.batch,
+        receivers: config.worker.receivers,
+        pixel_budget: config.worker.pixel_budget,
+        limits: config.limits,
+        until_empty,
+    }
+}
+
+/// Lets the machine's manager know that the worker is done with it.
+async fn drained(instance: &dyn Instance) {
+    match tokio::time::timeout(MANAGER_TIMEOUT, instance.drained()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "cannot tell the machine's manager that the worker is drained"),
+        Err(_) => warn!("telling the machine's manager that the worker is drained took too long"),
+    }
+}
+
+/// Has the machine taken away: by its manager, or where it has none by `command`.
+async fn depart(instance: &dyn Instance, command: &(String, Vec<String>)) -> anyhow::Result<()> {
+    match tokio::time::timeout(MANAGER_TIMEOUT, instance.depart()).await?? {
+        Departure::Unmanaged => shut_down(command).await?,
+        Departure::Leaving => info!("the machine leaves its group"),
+        Departure::Needed => info!("the group is at its minimum; the machine stays"),
+    }
+    Ok(())
 }
 
 /// Answers scrapes of `metrics` at `address` until the answer is dropped.
@@ -137,25 +173,21 @@ async fn expose(address: SocketAddr, metrics: Arc<Metrics>) -> anyhow::Result<Dr
     Ok(guard)
 }
 
-/// The bundle in `dir`, or the embedded one where `dir` is empty.
-pub(super) fn load_bundle(dir: &Path) -> anyhow::Result<Bundle> {
-    if dir.as_os_str().is_empty() {
-        Bundle::embedded().context("the embedded model is damaged")
-    } else {
-        Bundle::load(dir).with_context(|| format!("cannot load model bundle {}", dir.display()))
-    }
+/// Cancels `stop` when standard input ends: the supervisor is gone, or wants this process to end.
+///
+/// The thread is nobody's: a read of standard input cannot be broken off, so the end of the process must not wait for it.
+fn stop_with_stdin(stop: CancellationToken) -> std::io::Result<()> {
+    let watch = move || {
+        // What comes in means nothing, and an error is an end too.
+        if let Err(error) = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()) {
+            warn!(%error, "cannot read standard input");
+        }
+        stop.cancel();
+    };
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(watch).map(drop)
 }
 
-async fn stop_with_stdin(stop: CancellationToken) {
-    let mut buffer = [0; 64];
-    let mut stdin = tokio::io::stdin();
-    // Data means nothing; the end, or an error, means that the supervisor is gone or wants us to end.
-    while matches!(stdin.read(&mut buffer).await, Ok(n) if n > 0) {}
-    stop.cancel();
-}
-
-async fn shut_down(command: &[String]) -> anyhow::Result<()> {
-    let Some((program, arguments)) = command.split_first() else { bail!("worker.shutdown_command is empty") };
+async fn shut_down((program, arguments): &(String, Vec<String>)) -> anyhow::Result<()> {
     warn!(program, "the queue is empty; shutting down");
     let status = tokio::process::Command::new(program)
         .args(arguments)

@@ -5,10 +5,11 @@ use std::{collections::VecDeque, time::Duration};
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Decision, History, Observation, Reading, Rules, decide};
+use super::{Decision, History, Observation, Reading, decide};
 use crate::{
     backend::{self, Backend, ErrorKind, Heartbeat, SetDesired, Versioned, status::images_in_the_last_minute},
     clock::Clock,
+    config::Rules,
 };
 
 /// How many decisions are remembered for the status page.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{backend::local, clock::ManualClock, config::Config};
+use crate::{backend::local, clock::ManualClock, config::Raw};
 
 /// A local backend with a clock that is moved by hand; its fleet is the workers whose heartbeats are written.
 struct World {
@@ -15,7 +15,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
+        let mut config = Raw { data_dir: dir.path().join("data"), ..Raw::default() }.local().unwrap();
         config.fleet.max = 20;
         let clock = Arc::new(ManualClock::at(1_800_000_000_000));
         let (backend, _) = local::open(&config, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
@@ -141,7 +141,7 @@ async fn of_two_runs_on_one_reading_one_acts() {
 #[tokio::test]
 async fn the_rate_is_measured_from_those_alive() {
     let world = World::new();
-    let rules = Rules { policy: super::super::Policy::Backlog, ..Rules::default() };
+    let rules = Rules { policy: crate::config::Policy::Backlog, ..Rules::default() };
     world.workers(1, 1).await;
     world.send(10).await;
     let seen = world.tick(&rules).await.seen;

@@ -16,8 +16,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, Rules};
-use crate::backend::FleetState;
+use crate::{
+    backend::FleetState,
+    config::{Policy, Rules},
+};
 
 /// `backlog` follows the utilisation only if that adds or saves a tenth of the fleet, so that it does not follow every wave
 /// (the tolerance of Kubernetes' horizontal pod autoscaler).
@@ -295,7 +297,7 @@ fn backlog(seen: &Observation, rules: &Rules, history: &History) -> Want {
     let fleet = &seen.fleet;
     let state = messages(seen);
     let total = seen.visible.saturating_add(seen.in_flight);
-    let rate = Some(rules.rate).filter(|rate| *rate > 0.0).or(history.rate);
+    let rate = rules.rate.or(history.rate);
     let Some(rate) = rate else {
         let state =
             if total > 0 { format!("{state}; a worker's rate is known once one has finished images") } else { state };

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::scaling::Step;
+use crate::config::Step;
 
 const MINUTE: i64 = 60_000;
 
@@ -123,7 +123,7 @@ fn the_rate_is_set_or_measured_or_remembered_and_never_guessed() {
     let unknown = decide(&seen(100_000, 1), &rules, &History::default(), 0);
     assert_eq!(unknown.target, 1);
     assert!(unknown.reason.contains("rate is known once"), "{}", unknown.reason);
-    let set = Rules { rate: 100.0, max_step: 100, ..rules.clone() };
+    let set = Rules { rate: Some(100.0), max_step: 100, ..rules.clone() };
     assert_eq!(decide(&seen(60_000, 1), &set, &History::default(), 0).target, 10);
     let measured = Observation { rate: Some(100.0), ..seen(30_000, 1) };
     let measured = decide(&measured, &rules, &History::default(), 0);
@@ -159,7 +159,7 @@ fn rules() -> impl Strategy<Value = Rules> {
             steps,
             low: 20,
             latency: Duration::from_secs(latency),
-            rate: if rate < 5.0 { 0.0 } else { rate },
+            rate: Some(rate).filter(|rate| *rate >= 5.0),
             low_readings,
             cooldown_out: Duration::from_secs(out),
             cooldown_in: Duration::from_secs(into),
@@ -270,7 +270,7 @@ proptest! {
             prop_assert_eq!(decision.release, 0);
         } else {
             prop_assert!(decision.target + decision.release <= seen.fleet.protected.max(decision.target));
-            let rate = Some(rules.rate).filter(|rate| *rate > 0.0).or(decision.history.rate);
+            let rate = rules.rate.or(decision.history.rate);
             let arrivals = decision.history.arrivals;
             if let (Some(rate), Some(arrivals), true) = (rate, arrivals, decision.target < seen.fleet.desired) {
                 let most = f64::from(decision.target) * rate;

@@ -22,7 +22,10 @@ use super::{
     accept::Accept,
     error::{Error, Result},
 };
-use crate::{clock::Clock, config::Web};
+use crate::{
+    clock::Clock,
+    config::{Secret, Web},
+};
 
 /// The session cookie.
 const COOKIE: &str = "imgcls_session";
@@ -107,7 +110,7 @@ impl Token {
 
 impl Auth {
     pub(crate) fn new(web: &Web, clock: Arc<dyn Clock>) -> Self {
-        let token = |secret: &crate::config::Secret| secret.expose().and_then(Token::new);
+        let token = |secret: &Option<Secret>| secret.as_ref().and_then(|secret| Token::new(secret.expose()));
         Self { user: token(&web.token), admin: token(&web.admin_token), clock, failures: Mutex::default() }
     }
 
@@ -292,12 +295,12 @@ impl<S: Sync> FromRequestParts<S> for Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::ManualClock, config::Config};
+    use crate::{clock::ManualClock, config::Raw};
 
     fn auth(user: &str, admin: &str) -> (Auth, Arc<ManualClock>) {
-        let mut web = Config::default().web;
-        web.token = user.to_owned().into();
-        web.admin_token = admin.to_owned().into();
+        let mut web = Raw::default().serve().unwrap().web;
+        web.token = Secret::new(user);
+        web.admin_token = Secret::new(admin);
         let clock = Arc::new(ManualClock::at(1_000_000));
         (Auth::new(&web, Arc::clone(&clock) as Arc<dyn Clock>), clock)
     }

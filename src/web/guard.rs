@@ -200,10 +200,10 @@ mod tests {
     use axum::body::Body;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::Raw;
 
     fn hosts() -> Hosts {
-        let mut web = Config::default().web;
+        let mut web = Raw::default().serve().unwrap().web;
         web.public_hosts = vec!["img.example.com".into(), "Other.example:8443".into()];
         web.trusted_proxies = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2/31".parse().unwrap()];
         Hosts::new(&web)

@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     backend::{self, Backend},
     clock::Clock,
-    config::Config,
+    config::Serve,
 };
 
 mod accept;
@@ -58,7 +58,7 @@ pub struct ModelFacts {
 #[derive(Debug)]
 pub struct App {
     backend: Backend,
-    config: Config,
+    config: Serve,
     model: ModelFacts,
     clock: Arc<dyn Clock>,
     auth: auth::Auth,
@@ -81,7 +81,7 @@ impl App {
     ///
     /// # Errors
     /// If the spool cannot be made.
-    pub fn new(backend: Backend, config: Config, model: ModelFacts, clock: Arc<dyn Clock>) -> io::Result<Arc<Self>> {
+    pub fn new(backend: Backend, config: Serve, model: ModelFacts, clock: Arc<dyn Clock>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             auth: auth::Auth::new(&config.web, Arc::clone(&clock)),
             hosts: guard::Hosts::new(&config.web),

@@ -1,7 +1,7 @@
 //! Uploads in progress: a directory of this process alone, with files that go away with their handles.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{
@@ -13,7 +13,7 @@ use std::{
 use axum::body::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::{contract::Digest, model::format};
+use crate::{contract::Digest, model::format, private};
 
 /// So many bytes of a file wait in memory before they are written: small files take one write, large ones few.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -31,12 +31,13 @@ pub(crate) struct Spool {
 impl Spool {
     /// Makes a spool below `parent` and removes those that killed servers left there.
     pub(crate) fn open(parent: &Path) -> io::Result<Arc<Self>> {
-        fs::create_dir_all(parent)?;
+        private::create_dir(parent)?;
+        private::restrict(parent)?;
         sweep(parent)?;
         loop {
             let id = format!("{:016x}", rand::random::<u64>());
             let lock_path = parent.join(format!("{id}.lock"));
-            let lock = OpenOptions::new().write(true).create_new(true).open(&lock_path)?;
+            let lock = private::writing().create_new(true).open(&lock_path)?;
             match lock.try_lock() {
                 Ok(()) => {}
                 // Another server that starts now takes it for a leftover: leave it and take another name.
@@ -183,7 +184,7 @@ impl Writer {
             Some(disk) => disk,
             None => {
                 let path = self.spool.dir.join(self.spool.next.fetch_add(1, Ordering::Relaxed).to_string());
-                let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+                let file = private::writing().create_new(true).open(&path)?;
                 Disk { file, entry: SpoolFile { path, _spool: Arc::clone(&self.spool) }, hash: Sha256::new() }
             }
         };

@@ -104,7 +104,15 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
         check(spool)
     );
     let stopping = if app.stopping.is_cancelled() { Err("the server is stopping".to_owned()) } else { Ok(()) };
-    let checks = [("images", images), ("queue", queue), ("results", results), ("spool", spool), ("server", stopping)];
+    let workers = app.backend.fleet.fault().map_or(Ok(()), Err);
+    let checks = [
+        ("images", images),
+        ("queue", queue),
+        ("results", results),
+        ("spool", spool),
+        ("server", stopping),
+        ("workers", workers),
+    ];
     let ready = checks.iter().all(|(_, check)| check.is_ok());
     let checks: serde_json::Map<String, Value> = checks
         .into_iter()

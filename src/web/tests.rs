@@ -14,7 +14,7 @@ use super::{App, ModelFacts, serve};
 use crate::{
     backend::{Backend, local},
     clock::SystemClock,
-    config::Config,
+    config::{Raw, Secret, Serve, Stores},
     model::{Bundle, Classifier, Engine, Parallel},
     worker,
 };
@@ -32,11 +32,12 @@ struct Server {
 }
 
 impl Server {
-    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+    async fn start(change: impl FnOnce(&mut Serve)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config { data_dir: dir.path().join("data"), ..Config::load(None, [], &[]).unwrap() };
+        let mut config = Raw { data_dir: dir.path().join("data"), ..Raw::default() }.serve().unwrap();
         change(&mut config);
-        let (backend, _) = local::open(&config, Arc::new(SystemClock)).unwrap();
+        let Stores::Local(local) = &config.stores else { panic!("{:?}", config.stores) };
+        let (backend, _) = local::open(local, Arc::new(SystemClock)).unwrap();
         let model = ModelFacts { name: "test".into(), labels: vec!["cat".into()], note: "A note.".into() };
         let app = App::new(backend.clone(), config, model, Arc::new(SystemClock)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -49,7 +50,7 @@ impl Server {
 
     /// Starts a worker; it ends with the server.
     fn work(&self) {
-        let config = Config::default();
+        let config = Raw::default().work().unwrap();
         let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), Parallel::one(1)).unwrap();
         let settings = worker::Settings {
             worker: "w".into(),
@@ -388,8 +389,8 @@ async fn browsers_get_pages() {
 #[tokio::test]
 async fn tokens_guard_all_but_the_health_check() {
     let server = Server::start(|c| {
-        c.web.token = "user-token".to_owned().into();
-        c.web.admin_token = "admin-token".to_owned().into();
+        c.web.token = Secret::new("user-token");
+        c.web.admin_token = Secret::new("admin-token");
     })
     .await;
     assert_eq!(server.get("/healthcheck").await.status(), StatusCode::OK);

@@ -9,7 +9,7 @@ use super::{Metrics, Settings, Summary, lease::Leases, run};
 use crate::{
     backend::{Backend, Host, Upload, local},
     clock::SystemClock,
-    config::Config,
+    config::Raw,
     contract::{Digest, ImageName},
     model::{Bundle, Classifier, Engine, Limits, Parallel},
     telemetry,
@@ -24,7 +24,7 @@ struct Fixture {
 impl Fixture {
     fn new(visibility_timeout: Duration, max_receives: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config { data_dir: dir.path().to_owned(), ..Config::load(None, [], &[]).unwrap() };
+        let mut config = Raw { data_dir: dir.path().to_owned(), ..Raw::default() }.local().unwrap();
         config.queue.visibility_timeout = visibility_timeout;
         config.queue.max_receives = max_receives;
         let (backend, _) = local::open(&config, Arc::new(SystemClock)).unwrap();

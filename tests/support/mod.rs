@@ -98,8 +98,9 @@ impl Drop for Server {
 fn spawn(dir: &Path, args: &[String], log: &Path) -> (Child, String) {
     let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
     let mut child = imgcls()
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .args(["serve", "--data-dir"])
         .arg(dir)
+        .args(if args.iter().any(|arg| arg == "--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"][..] })
         .args(args)
         .stdout(Stdio::piped())
         .stderr(log_file)

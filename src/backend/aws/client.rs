@@ -139,7 +139,7 @@ fn loader() -> ConfigLoader {
 
 /// The configured endpoint, unless `AWS_ENDPOINT_URL_<SERVICE>` names one for this service, which the SDK then takes by itself.
 fn endpoint(config: &Aws, service: &str) -> Option<String> {
-    (!config.endpoint_url.is_empty() && !env_endpoint(service)).then(|| config.endpoint_url.clone())
+    config.endpoint_url.clone().filter(|_| !env_endpoint(service))
 }
 
 fn env_endpoint(service: &str) -> bool {

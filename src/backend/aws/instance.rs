@@ -64,8 +64,8 @@ impl Ec2Instance {
         let id = asked.ok().and_then(Result::ok).map(String::from).filter(|id| !id.is_empty());
         let mut this = Self { id: id.clone().unwrap_or_else(host_name), managed: None, imds, autoscaling };
         // Without a configured group nothing scales, and nobody has to be asked for leave.
-        if id.is_some() && !config.auto_scaling_group.is_empty() {
-            this.managed = this.membership(&config.auto_scaling_group).await?;
+        if let (Some(group), true) = (&config.auto_scaling_group, id.is_some()) {
+            this.managed = this.membership(group).await?;
         }
         Ok(this)
     }

@@ -18,7 +18,7 @@ use axum::{
 use super::{client::Clients, instance::Ec2Instance, tests::emulator};
 use crate::{
     backend::{Departure, Fleet, Instance, host_name},
-    config::{Aws, Config},
+    config::Aws,
 };
 
 /// What the stub says, by path.
@@ -41,7 +41,7 @@ async fn metadata(facts: Facts) -> imds::Client {
 #[tokio::test]
 async fn an_instance_is_protected_and_leaves_through_its_group() {
     let moto = tokio::task::spawn_blocking(emulator::Emulator::moto).await.unwrap();
-    let config = Aws { endpoint_url: moto.url.clone(), auto_scaling_group: "app".into(), ..Config::default().aws };
+    let config = Aws { endpoint_url: Some(moto.url.clone()), auto_scaling_group: Some("app".into()), ..Aws::default() };
     let clients = Clients::of_emulator(&config, &emulator::account()).await;
     let group = &clients.autoscaling;
     let launch = group.create_launch_configuration().launch_configuration_name("l").image_id("ami-12c6146b");
@@ -76,7 +76,7 @@ async fn an_instance_is_protected_and_leaves_through_its_group() {
 
 #[tokio::test]
 async fn signs_of_an_end_are_told() {
-    let config = Config::default().aws;
+    let config = Aws::default();
     let clients = Clients::of_emulator(&config, "123456789012").await;
     let facts = Facts::default();
     facts.lock().unwrap().insert("instance-id", "i-1".into());
@@ -92,7 +92,7 @@ async fn signs_of_an_end_are_told() {
 
 #[tokio::test]
 async fn off_ec2_the_host_is_known_within_a_second_and_nobody_manages_it() {
-    let config = Aws { auto_scaling_group: "app".into(), ..Config::default().aws };
+    let config = Aws { auto_scaling_group: Some("app".into()), ..Aws::default() };
     let clients = Clients::of_emulator(&config, "123456789012").await;
     // It takes connections and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -45,7 +45,7 @@ async fn open_with(clients: Clients, config: &Aws) -> Result<Backend> {
     )?;
     let (queue, results) = (Arc::new(queue), Arc::new(results));
     let reset = AwsReset { images: Arc::clone(&images), queue: Arc::clone(&queue), results: Arc::clone(&results) };
-    let fleet = AutoScalingFleet::new(clients.autoscaling, &config.auto_scaling_group);
+    let fleet = AutoScalingFleet::new(clients.autoscaling, config.auto_scaling_group.as_deref().unwrap_or_default());
     Ok(Backend { name: "aws", images, queue, results, fleet: Arc::new(fleet), reset: Arc::new(reset) })
 }
 

@@ -17,7 +17,7 @@ use crate::{
         Backend, ErrorKind, Fleet, Images, Message, PageQuery, Receipt, Upload, Written,
         suite::{Environment, contract_suite},
     },
-    config::{Aws, Config},
+    config::Aws,
     contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, event},
 };
 
@@ -66,8 +66,9 @@ impl System {
             prefix: prefix.to_owned(),
             output_bucket: format!("out-{account}"),
             queue_url: "images".to_owned(),
-            endpoint_url: emulator::shared_ministack().to_owned(),
-            ..Config::default().aws
+            endpoint_url: Some(emulator::shared_ministack().to_owned()),
+            table: "Classifications".to_owned(),
+            ..Aws::default()
         };
         let clients = Clients::of_emulator(&config, &account).await;
         set_up(&clients, &config, false).await;
@@ -169,7 +170,7 @@ fn url_encoded(key: &str) -> String {
 async fn every_name_comes_back_from_every_kind_of_event_of_our_bucket_alone() {
     use proptest::prelude::{any, prop_assert_eq, proptest};
 
-    let config = Aws { endpoint_url: "http://127.0.0.1:9".into(), ..Config::default().aws };
+    let config = Aws { endpoint_url: Some("http://127.0.0.1:9".into()), ..Aws::default() };
     let clients = Clients::of_emulator(&config, "100000000000").await;
     let images = S3Images::new(clients.s3, "in-bucket", "in/", "out-bucket");
     let image_in = |bucket: &str, key: &str, wrapped: bool| {
@@ -440,7 +441,7 @@ async fn what_is_missing_or_cannot_work_is_refused_with_the_way_out() {
 #[tokio::test]
 async fn the_group_is_observed_and_its_bounds_are_kept() {
     let moto = tokio::task::spawn_blocking(emulator::Emulator::moto).await.unwrap();
-    let config = Aws { endpoint_url: moto.url.clone(), ..Config::default().aws };
+    let config = Aws { endpoint_url: Some(moto.url.clone()), ..Aws::default() };
     let clients = Clients::of_emulator(&config, &emulator::account()).await;
     let group = &clients.autoscaling;
     let launch = group.create_launch_configuration().launch_configuration_name("l").image_id("ami-12c6146b");

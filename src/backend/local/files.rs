@@ -7,11 +7,19 @@ use std::{
     time::SystemTime,
 };
 
-use crate::backend::{Error, ErrorKind, Result};
+use super::DATABASE;
+use crate::{
+    backend::{Error, ErrorKind, Result},
+    private,
+};
 
 /// Files in the data directory.
 const IMAGES: &str = "images";
+const UPLOADS: &str = "uploads";
 const LOCK: &str = "server.lock";
+
+/// What a data directory holds, but for the files of the database.
+const OURS: [&str; 3] = [IMAGES, UPLOADS, LOCK];
 
 /// Uploads leave so many bytes of the disk free: workers, deletes and a reset need room to write, or a full disk could not be cleared.
 const HEADROOM: u64 = 32 << 20;
@@ -60,11 +68,11 @@ impl Drop for Placed {
 }
 
 impl Files {
-    /// Creates the directories under `root`.
+    /// Creates the directories under `root`, and sees to it that only their owner can read what is in them.
     pub(super) fn create(root: &Path) -> Result<Self> {
         let files = Self { root: root.to_owned() };
         let images = root.join(IMAGES);
-        fs::create_dir_all(&images).map_err(|e| Error::from(e).of(root))?;
+        private::create_dir(&images).and_then(|()| files.restrict()).map_err(|e| Error::from(e).of(root))?;
         // The last one is there when all are.
         if !images.join("ff").is_dir() {
             for first in 0..=255_u8 {
@@ -74,6 +82,19 @@ impl Files {
             sync_dir(root)?;
         }
         Ok(files)
+    }
+
+    /// Takes from other users what they may do here. A directory that holds other things too stays as its owner wants it.
+    fn restrict(&self) -> io::Result<()> {
+        let names = fs::read_dir(&self.root)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names = names.collect::<io::Result<Vec<String>>>()?;
+        let is_ours = |name: &String| OURS.contains(&name.as_str()) || name.starts_with(DATABASE);
+        if names.iter().all(is_ours) {
+            private::restrict(&self.root)?;
+        }
+        // SQLite gives its other files the mode of the database.
+        private::writing().create(true).truncate(false).open(self.root.join(DATABASE))?;
+        names.iter().filter(|name| is_ours(name)).try_for_each(|name| private::restrict(&self.root.join(name)))
     }
 
     /// The file with this id.
@@ -97,7 +118,7 @@ impl Files {
 
     /// Moves a spooled file into its place; name and bytes are on disk when this returns.
     pub(super) fn place(&self, spooled: &Path) -> Result<Placed> {
-        self.check_room(fs4::available_space(&self.root)?)?;
+        self.check_room(available(&self.root)?)?;
         let id = hex::encode(rand::random::<[u8; 16]>());
         let path = self.path(&id);
         let told = |e: io::Error| Error::from(e).of(spooled);
@@ -118,7 +139,7 @@ impl Files {
     /// Takes the server's lock.
     pub(super) fn lock_server(&self) -> Result<ServerLock> {
         let path = self.root.join(LOCK);
-        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        let file = private::writing().create(true).truncate(false).open(&path)?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => Error::new(
                 ErrorKind::Refused,
@@ -163,6 +184,12 @@ fn remove(path: &Path) -> bool {
             false
         }
     }
+}
+
+/// Bytes that this user may still write on the disk of `dir`.
+fn available(dir: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_frsize.saturating_mul(disk.f_bavail))
 }
 
 /// Makes the names in a directory durable.

@@ -1,6 +1,6 @@
 //! The fleet as everybody sees it: what is desired, and what the supervisor last observed.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use async_trait::async_trait;
 
@@ -17,7 +17,7 @@ pub(super) struct Observed {
     pub(super) running: u32,
     /// They run and were not heard of yet.
     pub(super) pending: u32,
-    /// They were told to stop.
+    /// They are to stop.
     pub(super) terminating: u32,
 }
 
@@ -58,6 +58,10 @@ impl Fleet for Store {
             .await
     }
 
+    fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn set_desired(&self, desired: u32) -> Result<SetDesired> {
         let desired = desired.clamp(self.fleet.min, self.fleet.max);
         self.db
@@ -80,6 +84,11 @@ impl Store {
                 Ok(desired.unwrap_or(min).clamp(min, max))
             })
             .await
+    }
+
+    /// Sets why workers cannot start.
+    pub(super) fn set_fault(&self, fault: Option<String>) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
     /// Writes what the supervisor sees.

@@ -9,20 +9,24 @@
 //!
 //! Any number of processes may open the directory. Every method is safe to call from all of them at once.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::{Backend, Error, ErrorKind, Result};
 use crate::{
     clock::Clock,
-    config::{self, Config},
+    config::{self, Local},
 };
 
 mod db;
 mod files;
 mod fleet;
 mod images;
+mod pulse;
 mod queue;
 mod reset;
 mod results;
@@ -54,6 +58,8 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     queue: config::Queue,
     fleet: config::Fleet,
+    /// Why the supervisor in this process cannot start workers.
+    fault: Mutex<Option<String>>,
     /// Messages may have become visible.
     arrived: Notify,
     syncs: Arc<Semaphore>,
@@ -63,8 +69,8 @@ pub struct Store {
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] if it cannot be used: no access, no local file system, written by a newer version.
-pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<(Backend, Arc<Store>)> {
-    let store = Arc::new(Store::open(&config.data_dir, config.queue.clone(), config.fleet.clone(), clock)?);
+pub fn open(config: &Local, clock: Arc<dyn Clock>) -> Result<(Backend, Arc<Store>)> {
+    let store = Arc::new(Store::open(&config.data_dir, config.queue.clone(), config.fleet, clock)?);
     let backend = Backend {
         name: "local",
         images: Arc::<Store>::clone(&store),
@@ -88,6 +94,7 @@ impl Store {
             clock,
             queue,
             fleet,
+            fault: Mutex::default(),
             arrived: Notify::new(),
             syncs: Arc::new(Semaphore::new(CONCURRENT_SYNCS)),
         })

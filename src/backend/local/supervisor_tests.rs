@@ -19,17 +19,16 @@ struct Fixture {
 }
 
 /// A supervised fleet of 1 to 4 shells that run `script`.
-fn supervise(script: &str, grace: Duration) -> Fixture {
+fn supervise(script: &str, patience: Patience) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let config = config::Config::default();
-    let fleet = config::Fleet { min: 1, max: 4, supervise: true };
-    let store = Arc::new(Store::open(dir.path(), config.queue, fleet, Arc::new(SystemClock)).unwrap());
+    let fleet = config::Fleet { min: 1, max: 4 };
+    let store = Arc::new(Store::open(dir.path(), config::Raw::default().queue, fleet, Arc::new(SystemClock)).unwrap());
     let command = WorkerCommand {
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into(), dir.path().display().to_string()],
     };
     let shutdown = CancellationToken::new();
-    let supervisor = Supervisor { grace, ..Supervisor::new(Arc::clone(&store), command) };
+    let supervisor = Supervisor { patience, ..Supervisor::new(Arc::clone(&store), command) };
     let running = tokio::spawn(supervisor.run(shutdown.clone()));
     Fixture { store, shutdown, running, dir }
 }
@@ -53,6 +52,24 @@ impl Fixture {
         }
     }
 
+    /// Waits for a fault.
+    async fn fault(&self) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(fault) = self.store.fault() {
+                return fault;
+            }
+            assert!(Instant::now() < deadline, "waited in vain for a fault");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Ends workers that do not listen.
+    async fn end_by_force(self) {
+        self.running.abort();
+        assert!(self.running.await.unwrap_err().is_cancelled());
+    }
+
     async fn end(self) {
         self.shutdown.cancel();
         tokio::time::timeout(DEADLINE, self.running).await.unwrap().unwrap();
@@ -66,7 +83,7 @@ const OBEDIENT: &str = "echo $$ >> $0/pids; echo hello >&2; exec cat";
 
 #[tokio::test]
 async fn the_fleet_grows_heals_and_shrinks() {
-    let fleet = supervise(OBEDIENT, GRACE);
+    let fleet = supervise(OBEDIENT, Patience::default());
     fleet.until("one runs", |s, pids| s.pending == 1 && pids.len() == 1).await;
     fleet.store.set_desired(99).await.unwrap();
     let pids = fleet.until("four run", |s, pids| s.desired == 4 && s.pending == 4 && pids.len() == 4).await;
@@ -87,17 +104,66 @@ async fn the_fleet_grows_heals_and_shrinks() {
 
 #[tokio::test]
 async fn one_that_will_not_stop_is_killed() {
-    let fleet = supervise("trap '' TERM INT; echo $$ >> $0/pids; exec sleep 1000", Duration::from_millis(300));
+    let patience = Patience { stop: Duration::from_millis(300), ..Patience::default() };
+    let fleet = supervise("trap '' TERM INT; echo $$ >> $0/pids; exec sleep 1000", patience);
     let pids = fleet.until("it runs", |_, pids| pids.len() == 1).await;
     fleet.end().await;
     assert!(!Command::new("kill").args(["-0", &pids[0].to_string()]).status().unwrap().success());
 }
 
 #[tokio::test]
-async fn those_that_die_at_once_are_started_again_with_pauses() {
-    let fleet = supervise("echo $$ >> $0/pids; exit 3", GRACE);
-    fleet.until("it was started three times", |_, pids| pids.len() == 3).await;
+async fn those_that_cannot_start_are_started_again_with_pauses_and_that_is_a_fault() {
+    let fleet =
+        supervise("echo $$ >> $0/pids; echo no model >&2; test -e $0/mended || exit 3; exec cat", Patience::default());
+    fleet.until("it was started twice", |_, pids| pids.len() >= 2).await;
+    fleet.until("it was started three times", |_, pids| pids.len() >= 3).await;
+    let fault = fleet.fault().await;
+    assert!(fault.contains("workers cannot start") && fault.contains("exit status: 3"), "{fault}");
+    // One that starts ends the fault.
+    std::fs::write(fleet.dir.path().join("mended"), "").unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while fleet.store.fault().is_some() {
+        assert!(Instant::now() < deadline, "waited in vain for the end of the fault");
+        let pids = fleet.until("it was started", |_, pids| !pids.is_empty()).await;
+        let beat = Heartbeat { worker: format!("host-{}", pids[pids.len() - 1]), ..Heartbeat::default() };
+        fleet.store.beat(&beat).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     fleet.end().await;
+}
+
+#[tokio::test]
+async fn one_that_falls_silent_is_killed_and_replaced() {
+    let patience = Patience { heartbeat: Duration::from_secs(2), ..Patience::default() };
+    let fleet = supervise("echo $$ >> $0/pids; exec sleep 1000", patience);
+    let pids = fleet.until("it runs", |_, pids| pids.len() == 1).await;
+    let beat = Heartbeat { worker: format!("host-{}", pids[0]), ..Heartbeat::default() };
+    fleet.store.beat(&beat).await.unwrap();
+    fleet.until("it was heard of", |s, _| s.in_service == 1).await;
+    fleet.until("it is replaced", |s, pids| (s.in_service, s.pending) == (0, 1) && pids.len() == 2).await;
+    assert!(!Command::new("kill").args(["-0", &pids[0].to_string()]).status().unwrap().success());
+    fleet.end_by_force().await;
+}
+
+#[tokio::test]
+async fn one_that_never_gets_ready_is_killed_and_replaced() {
+    let patience = Patience { start: Duration::from_secs(1), ..Patience::default() };
+    let fleet = supervise("echo $$ >> $0/pids; exec sleep 1000", patience);
+    fleet.until("two were started", |_, pids| pids.len() >= 2).await;
+    fleet.end_by_force().await;
+}
+
+#[tokio::test]
+async fn one_that_drains_and_does_not_end_is_replaced_at_once_and_killed_in_time() {
+    let patience = Patience { stop: Duration::from_secs(2), ..Patience::default() };
+    let fleet = supervise("echo $$ >> $0/pids; exec sleep 1000", patience);
+    let pids = fleet.until("it runs", |_, pids| pids.len() == 1).await;
+    let beat = Heartbeat { worker: format!("host-{}", pids[0]), draining: true, ..Heartbeat::default() };
+    fleet.store.beat(&beat).await.unwrap();
+    fleet.until("it is replaced", |s, pids| (s.pending, s.terminating) == (1, 1) && pids.len() == 2).await;
+    fleet.until("it is gone", |s, _| (s.pending, s.terminating) == (1, 0)).await;
+    assert!(!Command::new("kill").args(["-0", &pids[0].to_string()]).status().unwrap().success());
+    fleet.end_by_force().await;
 }
 
 #[tokio::test]

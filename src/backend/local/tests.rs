@@ -15,12 +15,12 @@ use crate::{
         suite::{Environment, contract_suite, name, result},
     },
     clock::{Clock, ManualClock, SystemClock},
-    config::Config,
+    config::Raw,
     contract::Digest,
 };
 
 fn open(dir: &Path, clock: Arc<dyn Clock>) -> (Backend, Arc<local::Store>) {
-    let mut config = Config { data_dir: dir.join("data"), ..Config::default() };
+    let mut config = Raw { data_dir: dir.join("data"), ..Raw::default() }.local().unwrap();
     config.queue.max_receives = 3;
     config.fleet.max = 4;
     local::open(&config, clock).unwrap()

@@ -1,9 +1,10 @@
-//! One worker process: started with a pipe to its stdin, told to stop by closing it.
+//! One worker process: started with a pipe to its stdin, asked to stop by closing it.
 
 use std::{
     io,
     path::PathBuf,
     process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -12,6 +13,8 @@ use tokio::{
     process::{Child, ChildStderr, ChildStdin, Command},
     time::Instant,
 };
+
+use super::pulse::Pulse;
 
 /// Longer lines of a worker's log are passed on in pieces.
 const MAX_LINE: u64 = 16 * 1024;
@@ -31,12 +34,14 @@ pub struct WorkerCommand {
 pub(super) struct WorkerProcess {
     pub(super) pid: u32,
     pub(super) started: Instant,
-    pub(super) started_at_ms: i64,
+    pub(super) pulse: Pulse,
     child: Child,
     /// Open as long as it shall work.
     stdin: Option<ChildStdin>,
-    /// When it is killed, if it was told to stop.
+    /// When it is killed, if it is to stop.
     kill_at: Option<Instant>,
+    /// The last line of its log.
+    last_line: Arc<Mutex<String>>,
 }
 
 impl WorkerProcess {
@@ -49,20 +54,21 @@ impl WorkerProcess {
         #[cfg(unix)]
         child.process_group(0);
         let mut child = child.spawn()?;
+        let last_line = Arc::<Mutex<String>>::default();
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(pass_on(stderr));
+            tokio::spawn(pass_on(stderr, Arc::clone(&last_line)));
         }
         let pid = child.id().ok_or_else(|| io::Error::other("the process ended at once"))?;
         let stdin = child.stdin.take();
-        Ok(Self { pid, started: Instant::now(), started_at_ms: now_ms, child, stdin, kill_at: None })
+        Ok(Self { pid, started: Instant::now(), pulse: Pulse::new(now_ms), child, stdin, kill_at: None, last_line })
     }
 
-    /// Whether it was told to stop.
+    /// Whether it is to stop.
     pub(super) fn is_stopping(&self) -> bool {
         self.kill_at.is_some()
     }
 
-    /// Tells it to finish; it is killed if it still runs after `grace`.
+    /// Asks it to finish; it is killed if it still runs after `grace`.
     pub(super) fn stop(&mut self, grace: Duration) {
         if self.kill_at.is_none() {
             self.stdin = None;
@@ -70,7 +76,12 @@ impl WorkerProcess {
         }
     }
 
-    /// Its exit status if it has ended. Kills it if it was told to stop and its time is over.
+    /// The last line that it logged so far, empty if there is none.
+    pub(super) fn last_line(&self) -> String {
+        self.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its exit status if it has ended. Kills it if it was asked to stop and its time is over.
     pub(super) fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         if let Some(status) = self.child.try_wait()? {
             return Ok(Some(status));
@@ -84,7 +95,7 @@ impl WorkerProcess {
 }
 
 /// Copies a worker's log to our own stderr, a line at a time, so that the lines of several do not mix.
-async fn pass_on(stderr: ChildStderr) {
+async fn pass_on(stderr: ChildStderr, last_line: Arc<Mutex<String>>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -96,6 +107,8 @@ async fn pass_on(stderr: ChildStderr) {
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
         }
+        *last_line.lock().unwrap_or_else(PoisonError::into_inner) =
+            String::from_utf8_lossy(line.trim_ascii()).into_owned();
         let mut out = tokio::io::stderr();
         if out.write_all(&line).await.is_ok() && out.flush().await.is_ok() {
             continue;

@@ -174,7 +174,7 @@ mod tests {
     fn long_timelines_are_thinned_and_keep_their_peaks() {
         let sample = |t: u32| Sample {
             t_s: f64::from(t),
-            policy: crate::scaling::Policy::Steps,
+            policy: crate::config::Policy::Steps,
             visible: u64::from(t == 4321),
             in_flight: 0,
             desired: 1,

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     backend::FleetState,
-    scaling::{History, Observation, Policy, Rules, decide},
+    config::{Policy, Rules},
+    scaling::{History, Observation, decide},
 };
 
 /// How long the fleet may take to clear what a load has left behind.

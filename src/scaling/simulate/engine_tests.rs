@@ -1,9 +1,9 @@
 //! Tests of the simulation.
 
 use super::*;
-use crate::scaling::{
-    Step,
-    simulate::{Load, Rate, frontier, scenario::Worker, table},
+use crate::{
+    config::Step,
+    scaling::simulate::{Load, Rate, frontier, scenario::Worker, table},
 };
 
 fn named(name: &str) -> Scenario {
@@ -114,7 +114,7 @@ fn a_constant_load_is_not_flapped_at() {
 #[test]
 fn limits_of_the_services_hold() {
     let mut scenario = Scenario::of("burst", vec![Load::Burst { count: 80_000, at: Duration::ZERO }]);
-    let rules = Rules { policy: Policy::Backlog, rate: 80.0, ..Rules::default() };
+    let rules = Rules { policy: Policy::Backlog, rate: Some(80.0), ..Rules::default() };
     let free = run(&scenario, &rules).expect("drains").drained_after_s;
     scenario.limits.queue_rate = 100.0;
     let queue = run(&scenario, &rules).expect("drains").drained_after_s;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Run, Scenario, ScenarioError, run};
-use crate::scaling::{Policy, Rules};
+use crate::config::{Policy, Rules};
 
 /// Acceptable latencies that are tried, in seconds.
 const LATENCIES: [u64; 22] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 45, 50, 60, 90, 120, 180, 300, 600];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Scenario;
-use crate::scaling::Policy;
+use crate::config::Policy;
 
 /// How long messages waited from their arrival until they were done, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::load::Load;
-use crate::scaling::{Rules, RulesError};
+use crate::config::{Rules, RulesError};
 
 /// Why a scenario is refused.
 #[derive(Debug, thiserror::Error)]

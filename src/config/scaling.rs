@@ -1,4 +1,4 @@
-//! The rules of the scaling policies: the `[scaling]` section of the configuration.
+//! The `scaling` section: the rules of the scaling policies.
 
 use std::{fmt::Display, time::Duration};
 
@@ -40,27 +40,28 @@ pub struct Rules {
     /// How the desired capacity is found.
     pub policy: Policy,
     /// Time between decisions where we tick ourselves.
-    #[serde(with = "crate::config::duration")]
+    #[serde(with = "super::duration")]
     pub interval: Duration,
     /// The steps, in ascending depth.
     pub steps: Vec<Step>,
     /// `steps` scales in at so many messages (visible and in flight) or fewer.
     pub low: u64,
     /// `backlog`: how long a message may wait.
-    #[serde(with = "crate::config::duration")]
+    #[serde(with = "super::duration")]
     pub latency: Duration,
-    /// `backlog`: images a second of one worker; 0 to measure it from the heartbeats.
-    pub rate: f64,
+    /// `backlog`: images a second of one worker; `None`, written as 0, to measure it from the heartbeats.
+    #[serde(with = "rate")]
+    pub rate: Option<f64>,
     /// Scale in after so many low readings in a row.
     pub low_readings: u32,
     /// Time between two scale-outs.
-    #[serde(with = "crate::config::duration")]
+    #[serde(with = "super::duration")]
     pub cooldown_out: Duration,
     /// Time between the last change and a scale-in.
-    #[serde(with = "crate::config::duration")]
+    #[serde(with = "super::duration")]
     pub cooldown_in: Duration,
     /// How long a new worker counts as warming up: it is the answer to the backlog that called it.
-    #[serde(with = "crate::config::duration")]
+    #[serde(with = "super::duration")]
     pub warmup: Duration,
     /// Most workers that one decision adds.
     pub max_step: u32,
@@ -74,7 +75,7 @@ impl Default for Rules {
             steps: vec![Step { depth: 100, add: 2 }, Step { depth: 500, add: 5 }, Step { depth: 1000, add: 15 }],
             low: 20,
             latency: Duration::from_secs(60),
-            rate: 0.0,
+            rate: None,
             low_readings: 3,
             cooldown_out: Duration::from_secs(30),
             cooldown_in: Duration::from_secs(60),
@@ -126,7 +127,7 @@ pub enum RulesError {
         /// The first step's depth.
         depth: u64,
     },
-    /// A rate that is none.
+    /// A rate that is not a number of images a second.
     #[error("scaling.rate must be a number of images a second, or 0 to measure it")]
     Rate,
     /// No reading, so no scaling in.
@@ -166,7 +167,7 @@ impl Rules {
         if self.low >= first.depth {
             return Err(RulesError::Low { low: self.low, depth: first.depth });
         }
-        if !self.rate.is_finite() || self.rate < 0.0 {
+        if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
             return Err(RulesError::Rate);
         }
         if !(1..=100).contains(&self.low_readings) {
@@ -182,6 +183,19 @@ impl Rules {
     #[must_use]
     pub fn step(&self, visible: u64) -> Option<Step> {
         self.steps.iter().rev().find(|step| visible >= step.depth).copied()
+    }
+}
+
+/// A rate as a number, 0 for none.
+mod rate {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(rate: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(rate.unwrap_or_default())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        Ok(Some(f64::deserialize(deserializer)?).filter(|rate| *rate != 0.0))
     }
 }
 
@@ -213,8 +227,8 @@ mod tests {
         assert!(refused(|r| r.steps[2].add = 1).contains("the step at 1000 messages"));
         assert!(refused(|r| r.steps[0].add = 0).contains("adds no worker"));
         assert!(refused(|r| r.low = 100).contains("scaling.low is 100"));
-        assert!(refused(|r| r.rate = -1.0).contains("scaling.rate"));
-        assert!(refused(|r| r.rate = f64::NAN).contains("scaling.rate"));
+        assert!(refused(|r| r.rate = Some(-1.0)).contains("scaling.rate"));
+        assert!(refused(|r| r.rate = Some(f64::NAN)).contains("scaling.rate"));
         assert!(refused(|r| r.low_readings = 0).contains("scaling.low_readings"));
         assert!(refused(|r| r.max_step = 0).contains("scaling.max_step"));
     }
@@ -224,6 +238,9 @@ mod tests {
         let rules: Rules = toml::from_str("policy = \"backlog\"\nlatency = \"2m\"").expect("parses");
         assert_eq!(rules.latency, Duration::from_secs(120));
         assert_eq!(rules.low, Rules::default().low);
+        assert_eq!(rules.rate, None);
+        assert_eq!(toml::from_str::<Rules>("rate = 0").expect("parses").rate, None);
+        assert_eq!(toml::from_str::<Rules>("rate = 2").expect("parses").rate, Some(2.0));
         assert!(toml::from_str::<Rules>("depth = 3").is_err());
     }
 }

@@ -1,0 +1,319 @@
+//! Merges the layers: defaults < file < environment < flags. Remembers where each value came from.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+use super::{ConfigError, Raw, flags::Overrides};
+
+/// The prefix of the environment variables.
+const ENV_PREFIX: &str = "IMGCLS_";
+
+/// Variables with the prefix that are no configuration keys: the file's place, the log filter, and the bundle that a build embeds.
+const ENV_OTHERS: [&str; 3] = ["IMGCLS_CONFIG", "IMGCLS_LOG", "IMGCLS_EMBED"];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration file.
+    File(PathBuf),
+    /// This environment variable.
+    Variable(String),
+    /// A flag.
+    CommandLine,
+}
+
+impl Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::CommandLine => f.write_str("the command line"),
+        }
+    }
+}
+
+/// A variable with our prefix that is no key: a misspelt one, or what an orchestrator sets for a service of our name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownVariable {
+    /// The variable.
+    pub name: String,
+    /// The variable of the key whose spelling is nearest.
+    pub nearest: String,
+}
+
+impl Display for UnknownVariable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; the nearest key is {}", self.name, self.nearest)
+    }
+}
+
+/// The merged layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layers {
+    /// The values.
+    pub raw: Raw,
+    /// Where the values came from that are not defaults, by dotted key.
+    pub origins: BTreeMap<String, Origin>,
+    /// Variables that were ignored.
+    pub unknown: Vec<UnknownVariable>,
+}
+
+impl Layers {
+    /// Merges the defaults, `file`, the `IMGCLS_*` variables of `env`, then `flags`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key and where it came from.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        flags: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut merged = Merged::new()?;
+        if let Some(path) = file {
+            merged.add_file(path)?;
+        }
+        let mut unknown = Vec::new();
+        for (name, text) in env {
+            unknown.extend(merged.add_variable(name, &text)?);
+        }
+        for (key, text) in &flags.0 {
+            merged.set(key, text, Origin::CommandLine)?;
+        }
+        Ok(Self { raw: merged.raw, origins: merged.origins, unknown })
+    }
+}
+
+/// The layers so far.
+struct Merged {
+    table: Table,
+    raw: Raw,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Merged {
+    /// The defaults.
+    fn new() -> Result<Self, ConfigError> {
+        let raw = Raw::default();
+        let table = Table::try_from(&raw).map_err(|e| ConfigError::Value(e.to_string()))?;
+        Ok(Self { table, raw, origins: BTreeMap::new() })
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let table: Table =
+            text.parse().map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        let origin = Origin::File(path.to_owned());
+        merge(&mut self.table, table.clone(), "", &origin)?;
+        self.read(&origin)?;
+        self.origins.extend(keys(&table, "").into_iter().map(|key| (key, origin.clone())));
+        Ok(())
+    }
+
+    /// Adds a variable if it is one of ours. Returns it if it has our prefix and is no key.
+    fn add_variable(&mut self, name: String, text: &str) -> Result<Option<UnknownVariable>, ConfigError> {
+        let is_ours = name.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(&name.as_str());
+        if !is_ours {
+            return Ok(None);
+        }
+        let known = keys(&self.table, "");
+        if let Some(key) = known.iter().find(|key| variable(key).eq_ignore_ascii_case(&name)) {
+            self.set(key, text, Origin::Variable(name))?;
+            return Ok(None);
+        }
+        let nearest = known.iter().map(|key| variable(key)).min_by_key(|key| strsim::damerau_levenshtein(key, &name));
+        Ok(nearest.map(|nearest| UnknownVariable { name, nearest }))
+    }
+
+    /// Sets one dotted key from text.
+    fn set(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), ConfigError> {
+        set(&mut self.table, key, text, &origin)?;
+        self.read(&origin)?;
+        self.origins.insert(key.to_owned(), origin);
+        Ok(())
+    }
+
+    /// Reads the values, to which `origin` was the last to add.
+    fn read(&mut self, origin: &Origin) -> Result<(), ConfigError> {
+        self.raw = self.table.clone().try_into().map_err(|e: toml::de::Error| {
+            ConfigError::Value(format!("{} (from {origin})", e.to_string().trim_end().replace('\n', " ")))
+        })?;
+        Ok(())
+    }
+}
+
+/// The variable that sets a dotted key.
+pub(super) fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "_").to_uppercase())
+}
+
+/// The dotted keys of all leaves.
+pub(super) fn keys(table: &Table, prefix: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => out.extend(keys(inner, &format!("{prefix}{key}."))),
+            _ => out.push(format!("{prefix}{key}")),
+        }
+    }
+    out
+}
+
+/// Lays `over` on `base`, key by key; a key that `base` lacks is unknown.
+fn merge(base: &mut Table, over: Table, prefix: &str, origin: &Origin) -> Result<(), ConfigError> {
+    for (key, value) in over {
+        let dotted = format!("{prefix}{key}");
+        match (base.get_mut(&key), value) {
+            (None, _) => return Err(ConfigError::UnknownKey { key: dotted, origin: origin.to_string() }),
+            (Some(Value::Table(inner)), Value::Table(over)) => merge(inner, over, &format!("{dotted}."), origin)?,
+            (Some(slot), value) => *slot = value,
+        }
+    }
+    Ok(())
+}
+
+/// Sets one dotted key from text, read as the type that the default has.
+fn set(table: &mut Table, key: &str, text: &str, origin: &Origin) -> Result<(), ConfigError> {
+    let unknown = || ConfigError::UnknownKey { key: key.to_owned(), origin: origin.to_string() };
+    let bad = |want: &str| ConfigError::Value(format!("{key} from {origin} is {text:?}, which is not {want}"));
+    let slot = find(table, key).ok_or_else(unknown)?;
+    *slot = match slot {
+        Value::Table(_) => return Err(unknown()),
+        Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| bad("true or false"))?),
+        Value::Integer(_) => {
+            let number = text.parse::<u64>().ok().and_then(|number| i64::try_from(number).ok());
+            Value::Integer(number.ok_or_else(|| bad("a whole number of 0 or more"))?)
+        }
+        Value::Float(_) => Value::Float(text.parse().map_err(|_| bad("a number"))?),
+        Value::Array(_) if text.trim_start().starts_with('[') => {
+            let parsed: Table = format!("x = {text}").parse().map_err(|_| bad("a list"))?;
+            parsed.get("x").cloned().ok_or_else(|| bad("a list"))?
+        }
+        Value::Array(_) => {
+            Value::Array(text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Value::from).collect())
+        }
+        Value::String(_) | Value::Datetime(_) => Value::String(text.to_owned()),
+    };
+    Ok(())
+}
+
+/// The value at a dotted key.
+fn find<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Value> {
+    match key.split_once('.') {
+        None => table.get_mut(key),
+        Some((section, rest)) => find(table.get_mut(section)?.as_table_mut()?, rest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn flags(pairs: &[(&str, &str)]) -> Overrides {
+        Overrides(env(pairs))
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let file = file("data_dir = \"/a\"\n[fleet]\nmin = 2\nmax = 5\n[queue]\nvisibility_timeout = \"1m\"\n");
+        let variables = env(&[("IMGCLS_FLEET_MAX", "6"), ("IMGCLS_DATA_DIR", "/b"), ("HOME", "/h")]);
+        let layers = Layers::load(Some(file.path()), variables, &flags(&[("data_dir", "/c")])).unwrap();
+        let raw = &layers.raw;
+        assert_eq!((raw.fleet.min, raw.fleet.max), (2, 6));
+        assert_eq!(raw.data_dir, Path::new("/c"));
+        assert_eq!(raw.queue.visibility_timeout, Duration::from_secs(60));
+        let of = |key: &str| layers.origins.get(key).map(ToString::to_string);
+        assert_eq!(of("fleet.min"), Some(format!("file {}", file.path().display())));
+        assert_eq!(of("fleet.max").as_deref(), Some("environment variable IMGCLS_FLEET_MAX"));
+        assert_eq!(of("data_dir").as_deref(), Some("the command line"));
+        assert_eq!(of("model"), None);
+    }
+
+    #[test]
+    fn lists_and_secrets_come_from_text() {
+        let variables = env(&[
+            ("IMGCLS_WEB_TOKEN", "s3cret"),
+            ("IMGCLS_WEB_PUBLIC_HOSTS", "a.example, b.example"),
+            ("IMGCLS_WORKER_SHUTDOWN_COMMAND", r#"["sh", "-c", "a, b"]"#),
+            ("IMGCLS_LIMITS_MAX_BYTES", "2MiB"),
+            ("IMGCLS_WORKER_PIXEL_BUDGET", "1000"),
+        ]);
+        let raw = Layers::load(None, variables, &Overrides::default()).unwrap().raw;
+        assert_eq!(raw.web.public_hosts, ["a.example", "b.example"]);
+        assert_eq!(raw.worker.shutdown_command, ["sh", "-c", "a, b"]);
+        assert_eq!((raw.limits.max_bytes.0, raw.worker.pixel_budget.0), (2 << 20, 1000));
+        assert_eq!(raw.web.token.expose(), "s3cret");
+        let printed = format!("{raw:?}{}", toml::to_string(&raw).unwrap());
+        assert!(!printed.contains("s3cret"), "{printed}");
+    }
+
+    #[test]
+    fn errors_name_the_key_and_where_it_came_from() {
+        let bad = file("[fleet]\nmaximum = 3\n");
+        let no_toml = file("fleet");
+        for (file, variables, set, want) in [
+            (Some(bad.path()), env(&[]), flags(&[]), "unknown configuration key \"fleet.maximum\" from file"),
+            (Some(no_toml.path()), env(&[]), flags(&[]), "is not valid TOML"),
+            (
+                Some(Path::new("/nonexistent.toml")),
+                env(&[]),
+                flags(&[]),
+                "cannot read configuration file /nonexistent.toml",
+            ),
+            (
+                None,
+                env(&[("IMGCLS_FLEET_MAX", "many")]),
+                flags(&[]),
+                "fleet.max from environment variable IMGCLS_FLEET_MAX",
+            ),
+            (None, env(&[]), flags(&[("worker.metrics_listen", "9101")]), "\"9101\" is not ADDRESS:PORT"),
+            (None, env(&[]), flags(&[("fleet.max", "-1")]), "fleet.max from the command line"),
+            (None, env(&[]), flags(&[("fleet.mux", "1")]), "unknown configuration key \"fleet.mux\""),
+            (None, env(&[]), flags(&[("fleet", "1")]), "unknown configuration key \"fleet\""),
+            (None, env(&[]), flags(&[("queue.visibility_timeout", "soon")]), "not a duration"),
+            (None, env(&[]), flags(&[("limits.max_bytes", "much")]), "not a size"),
+        ] {
+            let error = Layers::load(file, variables, &set).unwrap_err().to_string();
+            assert!(error.contains(want), "{error:?} does not say {want:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_variables_are_named_with_the_nearest_key() {
+        let variables = env(&[
+            ("IMGCLS_FLEET_MUX", "3"),
+            ("IMGCLS_PORT", "tcp://10.0.0.1:80"),
+            ("IMGCLS_LOG", "debug"),
+            ("IMGCLS_EMBED", "/x"),
+        ]);
+        let layers = Layers::load(None, variables, &Overrides::default()).unwrap();
+        assert_eq!(layers.raw, Raw::default());
+        let names: Vec<&str> = layers.unknown.iter().map(|unknown| unknown.name.as_str()).collect();
+        assert_eq!(names, ["IMGCLS_FLEET_MUX", "IMGCLS_PORT"]);
+        assert_eq!(layers.unknown[0].nearest, "IMGCLS_FLEET_MAX");
+    }
+
+    #[test]
+    fn every_default_survives_the_file() {
+        let text = toml::to_string(&Raw::default()).unwrap();
+        let file = file(&text);
+        assert_eq!(Layers::load(Some(file.path()), [], &Overrides::default()).unwrap().raw, Raw::default());
+    }
+}
