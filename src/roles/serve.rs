@@ -4,7 +4,6 @@ use std::{io::Write, net::SocketAddr, process::ExitCode, sync::Arc, time::Durati
 
 use anyhow::Context;
 use clap::Args;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -91,8 +90,7 @@ pub async fn run(_args: ServeArgs, config: Config, global: &Global) -> anyhow::R
         }
     }
     let address = config.web.listen;
-    let listener = TcpListener::bind(address)
-        .await
+    let listener = web::listen(address)
         .with_context(|| format!("cannot listen on {address}; choose another address with --listen"))?;
     let bound = listener.local_addr()?;
     if !bound.ip().is_loopback() && config.web.token.expose().is_none() {
