@@ -3,6 +3,7 @@
 //! `IMGCLS_DOOR=large` sends ten times as much.
 
 use std::{
+    net::SocketAddr,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use futures_util::future::LocalBoxFuture;
 use reqwest::StatusCode;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::timeout,
 };
@@ -105,9 +106,13 @@ fn address(server: &Server) -> String {
 
 /// Opens connections, sends each these bytes, and keeps all of them.
 async fn crowd(server: &Server, count: usize, bytes: impl Fn(usize) -> Vec<u8>) -> Vec<TcpStream> {
-    let (address, mut connections) = (address(server), Vec::with_capacity(count));
+    let address: SocketAddr = address(server).parse().unwrap();
+    let mut connections = Vec::with_capacity(count);
     for n in 0..count {
-        let Ok(Ok(mut stream)) = timeout(Duration::from_secs(10), TcpStream::connect(&address)).await else { continue };
+        let socket = TcpSocket::new_v4().unwrap();
+        // What the client does not take waits in the server, not in the kernel.
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        let Ok(Ok(mut stream)) = timeout(Duration::from_secs(10), socket.connect(address)).await else { continue };
         // The server may have closed it already.
         if stream.write_all(&bytes(n)).await.is_ok() {
             connections.push(stream);
@@ -251,8 +256,8 @@ fn slow_bodies(server: &Server) -> LocalBoxFuture<'_, ()> {
 
 fn clients_that_take_nothing(server: &Server) -> LocalBoxFuture<'_, ()> {
     Box::pin(async move {
-        let page = b"GET /results HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
-        let held = crowd(server, CROWD, |_| page.clone()).await;
+        let files = b"GET /assets/app.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(30);
+        let held = crowd(server, CROWD, |_| files.clone()).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         drop(held);
     })
