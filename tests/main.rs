@@ -5,6 +5,7 @@
 mod aws;
 mod classify;
 mod cli;
+mod door;
 mod scale;
 mod service;
 mod support;

@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
-use thirtyfour::{By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriver};
+use thirtyfour::{
+    By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriver,
+    extensions::cdp::{ChromeDevTools, NetworkConditions},
+};
 
-use crate::support::{Server, eventually, picture};
+use crate::support::{Server, client, eventually, picture, provide_tls, results};
 
 /// A running chromedriver on a free port; killed when dropped.
 struct Driver {
@@ -25,6 +28,7 @@ impl Drop for Driver {
 
 /// Starts chromedriver; `None` where there is none, which is no success in CI.
 fn driver() -> Option<Driver> {
+    provide_tls();
     let started = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = match started {
         Ok(child) => child,
@@ -110,5 +114,150 @@ async fn a_person_chooses_files_and_sees_labels_appear() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         page.screenshot(std::path::Path::new(&path)).await.unwrap();
     }
+    page.quit().await.unwrap();
+}
+
+/// Chooses `count` files `0.png`, `1.png` …, all different, as a person would with the button, and notes how long the page is not
+/// responsive at a time.
+const CHOOSE: &str = r##"
+  const [bytes, count] = arguments;
+  window.longest = 0;
+  new PerformanceObserver((seen) => {
+    for (const task of seen.getEntries()) window.longest = Math.max(window.longest, task.duration);
+  }).observe({ type: "longtask" });
+  const chosen = new DataTransfer();
+  // What follows a picture's end is not looked at.
+  for (let n = 0; n < count; n += 1) chosen.items.add(new File([new Uint8Array(bytes), String(n)], `${n}.png`, { type: "image/png" }));
+  const input = document.querySelector("#files");
+  input.files = chosen.files;
+  setTimeout(() => input.dispatchEvent(new Event("change")));
+"##;
+
+async fn choose(page: &WebDriver, count: usize) {
+    page.execute(CHOOSE, vec![picture(1).into(), count.into()]).await.unwrap();
+}
+
+/// The summary of the upload.
+async fn summary(page: &WebDriver) -> String {
+    page.find(By::Id("summary")).await.unwrap().text().await.unwrap()
+}
+
+/// Waits until so many files are stored.
+async fn stored(page: &WebDriver, count: usize) {
+    eventually(&format!("{count} stored files"), async || {
+        let stored = summary(page).await.split(" of ").next()?.replace(',', "").parse::<usize>().ok()?;
+        (stored >= count).then_some(())
+    })
+    .await;
+}
+
+async fn network(page: &WebDriver, offline: bool) {
+    let mut conditions = NetworkConditions::new();
+    conditions.offline = offline;
+    conditions.latency = 5;
+    conditions.download_throughput = 1 << 20;
+    conditions.upload_throughput = 400 << 10;
+    ChromeDevTools::new(page.handle.clone()).set_network_conditions(&conditions).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_survives_what_becomes_of_the_server_and_the_network() {
+    const FILES: usize = 2000;
+    let Some(driver) = driver() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&["--max-workers", "1"]);
+    let page = browser(&driver, &temp.path().join("profile")).await;
+    page.goto(&server.url).await.unwrap();
+    // Slow enough that all of it happens in the midst of the upload.
+    network(&page, false).await;
+    choose(&page, FILES).await;
+    for count in [200, 900] {
+        stored(&page, count).await;
+        server.kill();
+        eventually("the page to say so", async || summary(&page).await.contains("Reconnecting").then_some(())).await;
+        server.restart_here();
+    }
+    stored(&page, 1400).await;
+    network(&page, true).await;
+    eventually("the page to say so", async || summary(&page).await.contains("Reconnecting").then_some(())).await;
+    // Far longer than a first try.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    network(&page, false).await;
+    eventually("all labels, without a click", async || {
+        (summary(&page).await == "2,000 of 2,000 stored, 2,000 labelled").then_some(())
+    })
+    .await;
+    let rows = results(&client(), &server.url).await;
+    let mut names: Vec<usize> =
+        rows.iter().map(|row| row["image"].as_str().unwrap().trim_end_matches(".png").parse().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, (0..FILES).collect::<Vec<_>>(), "none is lost, doubled or renamed");
+    page.quit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_files_do_not_freeze_the_page() {
+    let Some(driver) = driver() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--no-workers"]);
+    let page = browser(&driver, &temp.path().join("profile")).await;
+    page.goto(&server.url).await.unwrap();
+    network(&page, false).await;
+    choose(&page, 10_000).await;
+    stored(&page, 100).await;
+    let rows = page.find_all(By::Css("#list li")).await.unwrap().len();
+    assert!((8..100).contains(&rows), "{rows} rows are in the document");
+    let scroll = "const list = document.querySelector('#list'); list.scrollTop = list.scrollHeight;";
+    page.execute(scroll, Vec::new()).await.unwrap();
+    eventually("the last file", async || {
+        let last = page.find(By::Css("#list li:last-child")).await.ok()?.text().await.ok()?;
+        last.contains("9999.png").then_some(())
+    })
+    .await;
+    page.find(By::Id("cancel")).await.unwrap().click().await.unwrap();
+    eventually("the end of the upload", async || {
+        let summary = summary(&page).await;
+        (summary.contains("cancelled") && !summary.contains("left")).then_some(())
+    })
+    .await;
+    let longest = page.execute("return window.longest", Vec::new()).await.unwrap().json().as_f64().unwrap();
+    println!("10,000 files: the page was busy for at most {longest} ms at a time");
+    assert!(longest < 2000.0, "the page was busy for {longest} ms");
+    page.quit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_survives_other_pages_and_a_lost_session() {
+    let Some(driver) = driver() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--no-workers", "--token", "secret"]);
+    let page = browser(&driver, &temp.path().join("profile")).await;
+    page.goto(&server.url).await.unwrap();
+    let log_in = async |form: &str| {
+        eventually("a form to log in", async || {
+            let field = page.find(By::Css(format!("{form} input[type=password]"))).await.ok()?;
+            field.send_keys("secret").await.ok()
+        })
+        .await;
+        page.find(By::Css(format!("{form} button"))).await.unwrap().click().await.unwrap();
+    };
+    log_in("main").await;
+    eventually("the upload page", async || page.find(By::Id("files")).await.ok()).await;
+    network(&page, false).await;
+    choose(&page, 500).await;
+    stored(&page, 50).await;
+    page.find(By::Id("pause")).await.unwrap().click().await.unwrap();
+    eventually("a pause", async || summary(&page).await.contains("paused").then_some(())).await;
+    page.find(By::LinkText("Results")).await.unwrap().click().await.unwrap();
+    eventually("the results", async || {
+        let title = page.find(By::Css("main h1")).await.ok()?.text().await.ok()?;
+        (title == "Results" && page.current_url().await.ok()?.path() == "/results").then_some(())
+    })
+    .await;
+    page.delete_all_cookies().await.unwrap();
+    page.find(By::Id("pause")).await.unwrap().click().await.unwrap();
+    log_in("#login").await;
+    stored(&page, 500).await;
+    assert!(!summary(&page).await.contains("failed"));
     page.quit().await.unwrap();
 }

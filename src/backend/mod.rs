@@ -13,12 +13,14 @@ pub mod aws;
 pub mod error;
 pub mod local;
 mod open;
+mod requeue;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod suite;
 
 pub use error::{Error, ErrorKind, Result};
 pub use open::{instance, open, open_existing};
+pub use requeue::{Which, requeue};
 
 /// The parts of one backend. All of them act on the same system; clone freely.
 #[derive(Debug, Clone)]
@@ -86,6 +88,14 @@ pub trait Images: Send + Sync + Debug {
     /// Stores `upload` durably under the first of its name's candidates that is free or holds the same bytes, and sees to it
     /// that a message about a created image reaches the queue. Racing calls never overwrite each other's bytes.
     async fn put(&self, upload: &Upload) -> Result<Put>;
+
+    /// Whether [`put`](Self::put) has room for another image.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Full`] if it has none.
+    async fn check_room(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// The image's bytes.
     ///
@@ -457,7 +467,7 @@ pub fn host_name() -> String {
 }
 
 /// What a reset removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetReport {
     /// Images.
     pub images: u64,

@@ -6,11 +6,10 @@ use clap::{Args, Subcommand};
 
 use super::confirm::confirm;
 use crate::{
-    backend,
+    backend::{self, Which, requeue},
     clock::SystemClock,
     config::Stores,
     contract::event,
-    web::{Which, requeue},
 };
 
 /// Flags of `imgcls queue`.

@@ -108,7 +108,7 @@ async fn prepare(config: Serve, worker_flags: Vec<String>, stop: &CancellationTo
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (backend, local) = open(&config.stores, &clock).await?;
     let (store, lock) = local.unzip();
-    let listener = listen(config.web.listen, config.web.token.is_some()).await?;
+    let listener = listen(config.web.listen, config.web.token.is_some())?;
     let app = App::new(backend.clone(), config.clone(), model, Arc::clone(&clock))?;
     let mut background = JoinSet::new();
     if let (Some(store), Some(workers)) = (store, config.workers) {
@@ -131,9 +131,8 @@ async fn open(stores: &Stores, clock: &Arc<dyn Clock>) -> anyhow::Result<(Backen
     Ok((backend, Some((store, lock))))
 }
 
-async fn listen(address: SocketAddr, has_token: bool) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address)
-        .await
+fn listen(address: SocketAddr, has_token: bool) -> anyhow::Result<TcpListener> {
+    let listener = web::listen(address)
         .with_context(|| format!("cannot listen on {address}; choose another address with --listen"))?;
     let bound = listener.local_addr()?;
     if !bound.ip().is_loopback() && !has_token {

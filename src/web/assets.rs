@@ -2,16 +2,21 @@
 
 use axum::{
     extract::Path,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
+use headers::CacheControl;
 
-use super::error::{Error, Result};
-use crate::contract::Digest;
+use super::{
+    error::{Error, Result},
+    etag,
+};
 
-const FILES: [(&str, &str, &[u8]); 3] = [
+const FILES: [(&str, &str, &[u8]); 5] = [
     ("style.css", "text/css; charset=utf-8", include_bytes!("../../assets/web/style.css")),
     ("app.js", "text/javascript; charset=utf-8", include_bytes!("../../assets/web/app.js")),
+    ("list.js", "text/javascript; charset=utf-8", include_bytes!("../../assets/web/list.js")),
+    ("upload.js", "text/javascript; charset=utf-8", include_bytes!("../../assets/web/upload.js")),
     ("icon.svg", "image/svg+xml", include_bytes!("../../assets/web/icon.svg")),
 ];
 
@@ -28,16 +33,7 @@ pub(crate) async fn favicon(headers: HeaderMap) -> Result<Response> {
 fn serve(file: &str, headers: &HeaderMap) -> Result<Response> {
     let (_, kind, bytes) =
         FILES.iter().find(|(name, ..)| *name == file).ok_or_else(|| Error::not_found("there is no such file"))?;
-    let etag = format!("\"{}\"", &Digest::of(bytes).to_hex()[..32]);
-    let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(&etag));
-    let mut response = if fresh {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        ([(header::CONTENT_TYPE, *kind)], *bytes).into_response()
-    };
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if let Ok(etag) = HeaderValue::try_from(etag) {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
-    Ok(response)
+    Ok(etag::conditional(headers, CacheControl::new().with_no_cache(), *bytes, |bytes| {
+        ([(header::CONTENT_TYPE, *kind)], bytes).into_response()
+    }))
 }

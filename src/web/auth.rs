@@ -1,12 +1,9 @@
 //! Who may do what: tokens, and session cookies derived from them.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
+    Extension,
     extract::{FromRequestParts, Request, State},
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
     middleware::Next,
@@ -21,6 +18,8 @@ use super::{
     App,
     accept::Accept,
     error::{Error, Result},
+    guard::Client,
+    limiter::Limiter,
 };
 use crate::{
     clock::Clock,
@@ -32,15 +31,6 @@ const COOKIE: &str = "imgcls_session";
 
 /// A session ends after this time, or with its token.
 const SESSION_MS: i64 = 7 * 24 * 3600 * 1000;
-
-/// So many wrong tokens may an address try in [`WINDOW_MS`].
-const MAX_FAILURES: u32 = 10;
-
-/// The span in which failures are counted.
-const WINDOW_MS: i64 = 5 * 60 * 1000;
-
-/// Most addresses whose failures are remembered.
-const MAX_ADDRESSES: usize = 10_000;
 
 /// What a request may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,13 +59,7 @@ pub(crate) struct Auth {
     user: Option<Token>,
     admin: Option<Token>,
     clock: Arc<dyn Clock>,
-    failures: Mutex<HashMap<IpAddr, Failures>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Failures {
-    since_ms: i64,
-    count: u32,
+    limiter: Limiter,
 }
 
 /// A token's hash, to compare without telling its length, and the key for its sessions.
@@ -111,7 +95,7 @@ impl Token {
 impl Auth {
     pub(crate) fn new(web: &Web, clock: Arc<dyn Clock>) -> Self {
         let token = |secret: &Option<Secret>| secret.as_ref().and_then(|secret| Token::new(secret.expose()));
-        Self { user: token(&web.token), admin: token(&web.admin_token), clock, failures: Mutex::default() }
+        Self { user: token(&web.token), admin: token(&web.admin_token), clock, limiter: Limiter::default() }
     }
 
     /// What anybody may do.
@@ -129,7 +113,7 @@ impl Auth {
     }
 
     /// What the holder of `token` may do.
-    pub(crate) fn level_of(&self, token: &str) -> Option<Level> {
+    fn level_of(&self, token: &str) -> Option<Level> {
         if self.admin.as_ref().is_some_and(|admin| admin.is(token)) {
             return Some(Level::Admin);
         }
@@ -166,11 +150,26 @@ impl Auth {
         (self.clock.now_ms() < until_ms).then_some(level)
     }
 
-    /// What the request may do.
+    /// What the holder of `token`, who asks from `address`, may do. Every way to present a token comes through here, so that
+    /// guessing is slow on all of them.
     ///
     /// # Errors
-    /// 401 for a wrong token: who sends one wants to know.
-    fn level(&self, headers: &HeaderMap) -> Result<Level> {
+    /// 401 for a wrong token, 429 where too many were wrong.
+    pub(crate) fn present(&self, token: &str, address: IpAddr) -> Result<Level> {
+        let now_ms = self.clock.now_ms();
+        self.limiter.check(address, now_ms)?;
+        self.level_of(token).ok_or_else(|| {
+            self.limiter.failed(address, now_ms);
+            tracing::warn!(%address, "a wrong token was presented");
+            Error::new(StatusCode::UNAUTHORIZED, "the token is wrong")
+        })
+    }
+
+    /// What a request with these headers, which comes from `address`, may do.
+    ///
+    /// # Errors
+    /// Those of [`Self::present`]: who sends a token wants to know that it is wrong.
+    pub(crate) fn level(&self, headers: &HeaderMap, address: IpAddr) -> Result<Level> {
         if let Some(value) = headers.get(header::AUTHORIZATION)
             && self.has_tokens()
         {
@@ -178,9 +177,7 @@ impl Auth {
                 let (scheme, token) = v.split_once(' ')?;
                 scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
             });
-            return token
-                .and_then(|token| self.level_of(token))
-                .ok_or_else(|| Error::new(StatusCode::UNAUTHORIZED, "the token is wrong"));
+            return self.present(token.unwrap_or_default(), address);
         }
         let sessions = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
         let session = sessions
@@ -188,49 +185,6 @@ impl Auth {
             .filter_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
             .find_map(|value| self.level_of_session(value));
         Ok(session.unwrap_or(Level::Nobody).max(self.anybody()))
-    }
-
-    /// Refuses an address that has tried too many wrong tokens.
-    ///
-    /// # Errors
-    /// 429 with the time to wait.
-    pub(crate) fn may_try(&self, address: IpAddr) -> Result<()> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.now_ms();
-        match failures.get(&network(address)) {
-            Some(f) if f.count >= MAX_FAILURES && now - f.since_ms < WINDOW_MS => {
-                let wait = u64::try_from((f.since_ms + WINDOW_MS - now).max(0)).unwrap_or_default().div_ceil(1000);
-                Err(Error::new(StatusCode::TOO_MANY_REQUESTS, format!("too many wrong tokens; try again in {wait} s"))
-                    .retry_after(wait))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Remembers that an address tried a wrong token.
-    pub(crate) fn failed(&self, address: IpAddr) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.now_ms();
-        if failures.len() >= MAX_ADDRESSES {
-            failures.retain(|_, f| now - f.since_ms < WINDOW_MS);
-        }
-        if failures.len() >= MAX_ADDRESSES {
-            // A flood from that many addresses: those remembered longest make room.
-            failures.clear();
-        }
-        let entry = failures.entry(network(address)).or_insert(Failures { since_ms: now, count: 0 });
-        if now - entry.since_ms >= WINDOW_MS {
-            *entry = Failures { since_ms: now, count: 0 };
-        }
-        entry.count += 1;
-    }
-}
-
-/// Who has one IPv6 address has all of its /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -245,8 +199,13 @@ pub(crate) fn no_cookie(https: bool) -> String {
 }
 
 /// Lets through who may at least look.
-pub(crate) async fn require_user(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let level = match app.auth.level(request.headers()) {
+pub(crate) async fn require_user(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let level = match app.auth.level(request.headers(), client.address) {
         Ok(level) => level,
         Err(error) => return error.into_response(),
     };
@@ -309,6 +268,10 @@ mod tests {
         HeaderMap::from_iter([(name, value.parse().unwrap())])
     }
 
+    fn level(auth: &Auth, headers: &HeaderMap) -> Result<Level> {
+        auth.level(headers, [10, 0, 0, 1].into())
+    }
+
     fn session(auth: &Auth, level: Level) -> HeaderMap {
         let cookie = auth.cookie(level, false).unwrap();
         with(header::COOKIE, &format!("other=1; {}", cookie.split(';').next().unwrap()))
@@ -333,22 +296,22 @@ mod tests {
     #[test]
     fn bearer_tokens_and_sessions() {
         let (auth, clock) = auth("u", "a");
-        assert_eq!(auth.level(&with(header::AUTHORIZATION, "Bearer u")).unwrap(), Level::User);
-        assert_eq!(auth.level(&with(header::AUTHORIZATION, "bearer a")).unwrap(), Level::Admin);
-        assert!(auth.level(&with(header::AUTHORIZATION, "Bearer x")).is_err());
-        assert!(auth.level(&with(header::AUTHORIZATION, "Basic dTp1")).is_err());
+        assert_eq!(level(&auth, &with(header::AUTHORIZATION, "Bearer u")).unwrap(), Level::User);
+        assert_eq!(level(&auth, &with(header::AUTHORIZATION, "bearer a")).unwrap(), Level::Admin);
+        assert!(level(&auth, &with(header::AUTHORIZATION, "Bearer x")).is_err());
+        assert!(level(&auth, &with(header::AUTHORIZATION, "Basic dTp1")).is_err());
         let (user, admin) = (session(&auth, Level::User), session(&auth, Level::Admin));
-        assert_eq!(auth.level(&user).unwrap(), Level::User);
-        assert_eq!(auth.level(&admin).unwrap(), Level::Admin);
+        assert_eq!(level(&auth, &user).unwrap(), Level::User);
+        assert_eq!(level(&auth, &admin).unwrap(), Level::Admin);
         let forged = user[header::COOKIE].to_str().unwrap().replace("=user.", "=admin.");
-        assert_eq!(auth.level(&with(header::COOKIE, &forged)).unwrap(), Level::Nobody);
+        assert_eq!(level(&auth, &with(header::COOKIE, &forged)).unwrap(), Level::Nobody);
 
         let other = self::auth("other", "a").0;
-        assert_eq!(other.level(&user).unwrap(), Level::Nobody, "a session dies with its token");
+        assert_eq!(level(&other, &user).unwrap(), Level::Nobody, "a session dies with its token");
         let same = self::auth("u", "a").0;
-        assert_eq!(same.level(&user).unwrap(), Level::User, "every instance takes it");
+        assert_eq!(level(&same, &user).unwrap(), Level::User, "every instance takes it");
         clock.advance(std::time::Duration::from_secs(8 * 24 * 3600));
-        assert_eq!(auth.level(&user).unwrap(), Level::Nobody, "it ends by itself");
+        assert_eq!(level(&auth, &user).unwrap(), Level::Nobody, "it ends by itself");
     }
 
     #[test]
@@ -363,16 +326,15 @@ mod tests {
     }
 
     #[test]
-    fn guessing_is_slow() {
-        let (auth, clock) = auth("u", "");
-        let address: IpAddr = "2001:db8::1".parse().unwrap();
-        for _ in 0..MAX_FAILURES {
-            auth.may_try(address).unwrap();
-            auth.failed(address);
+    fn guessing_is_slow_however_tokens_are_presented() {
+        let (auth, _) = auth("u", "");
+        let bearer = |token: &str| level(&auth, &with(header::AUTHORIZATION, token)).map_err(|error| error.status());
+        for _ in 0..5 {
+            assert_eq!(bearer("Bearer wrong"), Err(StatusCode::UNAUTHORIZED));
+            assert_eq!(auth.present("wrong", [10, 0, 0, 1].into()).unwrap_err().status(), StatusCode::UNAUTHORIZED);
         }
-        assert_eq!(auth.may_try("2001:db8::2".parse().unwrap()).unwrap_err().status(), StatusCode::TOO_MANY_REQUESTS);
-        auth.may_try("10.0.0.1".parse().unwrap()).unwrap();
-        clock.advance(std::time::Duration::from_secs(301));
-        auth.may_try(address).unwrap();
+        assert_eq!(bearer("Bearer u"), Err(StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(auth.present("u", [10, 0, 0, 2].into()).unwrap(), Level::Admin);
+        assert_eq!(level(&auth, &session(&auth, Level::Admin)).unwrap(), Level::Admin, "sessions are not concerned");
     }
 }

@@ -1,4 +1,4 @@
-//! A request's body with bounds: bytes in all, bytes that its reader has not yet used, and the client's time.
+//! The body of an upload with bounds: bytes in all, and bytes that its reader has not yet used.
 
 use std::{
     pin::Pin,
@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,19 +14,24 @@ use axum::{
     body::{Body, BodyDataStream, Bytes},
     http::StatusCode,
 };
-use futures_util::Stream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::Error;
-
-/// A client may send nothing for so long.
-const IDLE: Duration = Duration::from_secs(30);
-
-/// Over the whole request a client must send at least so many bytes a second of the time that we wait for it, beyond [`IDLE`].
-const MIN_BYTES_PER_S: u64 = 1024;
+use super::{error::Error, pace::Slow};
 
 /// More than this without an end of a part's head is no multipart.
 const MAX_UNUSED: usize = 1 << 20;
+
+/// The head of a part may have so much without further ado; more needs one of the [`large_heads`].
+const SMALL_HEAD: usize = 256 << 10;
+
+/// So many requests at a time may have a part with a large head: the parser keeps a head whole.
+const LARGE_HEADS: usize = 16;
+
+/// Permits for large heads of parts.
+pub(crate) fn large_heads() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LARGE_HEADS))
+}
 
 /// After an error a client may send so much more, which is thrown away, so that it gets to read the answer.
 const LINGER_BYTES: u64 = 64 << 20;
@@ -39,26 +44,38 @@ const LINGER: Duration = Duration::from_secs(5);
 pub(crate) enum BodyError {
     #[error("the request is larger than {0} bytes, the limit for one request; send it in parts")]
     TooLarge(u64),
-    #[error("the client sent too slowly; the connection is given up")]
-    Slow,
+    #[error(transparent)]
+    Slow(#[from] Slow),
     #[error("the head of a part is larger than {MAX_UNUSED} bytes; this is no multipart/form-data")]
     Endless,
+    #[error("too many requests have parts with large heads; try again")]
+    Busy,
     #[error("the request ended early: {0}")]
     Broken(String),
+}
+
+impl BodyError {
+    fn from_axum(error: axum::Error) -> Self {
+        match error.into_inner().downcast::<Slow>() {
+            Ok(slow) => Self::Slow(*slow),
+            Err(error) => Self::Broken(error.to_string()),
+        }
+    }
 }
 
 impl From<BodyError> for Error {
     fn from(error: BodyError) -> Self {
         let status = match error {
             BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Slow(slow) => return slow.into(),
+            BodyError::Busy => return Self::unavailable(error.to_string()),
             BodyError::Endless | BodyError::Broken(_) => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.to_string())
     }
 }
 
-/// Counts what the reader has been given and has not told to have used.
+/// Counts the bytes that the reader was given and has not used yet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unused(Arc<AtomicUsize>);
 
@@ -77,24 +94,21 @@ pub(crate) struct BoundedBody {
     received: u64,
     unused: Unused,
     paused: bool,
-    /// Since when we wait for the client; `None` while it waits for us.
-    waiting: Option<Instant>,
-    waited: Duration,
-    alarm: Pin<Box<Sleep>>,
+    heads: Arc<Semaphore>,
+    large: Option<OwnedSemaphorePermit>,
 }
 
 impl BoundedBody {
-    /// Bounds `body` to `limit` bytes.
-    pub(crate) fn new(body: Body, limit: u64) -> Self {
+    /// Bounds `body` to `limit` bytes, and its large heads by the permits `heads`.
+    pub(crate) fn new(body: Body, limit: u64, heads: Arc<Semaphore>) -> Self {
         Self {
             stream: body.into_data_stream(),
             limit,
             received: 0,
             unused: Unused::default(),
             paused: false,
-            waiting: None,
-            waited: Duration::ZERO,
-            alarm: Box::pin(sleep_until(Instant::now())),
+            heads,
+            large: None,
         }
     }
 
@@ -103,15 +117,31 @@ impl BoundedBody {
         self.unused.clone()
     }
 
-    /// How long the client may still keep us waiting now.
-    fn patience(&self) -> Duration {
-        let earned = Duration::from_secs(self.received / MIN_BYTES_PER_S) + IDLE;
-        earned.saturating_sub(self.waited).min(IDLE)
+    /// Passes on a chunk that is within the bounds.
+    fn admit(&mut self, bytes: Bytes) -> Result<Bytes, BodyError> {
+        self.paused = true;
+        self.received += bytes.len() as u64;
+        let before = self.unused.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        if before == 0 {
+            self.large = None;
+        }
+        if self.received > self.limit {
+            return Err(BodyError::TooLarge(self.limit));
+        }
+        match before + bytes.len() {
+            ..=SMALL_HEAD => {}
+            ..=MAX_UNUSED if self.large.is_some() => {}
+            ..=MAX_UNUSED => {
+                let permit = Arc::clone(&self.heads).try_acquire_owned();
+                self.large = Some(permit.map_err(|_| BodyError::Busy)?);
+            }
+            _ => return Err(BodyError::Endless),
+        }
+        Ok(bytes)
     }
 
     /// Reads on for a while and throws away what comes: a client that is cut off while it sends may never read the answer.
     pub(crate) async fn linger(mut self) {
-        use futures_util::StreamExt as _;
         self.limit = self.limit.saturating_add(LINGER_BYTES).min(self.received.saturating_add(LINGER_BYTES));
         let drain = async {
             while let Some(Ok(_)) = self.next().await {
@@ -133,40 +163,17 @@ impl Stream for BoundedBody {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let Poll::Ready(next) = Pin::new(&mut this.stream).poll_next(cx) else {
-            if this.waiting.is_none() {
-                let now = Instant::now();
-                this.waiting = Some(now);
-                let deadline = now + this.patience();
-                this.alarm.as_mut().reset(deadline);
-            }
-            return this.alarm.as_mut().poll(cx).map(|()| Some(Err(BodyError::Slow)));
-        };
-        if let Some(since) = this.waiting.take() {
-            this.waited += since.elapsed();
-        }
-        Poll::Ready(match next {
-            None => None,
-            Some(Err(error)) => Some(Err(BodyError::Broken(error.to_string()))),
-            Some(Ok(bytes)) => {
-                this.received += bytes.len() as u64;
-                let unused = this.unused.0.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
-                this.paused = true;
-                if this.received > this.limit {
-                    Some(Err(BodyError::TooLarge(this.limit)))
-                } else if unused > MAX_UNUSED {
-                    Some(Err(BodyError::Endless))
-                } else {
-                    Some(Ok(bytes))
-                }
-            }
-        })
+        let next = ready!(this.stream.poll_next_unpin(cx));
+        Poll::Ready(next.map(|bytes| match bytes {
+            Ok(bytes) => this.admit(bytes),
+            Err(error) => Err(BodyError::from_axum(error)),
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{StreamExt as _, stream};
+    use futures_util::stream;
 
     use super::*;
 
@@ -176,13 +183,13 @@ mod tests {
 
     #[tokio::test]
     async fn ends_at_the_limit() {
-        let chunks: Vec<_> = BoundedBody::new(body(vec!["abc", "def", "g"]), 6).collect().await;
+        let chunks: Vec<_> = BoundedBody::new(body(vec!["abc", "def", "g"]), 6, large_heads()).collect().await;
         assert!(matches!(chunks[..], [Ok(_), Ok(_), Err(BodyError::TooLarge(6))]), "{chunks:?}");
     }
 
     #[tokio::test]
     async fn hands_out_one_chunk_per_poll() {
-        let mut body = BoundedBody::new(body(vec!["a", "b"]), 10);
+        let mut body = BoundedBody::new(body(vec!["a", "b"]), 10, large_heads());
         let mut ready = 0;
         std::future::poll_fn(|cx| {
             while let Poll::Ready(Some(_)) = body.poll_next_unpin(cx) {
@@ -194,35 +201,42 @@ mod tests {
         assert_eq!(ready, 1);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn gives_up_on_a_client_that_stops() {
-        let silent = Body::from_stream(
-            stream::iter([Ok::<_, std::io::Error>("x")]).chain(stream::pending::<std::io::Result<&str>>()),
-        );
-        let chunks: Vec<_> = BoundedBody::new(silent, 10).take(2).collect().await;
-        assert!(matches!(chunks[..], [Ok(_), Err(BodyError::Slow)]), "{chunks:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn gives_up_on_a_client_that_drips() {
-        let drip = stream::unfold((), |()| async {
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            Some((Ok::<_, std::io::Error>("x"), ()))
-        });
-        let start = Instant::now();
-        let chunks: Vec<_> = BoundedBody::new(Body::from_stream(drip), 1000).take(20).collect().await;
-        assert!(chunks.iter().any(Result::is_err) && start.elapsed() < Duration::from_secs(120), "{chunks:?}");
-    }
-
     #[tokio::test]
     async fn gives_up_on_a_part_without_an_end_of_its_head() {
         let flood = Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'x'; 100_000])));
-        let mut body = BoundedBody::new(flood, u64::MAX);
+        let heads = large_heads();
+        let mut body = BoundedBody::new(flood, u64::MAX, Arc::clone(&heads));
         let error = loop {
             if let Err(error) = body.next().await.unwrap() {
                 break error;
             }
         };
         assert!(matches!(error, BodyError::Endless));
+    }
+
+    #[tokio::test]
+    async fn few_requests_may_have_large_heads_at_a_time() {
+        let heads = large_heads();
+        let large = || {
+            let chunks = (0..9).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 100_000]));
+            BoundedBody::new(Body::from_stream(stream::iter(chunks)), u64::MAX, Arc::clone(&heads))
+        };
+        let mut held = Vec::new();
+        for _ in 0..LARGE_HEADS {
+            let mut body = large();
+            assert!(body.by_ref().all(|chunk| std::future::ready(chunk.is_ok())).await);
+            held.push(body);
+        }
+        let refused: Vec<_> = large().take_while(|c| std::future::ready(c.is_ok())).collect().await;
+        assert!(refused.len() < 9);
+        held.pop();
+        // What is used up in small pieces needs no permit.
+        let mut small = large();
+        let unused = small.unused();
+        while let Some(chunk) = small.next().await {
+            chunk.unwrap();
+            unused.clear();
+        }
+        assert_eq!(heads.available_permits(), 1);
     }
 }

@@ -22,7 +22,7 @@ use super::{
     App,
     accept::Accept,
     error::{Error, Result},
-    upload::{self, FileOutcome},
+    upload::{self, Fate, FileOutcome},
 };
 use crate::{
     backend::Results,
@@ -193,15 +193,15 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
 
 /// Waits for the result of a stored file.
 async fn result_of(app: &Arc<App>, outcome: FileOutcome, deadline: Instant) -> Result<Classification> {
-    let image = match (outcome.image, outcome.failure) {
-        (Some(image), _) => image,
-        (None, Some(error)) => return Err(error),
-        (None, None) => return Err(Error::unavailable("the file is not stored").about(&outcome.file)),
+    let FileOutcome { file, fate } = outcome;
+    let image = match fate {
+        Fate::Stored { image, .. } => image,
+        Fate::Refused(error) => return Err(error.about(&file)),
     };
     let receiver = app.waiters.wait(&image)?;
     let later = |status, why: &str| {
         let message = format!("{why}; the image is stored as {image}, and its result will be at /api/results");
-        Err(Error::new(status, message).about(&outcome.file).of_image(&image))
+        Err(Error::new(status, message).about(&file).result_later(&image))
     };
     tokio::select! {
         result = receiver => match result {

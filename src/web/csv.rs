@@ -4,17 +4,13 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::State,
     http::header,
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
 
-use super::{
-    App, ask,
-    error::Result,
-    results::{PageParams, params},
-};
+use super::{App, ask, error::Result, results::PageParams};
 use crate::{
     backend::PageQuery,
     contract::{Classification, Outcome},
@@ -24,11 +20,8 @@ use crate::{
 const ROWS: usize = 500;
 
 /// `GET /api/results.csv`. Rows that are written meanwhile may or may not be in it.
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    query: Result<Query<PageParams>, QueryRejection>,
-) -> Result<Response> {
-    let query = PageQuery { limit: ROWS, before: None, ..params(query)?.query()? };
+pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Result<Response> {
+    let query = PageQuery { limit: ROWS, before: None, ..params.query()? };
     // The first page before the headers leave, so that a store that is down is an error and no empty file.
     let first = ask(app.backend.results.page(&query)).await?;
     let head = line(

@@ -5,8 +5,10 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
+use super::pace::Slow;
 use crate::{
     backend::{self, ErrorKind},
     contract::{ImageName, name::NameError},
@@ -29,12 +31,15 @@ pub struct Error {
     image: Option<ImageName>,
     #[serde(skip)]
     retry_after_s: Option<u64>,
+    /// Where to ask later.
+    #[serde(skip)]
+    location: Option<String>,
 }
 
 impl Error {
     /// An answer with `status` that says `message`.
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), file: None, image: None, retry_after_s: None }
+        Self { status, message: message.into(), file: None, image: None, retry_after_s: None, location: None }
     }
 
     /// 400.
@@ -45,6 +50,11 @@ impl Error {
     /// 404.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// 429, to be tried again in `seconds`.
+    pub(crate) fn too_many_requests(message: impl Into<String>, seconds: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(seconds)
     }
 
     /// 503, to be tried again soon.
@@ -65,6 +75,12 @@ impl Error {
     /// The same, with `Retry-After`.
     pub(crate) fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// The same, with the address of the result that will be there.
+    pub(crate) fn result_later(self, image: &ImageName) -> Self {
+        let location = format!("/api/results/{}", utf8_percent_encode(image.as_str(), NON_ALPHANUMERIC));
+        Self { location: Some(location), ..self.of_image(image).retry_after(1) }
     }
 
     /// The status.
@@ -104,6 +120,12 @@ impl From<std::io::Error> for Error {
     }
 }
 
+impl From<Slow> for Error {
+    fn from(slow: Slow) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, slow.to_string())
+    }
+}
+
 impl From<NameError> for Error {
     fn from(error: NameError) -> Self {
         Self::bad_request(error.to_string())
@@ -119,6 +141,9 @@ impl IntoResponse for Error {
         let mut response = (self.status, Json(&self)).into_response();
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(location) = self.location.as_deref().and_then(|location| location.try_into().ok()) {
+            response.headers_mut().insert(header::LOCATION, location);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -6,10 +6,11 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
+use headers::CacheControl;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use tokio::{
@@ -21,10 +22,11 @@ use super::{
     App, ask,
     auth::Admin,
     error::{Error, Result},
+    etag,
     results::image_in,
 };
 use crate::{
-    contract::{Digest, ImageName},
+    contract::ImageName,
     model::{Limits, format},
 };
 
@@ -64,16 +66,11 @@ pub(crate) async fn get(
     if let Some(rest) = share.split(share.num_permits().saturating_sub(kib(stored.bytes.len() as u64) as usize)) {
         drop(rest);
     }
-    let etag = format!("\"{}\"", &Digest::of(&stored.bytes).to_hex()[..32]);
-    let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(&etag));
-    let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { body(stored.bytes, share, &image) };
-    let headers = response.headers_mut();
     // A name may get other bytes after a reset, so a copy is asked about each time.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
-    if let Ok(etag) = HeaderValue::try_from(etag) {
-        headers.insert(header::ETAG, etag);
-    }
+    let cache = CacheControl::new().with_private().with_no_cache();
+    let mut response = etag::conditional(&headers, cache, stored.bytes, |bytes| body(bytes, share, &image));
+    let policy = HeaderValue::from_static("default-src 'none'; sandbox");
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     Ok(response)
 }
 
@@ -116,7 +113,7 @@ pub(crate) async fn delete(
     if let Some(key) = row.as_ref().and_then(crate::contract::Classification::output_key) {
         ask(app.backend.images.delete_output(&key)).await?;
     }
-    app.status.forget().await;
+    app.status.forget();
     if !was_there && row.is_none() {
         return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
     }

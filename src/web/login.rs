@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::{
     Extension, Form,
     extract::{Query, State},
@@ -10,10 +11,29 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{App, auth::Level, error::Result, guard::Client, pages};
+use super::{
+    App,
+    auth::Level,
+    error::Result,
+    frame::{Frame, render},
+    guard::Client,
+};
 
-/// Told to whoever asks for a page that only administrators see.
+/// Shown to whoever asks for a page that only administrators see.
 const NEEDS_ADMIN: &str = "This page needs the admin token.";
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage<'a> {
+    frame: Frame<'a>,
+    next: &'a str,
+    admin: bool,
+    problem: Option<&'a str>,
+}
+
+fn page(app: &App, next: &str, admin: bool, problem: Option<&str>) -> Response {
+    render(&LoginPage { frame: Frame { sessions: false, ..app.frame("login") }, next, admin, problem })
+}
 
 /// Where to go after the login.
 #[derive(Debug, Deserialize)]
@@ -37,7 +57,7 @@ pub(crate) struct Credentials {
 
 /// `GET /login`
 pub(crate) async fn form(State(app): State<Arc<App>>, Query(query): Query<Next>) -> Response {
-    pages::login(&app, local(&query.next), query.admin, query.admin.then_some(NEEDS_ADMIN))
+    page(&app, local(&query.next), query.admin, query.admin.then_some(NEEDS_ADMIN))
 }
 
 /// `POST /login`
@@ -46,20 +66,20 @@ pub(crate) async fn post(
     Extension(client): Extension<Client>,
     Form(form): Form<Credentials>,
 ) -> Result<Response> {
-    app.auth.may_try(client.address)?;
-    let token = form.token.trim();
-    let level = app.auth.level_of(token);
-    if form.admin && level == Some(Level::User) {
-        let page = pages::login(&app, local(&form.next), true, Some(NEEDS_ADMIN));
-        return Ok((StatusCode::FORBIDDEN, page).into_response());
-    }
-    let Some(cookie) = level.and_then(|level| app.auth.cookie(level, client.https)) else {
-        app.auth.failed(client.address);
-        tracing::warn!(address = %client.address, "login with a wrong token");
-        let page = pages::login(&app, local(&form.next), form.admin, Some("This token is wrong."));
-        return Ok((StatusCode::UNAUTHORIZED, page).into_response());
+    let refuse =
+        |status, problem| Ok((status, page(&app, local(&form.next), form.admin, Some(problem))).into_response());
+    let level = match app.auth.present(form.token.trim(), client.address) {
+        Ok(level) => level,
+        Err(error) if error.status() == StatusCode::UNAUTHORIZED => {
+            return refuse(StatusCode::UNAUTHORIZED, "This token is wrong.");
+        }
+        Err(error) => return Err(error),
     };
-    Ok(([(header::SET_COOKIE, cookie)], Redirect::to(local(&form.next))).into_response())
+    if form.admin && level == Level::User {
+        return refuse(StatusCode::FORBIDDEN, NEEDS_ADMIN);
+    }
+    let cookie = app.auth.cookie(level, client.https);
+    Ok((cookie.map(|cookie| [(header::SET_COOKIE, cookie)]), Redirect::to(local(&form.next))).into_response())
 }
 
 /// `POST /logout`

@@ -19,7 +19,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{App, status, upload::FileOutcome};
+use super::{
+    App, status,
+    upload::{Fate, FileOutcome},
+};
 use crate::telemetry::metrics::{Counted, Whole, answer, registry, seconds};
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -86,10 +89,10 @@ impl Metrics {
 
     /// Counts a file of an upload.
     pub(crate) fn uploaded(&self, outcome: &FileOutcome) {
-        let state = match outcome {
-            FileOutcome { error: Some(_), .. } => "refused",
-            FileOutcome { unchanged: true, .. } => "unchanged",
-            _ => "stored",
+        let state = match outcome.fate {
+            Fate::Refused(_) => "refused",
+            Fate::Stored { unchanged: true, .. } => "unchanged",
+            Fate::Stored { unchanged: false, .. } => "stored",
         };
         self.uploads.get_or_create(&Kind { state }).inc();
     }
@@ -128,8 +131,12 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
     let metrics = &app.metrics;
     metrics.waiting.set(app.waiters.len() as u64);
     match status::current(&app).await {
-        Ok(status) => {
-            let system = &status.system;
+        Ok(known) if known.stale_seconds().is_some() => {
+            tracing::warn!("metrics without the stores' part: they do not answer");
+            metrics.stores_up.set(0);
+        }
+        Ok(known) => {
+            let system = &known.value.system;
             metrics.stores_up.set(1);
             let queue = |state, count| metrics.queue.get_or_create(&Kind { state }).set(count);
             queue("visible", system.queue.visible);

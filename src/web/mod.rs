@@ -18,27 +18,36 @@ mod body;
 mod classify;
 mod csv;
 mod error;
+mod etag;
+mod frame;
 mod guard;
 mod images;
+mod index;
+mod limiter;
 mod login;
 mod metrics;
-mod pages;
+mod multipart;
+mod pace;
+mod params;
+mod part;
+mod places;
 mod queue;
-mod requeue;
+mod ready;
 mod reset;
 mod results;
 mod router;
 mod serve;
+mod shared;
 mod spool;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
 mod upload;
 
 pub use error::Error;
-pub use requeue::{Which, requeue};
 pub use router::router;
-pub use serve::serve;
+pub use serve::{listen, serve};
 
 /// A store must answer a question within this time.
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -66,10 +75,13 @@ pub struct App {
     spool: Arc<spool::Spool>,
     /// Uploads that are being stored.
     storing: Arc<Semaphore>,
+    /// Requests that may have a part with a large head.
+    part_heads: Arc<Semaphore>,
     waiters: Arc<classify::Waiters>,
     image_memory: Arc<Semaphore>,
     metrics: metrics::Metrics,
-    status: status::Cache,
+    status: shared::Shared<status::Status>,
+    readiness: shared::Shared<ready::Checks>,
     /// Work that outlives the request that began it.
     tasks: TaskTracker,
     /// Cancelled when the server begins to stop.
@@ -86,11 +98,13 @@ impl App {
             auth: auth::Auth::new(&config.web, Arc::clone(&clock)),
             hosts: guard::Hosts::new(&config.web),
             spool: spool::Spool::open(&config.data_dir.join("uploads"))?,
-            storing: Arc::new(Semaphore::new(upload::MAX_STORING)),
+            storing: Arc::new(Semaphore::new(multipart::MAX_STORING)),
+            part_heads: body::large_heads(),
             waiters: classify::Waiters::new(Arc::clone(&backend.results)),
             image_memory: images::memory(&config.limits),
             metrics: metrics::Metrics::new(),
-            status: status::Cache::default(),
+            status: shared::Shared::default(),
+            readiness: shared::Shared::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             backend,

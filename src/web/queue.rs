@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::{
     Form, Json,
-    extract::{
-        Query, State,
-        rejection::{FormRejection, QueryRejection},
-    },
-    http::StatusCode,
+    extract::{State, rejection::FormRejection},
+    http::{StatusCode, Uri},
     response::{IntoResponse, Redirect, Response},
 };
+use clap::ValueEnum as _;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -20,29 +19,52 @@ use super::{
     ask,
     auth::Admin,
     error::{Error, Result},
-    pages,
-    requeue::{self, Which},
+    frame::{Frame, render},
+    params::parameters,
 };
-use crate::contract::event;
+use crate::{
+    backend::{DeadLetter, Which, requeue},
+    contract::event,
+};
 
 /// Dead letters shown.
 const SHOWN: usize = 100;
+
+#[derive(Template)]
+#[template(path = "dead.html")]
+struct DeadPage<'a> {
+    frame: Frame<'a>,
+    total: u64,
+    /// What each is about, and how often it was received.
+    letters: Vec<(String, u32)>,
+}
+
+/// The images that a dead letter is about.
+fn images(letter: &DeadLetter) -> Vec<String> {
+    event::parse(&letter.body).unwrap_or_default().into_iter().map(|e| e.key).collect()
+}
+
+fn page(app: &App, letters: Vec<DeadLetter>, total: u64) -> Response {
+    let letters = letters.into_iter().map(|letter| {
+        let images = images(&letter);
+        (if images.is_empty() { letter.body } else { images.join(", ") }, letter.receive_count)
+    });
+    render(&DeadPage { frame: app.frame("status"), total, letters: letters.collect() })
+}
 
 /// `GET /queue/dead`
 pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
     let letters = ask(app.backend.queue.dead(SHOWN)).await?;
     let total = ask(app.backend.queue.depth()).await?.dead;
     if accept.html {
-        return Ok(pages::dead(&app, letters, total));
+        return Ok(page(&app, letters, total));
     }
     let letters: Vec<_> = letters
         .iter()
         .map(|letter| {
-            let images: Vec<String> =
-                event::parse(&letter.body).unwrap_or_default().into_iter().map(|e| e.key).collect();
             json!({
                 "id": letter.id,
-                "images": images,
+                "images": images(letter),
                 "receive_count": letter.receive_count,
                 "sent_at_ms": letter.sent_at_ms,
                 "body": letter.body,
@@ -56,46 +78,50 @@ pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
 pub(crate) async fn redrive(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
     let redriven = ask(app.backend.queue.redrive()).await?;
     tracing::info!(redriven, "dead letters are tried again");
-    Ok(done(&app, accept, "redriven", redriven).await)
+    Ok(done(&app, accept, "redriven", redriven))
 }
 
 /// `POST /queue/drop`
 pub(crate) async fn drop_dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
     let dropped = ask(app.backend.queue.drop_dead()).await?;
     tracing::info!(dropped, "dead letters are dropped");
-    Ok(done(&app, accept, "dropped", dropped).await)
+    Ok(done(&app, accept, "dropped", dropped))
 }
 
-async fn done(app: &App, accept: Accept, what: &str, count: u64) -> Response {
-    app.status.forget().await;
+fn done(app: &App, accept: Accept, what: &str, count: u64) -> Response {
+    app.status.forget();
     if accept.html { Redirect::to("/queue/dead").into_response() } else { Json(json!({ what: count })).into_response() }
 }
 
-/// Which images to classify again, in the address or in a form.
-#[derive(Debug, Deserialize)]
-pub(crate) struct RequeueParams {
-    which: Option<Which>,
+/// Which images to classify again.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct RequeueForm {
+    #[serde(default)]
+    which: String,
 }
 
 /// `POST /requeue`
-pub(crate) async fn requeue(
+pub(crate) async fn classify_again(
     State(app): State<Arc<App>>,
     _: Admin,
     accept: Accept,
-    query: Result<Query<RequeueParams>, QueryRejection>,
-    form: Result<Form<RequeueParams>, FormRejection>,
+    uri: Uri,
+    form: Result<Form<RequeueForm>, FormRejection>,
 ) -> Result<Response> {
-    let named = |which| Error::bad_request(format!("{which}; which must be all, failed or missing"));
-    let mut which = query.map_err(|error| named(error.body_text()))?.which;
-    match form {
-        Ok(Form(form)) => which = which.or(form.which),
-        Err(error) if error.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => {}
-        Err(error) => return Err(named(error.body_text())),
-    }
-    let which = which.ok_or_else(|| named("it is not said what to classify again".to_owned()))?;
-    let requeued = requeue::requeue(&app.backend, which).await?;
+    let [in_address] = parameters(&uri, ["which"])?;
+    let in_form = match form {
+        Ok(Form(form)) => form.which,
+        Err(error) if error.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => String::new(),
+        Err(error) => {
+            return Err(Error::new(error.status(), "the form cannot be read; send which=failed, for example"));
+        }
+    };
+    let text = if in_address.is_empty() { in_form } else { in_address };
+    let which = Which::from_str(&text, false)
+        .map_err(|_| Error::bad_request(format!("which is {text:?}; it must be all, failed or missing")))?;
+    let requeued = requeue(&app.backend, which).await?;
     tracing::info!(requeued, ?which, "images are classified again");
-    app.status.forget().await;
+    app.status.forget();
     if accept.html {
         return Ok(Redirect::to("/status").into_response());
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::{
     Json,
-    extract::State,
-    response::{IntoResponse, Response},
+    extract::{Query, State},
+    response::{IntoResponse, Redirect, Response},
 };
 
 use super::{
@@ -14,16 +15,31 @@ use super::{
     ask,
     auth::Admin,
     error::{Error, Result},
-    pages,
+    frame::{Frame, render},
 };
+use crate::backend::{ResetReport, Totals};
 
 /// A reset of a large store takes its time; it goes on even if nobody waits for it any more.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 
+#[derive(Template)]
+#[template(path = "reset.html")]
+struct ConfirmPage<'a> {
+    frame: Frame<'a>,
+    totals: Totals,
+}
+
+#[derive(Template)]
+#[template(path = "reset-done.html")]
+struct DonePage<'a> {
+    frame: Frame<'a>,
+    report: ResetReport,
+}
+
 /// `GET /reset`: asks first. Nothing changes.
 pub(crate) async fn confirm(State(app): State<Arc<App>>, _: Admin) -> Result<Response> {
     let totals = ask(app.backend.results.totals()).await?;
-    Ok(pages::reset(&app, Some(totals), None))
+    Ok(render(&ConfirmPage { frame: app.frame("status"), totals }))
 }
 
 /// `POST /reset`
@@ -37,6 +53,17 @@ pub(crate) async fn post(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
         .map_err(|_| Error::unavailable("the reset ended abruptly; reset again"))?
         .map_err(|_| Error::unavailable("the reset takes too long; reset again"))??;
     tracing::info!(?report, "everything is reset");
-    app.status.forget().await;
-    if accept.html { Ok(pages::reset(&app, None, Some(report))) } else { Ok(Json(report).into_response()) }
+    app.status.forget();
+    if !accept.html {
+        return Ok(Json(report).into_response());
+    }
+    // Another address, so that to load the page again resets nothing.
+    let ResetReport { images, outputs, messages, results } = report;
+    let done = format!("/reset/done?images={images}&outputs={outputs}&messages={messages}&results={results}");
+    Ok(Redirect::to(&done).into_response())
+}
+
+/// `GET /reset/done`: what a reset removed.
+pub(crate) async fn done(State(app): State<Arc<App>>, _: Admin, report: Query<ResetReport>) -> Response {
+    render(&DonePage { frame: app.frame("status"), report: report.0 })
 }

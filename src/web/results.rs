@@ -1,22 +1,29 @@
-//! Results as JSON: pages, one, and many by name.
+//! Results: pages for people and for programs, one, and many by name.
 
 use std::sync::Arc;
 
+use askama::Template;
 use axum::{
     Json,
     extract::{
-        Path, Query, State,
-        rejection::{JsonRejection, PathRejection, QueryRejection},
+        FromRequestParts, Path, State,
+        rejection::{JsonRejection, PathRejection},
     },
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     App, ask,
     error::{Error, Result},
+    frame::{Frame, render},
+    params::parameters,
+    status,
+    table::Table,
 };
 use crate::{
-    backend::{Page, PageQuery},
+    backend::{Page, PageQuery, status::Status as System},
     contract::{Classification, ImageName},
 };
 
@@ -27,13 +34,21 @@ const DEFAULT_LIMIT: usize = 50;
 pub(crate) const MAX_LIMIT: usize = 1000;
 
 /// The query of a page of results; empty values count as absent, as forms send them.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct PageParams {
     pub(crate) after: String,
     pub(crate) before: String,
     pub(crate) limit: String,
     pub(crate) q: String,
+}
+
+impl<S: Sync> FromRequestParts<S> for PageParams {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let [after, before, limit, q] = parameters(&parts.uri, ["after", "before", "limit", "q"])?;
+        Ok(Self { after, before, limit, q })
+    }
 }
 
 impl PageParams {
@@ -66,17 +81,33 @@ fn cursor(key: &str, value: &str) -> Result<Option<ImageName>> {
     }
 }
 
-/// The parameters of a page, or what is wrong with them.
-pub(crate) fn params(query: Result<Query<PageParams>, QueryRejection>) -> Result<PageParams> {
-    query.map(|Query(params)| params).map_err(|error| Error::bad_request(error.body_text()))
+#[derive(Template)]
+#[template(path = "results.html")]
+struct ResultsPage<'a> {
+    frame: Frame<'a>,
+    status: &'a System,
+    stale: Option<u64>,
+    table: Table,
+    jump: &'a str,
+}
+
+/// `GET /results`
+pub(crate) async fn page(State(app): State<Arc<App>>, params: PageParams) -> Result<Response> {
+    let page = ask(app.backend.results.page(&params.query()?)).await?;
+    let known = status::current(&app).await?;
+    let table = Table::new(&page, &params);
+    Ok(render(&ResultsPage {
+        frame: app.frame("results"),
+        status: &known.value.system,
+        stale: known.stale_seconds(),
+        table,
+        jump: &params.after,
+    }))
 }
 
 /// `GET /api/results`
-pub(crate) async fn page(
-    State(app): State<Arc<App>>,
-    query: Result<Query<PageParams>, QueryRejection>,
-) -> Result<Json<Page>> {
-    let query = params(query)?.query()?;
+pub(crate) async fn list(State(app): State<Arc<App>>, params: PageParams) -> Result<Json<Page>> {
+    let query = params.query()?;
     Ok(Json(ask(app.backend.results.page(&query)).await?))
 }
 
@@ -86,21 +117,24 @@ pub(crate) fn image_in(path: Result<Path<String>, PathRejection>) -> Result<Imag
     name.parse().map_err(|error| Error::not_found(format!("there is no such image: {error}")))
 }
 
-/// `GET /api/results/{name}`
-pub(crate) async fn one(
-    State(app): State<Arc<App>>,
-    path: Result<Path<String>, PathRejection>,
-) -> Result<Json<Classification>> {
+/// The answer about an image that has no result yet.
+#[derive(Debug, Serialize)]
+struct Waiting {
+    image: ImageName,
+    state: &'static str,
+}
+
+/// `GET /api/results/{name}`: 202 for a stored image that is not classified yet.
+pub(crate) async fn one(State(app): State<Arc<App>>, path: Result<Path<String>, PathRejection>) -> Result<Response> {
     let image = image_in(path)?;
     if let Some(row) = ask(app.backend.results.get(std::slice::from_ref(&image))).await?.pop() {
-        return Ok(Json(row));
+        return Ok(Json(row).into_response());
     }
-    let message = if ask(app.backend.images.exists(&image)).await? {
-        format!("{image} is stored and not classified yet; ask again soon")
-    } else {
-        format!("there is no image {image}")
-    };
-    Err(Error::not_found(message).of_image(&image))
+    if !ask(app.backend.images.exists(&image)).await? {
+        return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
+    }
+    let waiting = Json(Waiting { image, state: "waiting" });
+    Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, "1")], waiting).into_response())
 }
 
 /// The names to look up: `{"names": […]}` or the list alone.

@@ -12,20 +12,23 @@ use axum::{
 };
 
 use super::{
-    App, Error, assets, auth, classify, csv, guard, images, login, metrics, pages, queue, reset, results, status,
-    upload,
+    App, Error, assets, auth, classify, csv, frame, guard, images, index, login, metrics, pace, queue, ready, reset,
+    results, status, upload,
 };
 
 /// Largest body of a call that is no upload.
 const SMALL_BODY_BYTES: usize = 2 << 20;
 
+/// The route that is answered even if all places are taken.
+pub(crate) const HEALTH_CHECK: &str = "/healthcheck";
+
 /// The service of all routes.
 pub fn router(app: Arc<App>) -> Router {
     let guarded = Router::new()
-        .route("/", get(pages::index).post(upload::post))
+        .route("/", get(index::get).post(upload::post))
         .route("/classify", post(classify::post))
-        .route("/results", get(pages::results))
-        .route("/api/results", get(results::page))
+        .route("/results", get(results::page))
+        .route("/api/results", get(results::list))
         .route("/api/results/{name}", get(results::one))
         .route("/api/results/lookup", post(results::lookup))
         .route("/api/results.csv", get(csv::get))
@@ -35,15 +38,16 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/queue/dead", get(queue::dead))
         .route("/queue/redrive", post(queue::redrive))
         .route("/queue/drop", post(queue::drop_dead))
-        .route("/requeue", post(queue::requeue))
+        .route("/requeue", post(queue::classify_again))
         .route("/reset", get(reset::confirm).post(reset::post))
-        .route("/readyz", get(status::ready))
+        .route("/reset/done", get(reset::done))
         .route("/metrics", get(metrics::get))
         .fallback(|| async { Error::not_found("there is no such page") })
         .layer(from_fn_with_state(Arc::clone(&app), auth::require_user));
     Router::new()
         .merge(guarded)
-        .route("/healthcheck", get(|| async { "Healthy" }))
+        .route(HEALTH_CHECK, get(|| async { "Healthy" }))
+        .route("/readyz", get(ready::get))
         .route("/login", get(login::form).post(login::post))
         .route("/logout", post(login::logout))
         .route("/assets/{file}", get(assets::get))
@@ -52,8 +56,9 @@ pub fn router(app: Arc<App>) -> Router {
             Error::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take that method").into_response()
         })
         .layer(DefaultBodyLimit::max(SMALL_BODY_BYTES))
+        .layer(from_fn(pace::slow_bodies_time_out))
         .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
-        .layer(from_fn_with_state(Arc::clone(&app), pages::errors_as_pages))
+        .layer(from_fn_with_state(Arc::clone(&app), frame::errors_as_pages))
         .layer(from_fn(guard::security_headers))
         .layer(from_fn_with_state(Arc::clone(&app), metrics::observe))
         .with_state(app)

@@ -1,34 +1,53 @@
-//! Connections: accepted up to a limit, given up when slow, drained at the end.
+//! Connections: accepted while there are places, given up when slow, drained at the end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::server::conn::http1;
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tokio_io_timeout::TimeoutStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::{App, guard::Ends, router};
+use super::{
+    App, Error,
+    guard::Ends,
+    pace::{Activity, Answer, PacedBody, PacedStream},
+    places::{Kind, Place, Places},
+    router::{HEALTH_CHECK, router},
+};
 
 /// A client has this long for the head of a request, and a connection may be idle for so long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A client must take some of the answer within this time.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Most bytes of a request that wait to be parsed; also what a head may have.
 const BUFFER_BYTES: usize = 64 << 10;
 
+/// Connections that the kernel keeps for us until we accept them, if it lets us have so many.
+const BACKLOG: u32 = 4096;
+
 /// At the end, requests under way have this long.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// Listens on `address`, with a queue that a burst of connections does not fill.
+///
+/// # Errors
+/// If the address cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart need not wait for connections of the last run to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves `app` until `shutdown` is cancelled, then takes no more connections, lets requests under way end, and cuts off after 20 s
 /// those that have not.
@@ -37,81 +56,119 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// If the listener has no address.
 pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: CancellationToken) -> io::Result<()> {
     let local = listener.local_addr()?;
-    let places = Arc::new(Semaphore::new(app.config.web.max_connections.max(1)));
-    let graceful = GracefulShutdown::new();
-    let cut = CancellationToken::new();
-    let connections = TaskTracker::new();
-    let routes = router(Arc::clone(&app));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES);
-
+    let server = Server::new(app, local);
     loop {
-        // The place first: who finds none waits in the kernel's queue.
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, stream, peer) = tokio::select! {
+        let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            (place, accepted) = accepted => match (place, accepted) {
-                (Ok(place), Ok((stream, peer))) => (place, stream, peer),
-                (_, Err(error)) if is_about_one_connection(&error) => continue,
-                (_, Err(error)) => {
-                    tracing::warn!(%error, "cannot accept a connection; waiting a moment");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-                (Err(_), _) => break,
-            },
+            accepted = listener.accept() => accepted,
         };
-        let ends = Ends { peer, local: stream.local_addr().unwrap_or(local) };
-        let routes = routes.clone().map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(ends);
-            request.map(axum::body::Body::new)
-        });
-        let io = TokioIo::new(Box::pin(with_timeout(stream)));
-        let connection = graceful.watch(http.serve_connection(io, TowerToHyperService::new(routes)));
-        let (cut, open) = (cut.clone(), app.metrics.connection());
-        connections.spawn(async move {
+        match accepted {
+            Ok((stream, peer)) => tokio::select! {
+                () = shutdown.cancelled() => break,
+                place = server.places.enter() => server.spawn(stream, peer, place),
+            },
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection; waiting a moment");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    server.drain().await;
+    Ok(())
+}
+
+/// What all connections share.
+struct Server {
+    app: Arc<App>,
+    local: SocketAddr,
+    routes: Router,
+    http: http1::Builder,
+    places: Arc<Places>,
+    connections: TaskTracker,
+    graceful: GracefulShutdown,
+    /// Ends every connection at once.
+    cut: CancellationToken,
+}
+
+impl Server {
+    fn new(app: Arc<App>, local: SocketAddr) -> Self {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES);
+        Self {
+            local,
+            routes: router(Arc::clone(&app)),
+            http,
+            places: Places::new(app.config.web.max_connections),
+            connections: TaskTracker::new(),
+            graceful: GracefulShutdown::new(),
+            cut: CancellationToken::new(),
+            app,
+        }
+    }
+
+    /// Serves a connection until it ends, loses its place or is cut.
+    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let ends = Ends { peer, local: stream.local_addr().unwrap_or(self.local) };
+        let (routes, kind, activity) = (self.routes.clone(), place.kind, place.activity.clone());
+        let service = service_fn(move |request| answer(routes.clone(), kind, ends, activity.clone(), request));
+        let io = TokioIo::new(PacedStream::new(stream, place.activity.clone()));
+        let connection = self.graceful.watch(self.http.serve_connection(io, service));
+        let (cut, open) = (self.cut.clone(), self.app.metrics.connection());
+        self.connections.spawn(async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, %peer, "connection ended");
                 },
+                () = place.evicted.cancelled() => tracing::debug!(%peer, "connection gave its place to another"),
                 () = cut.cancelled() => tracing::debug!(%peer, "connection cut"),
             }
-            drop(open);
-            release(place);
+            drop((open, place));
         });
     }
 
-    drop(listener);
-    app.stopping.cancel();
-    app.tasks.close();
-    connections.close();
-    let drained = async {
-        graceful.shutdown().await;
-        connections.wait().await;
-        app.tasks.wait().await;
+    /// Lets requests under way end.
+    async fn drain(self) {
+        self.app.stopping.cancel();
+        self.app.tasks.close();
+        self.connections.close();
+        let drained = async {
+            self.graceful.shutdown().await;
+            self.connections.wait().await;
+            self.app.tasks.wait().await;
+        };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!(open = self.connections.len(), "some requests did not end in time; cutting them off");
+            self.cut.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+/// Answers one request.
+async fn answer(
+    routes: Router,
+    kind: Kind,
+    ends: Ends,
+    activity: Activity,
+    mut request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    activity.begin();
+    request.extensions_mut().insert(ends);
+    request.extensions_mut().insert(activity.clone());
+    let mut response = if kind == Kind::Extra && request.uri().path() != HEALTH_CHECK {
+        Error::unavailable("too many connections; try again").into_response()
+    } else {
+        routes.oneshot(request.map(|body| Body::new(PacedBody::new(body, activity.clone())))).await?
     };
-    if tokio::time::timeout(DRAIN, drained).await.is_err() {
-        tracing::warn!(open = connections.len(), "some requests did not end in time; cutting them off");
-        cut.cancel();
-        connections.wait().await;
+    if kind == Kind::Extra {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(())
-}
-
-fn release(place: OwnedSemaphorePermit) {
-    drop(place);
-}
-
-fn with_timeout(stream: TcpStream) -> TimeoutStream<TcpStream> {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    stream
+    Ok(response.map(|body| Answer::new(body, activity)))
 }
 
 /// Whether the error is the connection's and not the listener's.

@@ -52,7 +52,8 @@ impl Spool {
 
     /// Fails if nothing can be written to the spool.
     pub(crate) fn check(&self) -> io::Result<()> {
-        let path = self.dir.join("check");
+        // A name of its own: another check may be under way.
+        let path = self.dir.join(format!("check-{}", self.next.fetch_add(1, Ordering::Relaxed)));
         fs::write(&path, b"writable")?;
         fs::remove_file(path)
     }
@@ -225,6 +226,17 @@ mod tests {
         assert!(!path.exists());
         drop(spool);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn may_be_checked_many_times_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..100).for_each(|_| spool.check().unwrap()));
+            }
+        });
     }
 
     #[test]

@@ -44,6 +44,8 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let ended = tokio::spawn(serve(listener, Arc::clone(&app), stop.clone()));
+        // Another test may have been first.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { url: format!("http://{address}"), address, client, backend, app, stop, ended, dir }
     }
@@ -181,8 +183,14 @@ async fn classify_says_when_it_takes_too_long() {
     let request = server.client.post(format!("{}/classify", server.url));
     let answer = request.multipart(form(vec![("a.png".into(), picture(0))])).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(answer.headers().contains_key(header::RETRY_AFTER));
+    let later = answer.headers()[header::LOCATION].to_str().unwrap().to_owned();
     let answer: Value = answer.json().await.unwrap();
     assert_eq!((&answer["image"], &answer["file"]), (&json!("a.png"), &json!("a.png")), "{answer}");
+    let waiting = server.get(&later).await;
+    assert_eq!(waiting.status(), StatusCode::ACCEPTED);
+    assert!(waiting.headers().contains_key(header::RETRY_AFTER));
+    assert_eq!(waiting.json::<Value>().await.unwrap(), json!({ "image": "a.png", "state": "waiting" }));
 }
 
 #[tokio::test]
@@ -309,6 +317,9 @@ async fn results_images_and_reset() {
     assert_eq!(page["results"][0]["image"], "10_x.png");
     assert_eq!((&page["next"], &page["previous"]), (&json!("10_x.png"), &json!("10_x.png")));
     assert_eq!(server.get("/api/results?limit=0").await.status(), StatusCode::BAD_REQUEST);
+    let unknown = server.get("/api/results?limt=1").await;
+    assert_eq!(unknown.status(), StatusCode::BAD_REQUEST);
+    assert!(unknown.text().await.unwrap().contains("limt"));
 
     let encoded = "%3D1%2B1%20%22q%22%2C%20%C3%A9.png";
     let one: Value = server.get(&format!("/api/results/{encoded}")).await.json().await.unwrap();
@@ -394,11 +405,12 @@ async fn tokens_guard_all_but_the_health_check() {
     })
     .await;
     assert_eq!(server.get("/healthcheck").await.status(), StatusCode::OK);
-    for path in
-        ["/", "/results", "/api/results", "/images/a", "/status", "/api/status", "/readyz", "/metrics", "/reset", "/x"]
-    {
+    for path in ["/", "/results", "/api/results", "/images/a", "/status", "/api/status", "/metrics", "/reset", "/x"] {
         assert_eq!(server.get(path).await.status(), StatusCode::UNAUTHORIZED, "{path}");
     }
+    // An orchestrator has no token, and needs no details.
+    let ready: Value = server.get("/readyz").await.json().await.unwrap();
+    assert_eq!((&ready["ready"], &ready["checks"]["disk"]), (&json!(true), &json!("ok")), "{ready}");
     let page = server.client.get(&server.url).header("accept", "text/html").send().await.unwrap();
     assert_eq!(
         (page.status(), &page.headers()[header::LOCATION]),
@@ -445,12 +457,89 @@ async fn tokens_guard_all_but_the_health_check() {
     let again = server.client.post(format!("{}/login", server.url)).form(&form).send().await.unwrap();
     assert_eq!(again.status(), StatusCode::FORBIDDEN);
     assert!(again.text().await.unwrap().contains("needs the admin token"));
-    for _ in 0..10 {
+    // One wrong header came above.
+    for _ in 0..9 {
         assert_eq!(login("wrong").await.unwrap().status(), StatusCode::UNAUTHORIZED);
     }
     let limited = login("wrong").await.unwrap();
     assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(limited.headers().contains_key(header::RETRY_AFTER));
+    let limited = with(Method::GET, "/api/status", "user-token").await.unwrap();
+    assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(see("/status").await.unwrap().status(), StatusCode::OK, "who is logged in is not concerned");
+}
+
+#[tokio::test]
+async fn clients_behind_a_trusted_proxy_are_told_apart() {
+    let server = Server::start(|c| {
+        c.web.token = Some("token".to_owned().into());
+        c.web.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let login = |token: &str, client: &str| {
+        let request = server.client.post(format!("{}/login", server.url)).form(&[("token", token.to_owned())]);
+        request.header("x-forwarded-for", client).header("x-forwarded-proto", "https").send()
+    };
+    for _ in 0..10 {
+        assert_eq!(login("wrong", "203.0.113.1").await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(login("token", "203.0.113.1").await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+    let done = login("token", "203.0.113.2").await.unwrap();
+    assert_eq!(done.status(), StatusCode::SEE_OTHER);
+    assert!(done.headers()[header::SET_COOKIE].to_str().unwrap().contains("; Secure"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_ask_for_readiness_at_once() {
+    let server = Server::start(|_| {}).await;
+    for _ in 0..6 {
+        let answers = futures_util::future::join_all((0..50).map(|_| server.get("/readyz"))).await;
+        assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK), "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_page_that_is_loaded_again_resets_nothing() {
+    let server = Server::start(|_| {}).await;
+    server.upload(vec![("a.png".into(), picture(0))]).await;
+    let answer =
+        server.client.post(format!("{}/reset", server.url)).header("accept", "text/html").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    let done = answer.headers()[header::LOCATION].to_str().unwrap();
+    assert_eq!(done, "/reset/done?images=1&outputs=0&messages=1&results=0");
+    server.upload(vec![("b.png".into(), picture(1))]).await;
+    let page = server.get(done).await.text().await.unwrap();
+    assert!(page.contains("Everything is removed"), "{page}");
+    assert_eq!(server.get("/images/b.png").await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_bodies_lose_their_places_to_others() {
+    let server = Server::start(|c| c.web.max_connections = 4).await;
+    let mut held = Vec::new();
+    for path in ["/login", "/", "/api/results/lookup", "/queue/drop", "/login", "/classify"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let kind = match path {
+            "/" | "/classify" => "multipart/form-data; boundary=X",
+            "/api/results/lookup" => "application/json",
+            _ => "application/x-www-form-urlencoded",
+        };
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 9\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    let fresh =
+        || Client::builder().pool_max_idle_per_host(0).build().unwrap().get(format!("{}/api/results", server.url));
+    assert_eq!(server.get("/healthcheck").await.status(), StatusCode::OK);
+    loop {
+        match fresh().send().await.unwrap().status() {
+            StatusCode::OK => break,
+            status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        }
+        assert_eq!(server.get("/healthcheck").await.status(), StatusCode::OK);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,23 @@ use std::{
 /// How long a test waits for a state; far more than it takes, so that a loaded machine fails nothing.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(240);
 
+/// Gives the HTTP clients of this process the cryptography that they need even where they do without.
+pub(crate) fn provide_tls() {
+    // Another test was first.
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+/// An HTTP client.
+pub(crate) fn client() -> reqwest::Client {
+    client_builder().build().expect("a client without TLS settings can be made")
+}
+
+/// What an HTTP client is made with.
+pub(crate) fn client_builder() -> reqwest::ClientBuilder {
+    provide_tls();
+    reqwest::Client::builder()
+}
+
 /// The binary under test, without the environment's configuration.
 pub(crate) fn imgcls() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_imgcls"));
@@ -39,7 +56,7 @@ impl Server {
         let dir = temp.path().join("data");
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         let log = temp.path().join("log");
-        let (child, url) = spawn(&dir, &args, &log);
+        let (child, url) = spawn(&dir, "127.0.0.1:0", &args, &log);
         Self { child, url, dir, args, log, _temp: Some(temp) }
     }
 
@@ -51,7 +68,17 @@ impl Server {
 
     /// Starts it again on the same directory, on another port.
     pub(crate) fn restart(&mut self) {
-        let (child, url) = spawn(&self.dir, &self.args, &self.log);
+        self.restart_on("127.0.0.1:0");
+    }
+
+    /// Starts it again where it was.
+    pub(crate) fn restart_here(&mut self) {
+        let address = self.url.trim_start_matches("http://").to_owned();
+        self.restart_on(&address);
+    }
+
+    fn restart_on(&mut self, address: &str) {
+        let (child, url) = spawn(&self.dir, address, &self.args, &self.log);
         self.child = child;
         self.url = url;
     }
@@ -67,6 +94,14 @@ impl Server {
             assert!(Instant::now() < deadline, "the server does not stop; its log: {}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// The most memory that the server ever held, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the server runs");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        kib.map_or(0, |kib: u64| kib << 10)
     }
 
     /// What the server logged.
@@ -95,12 +130,12 @@ impl Drop for Server {
     }
 }
 
-fn spawn(dir: &Path, args: &[String], log: &Path) -> (Child, String) {
+fn spawn(dir: &Path, address: &str, args: &[String], log: &Path) -> (Child, String) {
     let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
     let mut child = imgcls()
         .args(["serve", "--data-dir"])
         .arg(dir)
-        .args(if args.iter().any(|arg| arg == "--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"][..] })
+        .args(["--listen", address].iter().filter(|_| !args.iter().any(|arg| arg == "--listen")))
         .args(args)
         .stdout(Stdio::piped())
         .stderr(log_file)

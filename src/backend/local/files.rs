@@ -103,9 +103,13 @@ impl Files {
         self.root.join(IMAGES).join(shard).join(id)
     }
 
-    /// Refuses another image where the disk has `available` bytes left and they are too few.
-    fn check_room(&self, available: u64) -> Result<()> {
-        if available >= HEADROOM {
+    /// Refuses another image where the disk has too little room left.
+    pub(super) fn check_room(&self) -> Result<()> {
+        self.check_available(available(&self.root)?)
+    }
+
+    fn check_available(&self, bytes: u64) -> Result<()> {
+        if bytes >= HEADROOM {
             return Ok(());
         }
         let message = format!(
@@ -118,7 +122,7 @@ impl Files {
 
     /// Moves a spooled file into its place; name and bytes are on disk when this returns.
     pub(super) fn place(&self, spooled: &Path) -> Result<Placed> {
-        self.check_room(available(&self.root)?)?;
+        self.check_room()?;
         let id = hex::encode(rand::random::<[u8; 16]>());
         let path = self.path(&id);
         let told = |e: io::Error| Error::from(e).of(spooled);
@@ -207,8 +211,8 @@ mod tests {
     fn uploads_leave_room() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::create(dir.path()).unwrap();
-        files.check_room(HEADROOM).unwrap();
-        let error = files.check_room(HEADROOM - 1).unwrap_err();
+        files.check_available(HEADROOM).unwrap();
+        let error = files.check_available(HEADROOM - 1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Full);
         assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
     }

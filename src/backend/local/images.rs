@@ -33,6 +33,11 @@ impl Images for Store {
         ObjectEvent { bucket: BUCKET.to_owned(), key: image.as_str().to_owned(), sequencer: None, time: None }
     }
 
+    async fn check_room(&self) -> Result<()> {
+        let files = self.files.clone();
+        self.blocking(move || files.check_room()).await
+    }
+
     async fn put(&self, upload: &Upload) -> Result<Put> {
         let (name, digest, size) = (upload.name.clone(), upload.digest, upload.size);
         // Bytes that are known need no place on the disk.

@@ -4,10 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{
-    backend::{Backend, Error, ErrorKind, PageQuery, Result},
-    contract::ImageName,
-};
+use super::{Backend, Error, ErrorKind, PageQuery, Result};
+use crate::contract::ImageName;
 
 /// Names handled at a time.
 const BATCH: usize = 500;
@@ -27,7 +25,7 @@ pub enum Which {
     Missing,
 }
 
-/// Sends an event for each of these images and answers how many. Memory does not depend on how many there are.
+/// Sends an event for each of these images and returns how many. Memory does not depend on how many there are.
 ///
 /// # Errors
 /// The store's; what was sent until then stays sent.

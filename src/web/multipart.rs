@@ -1,0 +1,308 @@
+//! A multipart request, part by part: each file is spooled, and stored while the next ones come.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use axum::http::{HeaderMap, StatusCode, header};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::{
+    App,
+    body::{BodyError, BoundedBody, Unused},
+    error::{Error, Result},
+    part::{self, Echo},
+    spool::Writer,
+    upload::{Fate, FileOutcome},
+};
+use crate::{
+    backend::Upload,
+    contract::ImageName,
+    model::format::{self, FormatError, HEAD_BYTES},
+};
+
+/// Most parts of one request: what is kept of each until the answer is bounded by this.
+const MAX_PARTS: usize = 20_000;
+
+/// A refused file is read to its end, since others may follow it, but no further than this.
+const MAX_REFUSED_BYTES: u64 = 256 << 20;
+
+/// So many files are stored at a time over all requests: enough for group commits to pay, few enough for memory.
+pub(crate) const MAX_STORING: usize = 64;
+
+/// The store must take a file within this time.
+const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The boundary between the parts.
+///
+/// # Errors
+/// 415 for what is no multipart form, 400 for one without a boundary.
+pub(crate) fn boundary(headers: &HeaderMap) -> Result<String> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    multer::parse_boundary(kind).map_err(|_| {
+        let multipart = kind.to_ascii_lowercase().starts_with("multipart/form-data");
+        if multipart {
+            Error::bad_request("the Content-Type multipart/form-data has no boundary")
+        } else {
+            Error::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "send images as multipart/form-data, for example curl -F file=@cat.png",
+            )
+        }
+    })
+}
+
+/// What a request brought.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// One entry per file, in the request's order.
+    pub(crate) files: Vec<FileOutcome>,
+    /// Whether all of it came; if not, the last entry says why.
+    pub(crate) complete: bool,
+}
+
+/// Reads all parts and stores the files among them. A file that cannot be stored does not keep the others from it.
+pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, boundary: String) -> Received {
+    let unused = body.unused();
+    let mut multipart = multer::Multipart::new(body, boundary);
+    let mut files = Files::default();
+    let mut complete = true;
+    for parts in 0.. {
+        let read = match multipart.next_field().await {
+            Ok(None) => break,
+            Ok(Some(_)) if parts == MAX_PARTS => Err(Cut::between_parts(too_many_parts())),
+            Ok(Some(field)) => {
+                unused.clear();
+                read_part(app, field, &unused, &mut files).await
+            }
+            Err(error) => Err(Cut::between_parts(multipart_error(&error))),
+        };
+        if let Err(Cut { file, error }) = read {
+            files.refuse(&file, error);
+            complete = false;
+            break;
+        }
+        files.settle().await;
+    }
+    Received { files: files.finish().await, complete }
+}
+
+/// What ended a request early.
+struct Cut {
+    /// The file in whose midst it did.
+    file: String,
+    error: Error,
+}
+
+impl Cut {
+    fn between_parts(error: Error) -> Self {
+        Self { file: String::new(), error }
+    }
+}
+
+fn too_many_parts() -> Error {
+    Error::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the request has more than {MAX_PARTS} parts; send the rest in another request"),
+    )
+}
+
+/// One part while it is read to its end.
+enum Reading {
+    /// A form field that is no file.
+    Skipped,
+    Refused(Error),
+    Taken(Writer),
+}
+
+/// Reads one part to its end and begins to store it.
+async fn read_part(
+    app: &Arc<App>,
+    mut field: multer::Field<'_>,
+    unused: &Unused,
+    files: &mut Files,
+) -> Result<(), Cut> {
+    let (file, mut reading) = match part::file_name(&field) {
+        part::Name::None => (String::new(), Reading::Skipped),
+        part::Name::Usable(name) => (name, Reading::Taken(Writer::new(&app.spool))),
+        part::Name::Unusable { beginning, error } => (beginning, Reading::Refused(error)),
+    };
+    let mut refused = 0;
+    loop {
+        match field.chunk().await {
+            Ok(Some(chunk)) => {
+                unused.clear();
+                match reading {
+                    Reading::Taken(writer) => reading = take(app, writer, &chunk).await,
+                    Reading::Refused(error) if refused > MAX_REFUSED_BYTES => return Err(Cut { file, error }),
+                    Reading::Refused(_) | Reading::Skipped => refused += chunk.len() as u64,
+                }
+            }
+            Ok(None) => break,
+            Err(error) => return Err(Cut { file, error: multipart_error(&error) }),
+        }
+    }
+    match reading {
+        Reading::Skipped => {}
+        Reading::Refused(error) => files.refuse(&file, error),
+        // What browsers send for a form without a chosen file.
+        Reading::Taken(writer) if file.is_empty() && writer.size() == 0 => {}
+        Reading::Taken(writer) => {
+            let permit = acquire(&app.storing).await;
+            let shown = files.echo.of(&file);
+            let task = app.tasks.spawn(keep(Arc::clone(app), writer, file, permit));
+            files.storing.push_back(Slot::Storing(shown, task));
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a place among the files that are stored at a time.
+async fn acquire(semaphore: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    // The semaphore is never closed, so this is always a permit.
+    Arc::clone(semaphore).acquire_owned().await.ok()
+}
+
+/// A file's place in the answer.
+#[derive(Debug)]
+enum Slot {
+    Done(FileOutcome),
+    Storing(String, JoinHandle<Fate>),
+}
+
+impl Slot {
+    fn is_finished(&self) -> bool {
+        match self {
+            Self::Done(_) => true,
+            Self::Storing(_, task) => task.is_finished(),
+        }
+    }
+
+    async fn outcome(self) -> FileOutcome {
+        let (file, task) = match self {
+            Self::Done(outcome) => return outcome,
+            Self::Storing(file, task) => (file, task),
+        };
+        let fate = task.await.unwrap_or_else(|error| {
+            tracing::error!(%error, file, "storing an upload ended abruptly");
+            Fate::Refused(Error::unavailable("the file could not be stored; send it again"))
+        });
+        FileOutcome { file, fate }
+    }
+}
+
+/// The files of a request in their order: those whose fate is known, and those after the first whose fate is not.
+#[derive(Debug, Default)]
+struct Files {
+    known: Vec<FileOutcome>,
+    storing: VecDeque<Slot>,
+    echo: Echo,
+}
+
+impl Files {
+    fn refuse(&mut self, file: &str, error: Error) {
+        let file = self.echo.of(file);
+        self.storing.push_back(Slot::Done(FileOutcome { file, fate: Fate::Refused(error) }));
+    }
+
+    /// Lets go of the tasks that have ended.
+    async fn settle(&mut self) {
+        while self.storing.front().is_some_and(Slot::is_finished) {
+            if let Some(slot) = self.storing.pop_front() {
+                self.known.push(slot.outcome().await);
+            }
+        }
+    }
+
+    async fn finish(mut self) -> Vec<FileOutcome> {
+        for slot in self.storing {
+            self.known.push(slot.outcome().await);
+        }
+        self.known
+    }
+}
+
+async fn take(app: &App, mut writer: Writer, chunk: &axum::body::Bytes) -> Reading {
+    let known = writer.head().len() == HEAD_BYTES;
+    let full = writer.push(chunk);
+    let limit = app.config.limits.max_bytes;
+    if writer.size() > limit {
+        return Reading::Refused(Error::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the file is larger than {limit} bytes ({}), the limit for one image", readable(limit)),
+        ));
+    }
+    // Bytes that are no image are not worth a file.
+    if !known
+        && writer.head().len() == HEAD_BYTES
+        && let Err(error) = format::sniff(writer.head())
+    {
+        return Reading::Refused(not_an_image(error));
+    }
+    if !full {
+        return Reading::Taken(writer);
+    }
+    match writer.flush().await {
+        Ok(writer) => Reading::Taken(writer),
+        Err(error) => Reading::Refused(error.into()),
+    }
+}
+
+fn not_an_image(error: FormatError) -> Error {
+    Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.to_string())
+}
+
+/// `32 MiB`, `0.5 KiB`: for people.
+pub(crate) fn readable(bytes: u64) -> String {
+    let (unit, name) = if bytes >= 1 << 20 { (1 << 20, "MiB") } else { (1 << 10, "KiB") };
+    let tenths = bytes * 10 / unit;
+    match tenths % 10 {
+        0 => format!("{} {name}", tenths / 10),
+        rest => format!("{}.{rest} {name}", tenths / 10),
+    }
+}
+
+/// Stores one file. Runs on its own, so that a client that goes away does not stop it half-way.
+async fn keep(app: Arc<App>, writer: Writer, file: String, permit: Option<OwnedSemaphorePermit>) -> Fate {
+    let fate = store(&app, writer, &file).await.unwrap_or_else(Fate::Refused);
+    drop(permit);
+    fate
+}
+
+async fn store(app: &App, writer: Writer, file: &str) -> Result<Fate> {
+    let media_type = format::sniff(writer.head()).map_err(not_an_image)?.media_type();
+    let spooled = writer.finish().await?;
+    let name = ImageName::from_upload(file, &spooled.digest)?;
+    let upload =
+        Upload { name, path: spooled.path().to_owned(), size: spooled.size, digest: spooled.digest, media_type };
+    let put = timeout(STORE_TIMEOUT, app.backend.images.put(&upload))
+        .await
+        .map_err(|_| Error::unavailable("the store did not take the file in time; send it again"))??;
+    Ok(Fate::Stored { renamed: part::is_renamed(file, &put.image), image: put.image, unchanged: !put.created })
+}
+
+/// What the parser says, in the words of the one who sent it.
+fn multipart_error(error: &multer::Error) -> Error {
+    match error {
+        multer::Error::StreamReadFailed(cause) => match cause.downcast_ref::<BodyError>() {
+            Some(error) => error.clone().into(),
+            None => Error::bad_request(format!("the request cannot be read: {cause}")),
+        },
+        multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
+            Error::bad_request("the request ended before its last part was complete; files before it are not affected")
+        }
+        error => Error::bad_request(format!("the request is no valid multipart/form-data: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!([readable(32 << 20), readable(1536), readable(512)], ["32 MiB", "1.5 KiB", "0.5 KiB"]);
+    }
+}

@@ -1,0 +1,377 @@
+//! The client's side of a connection: how long it lets us wait for its bytes, or for taking ours.
+
+use std::{
+    future::Future as _,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    BoxError,
+    body::Bytes,
+    extract::Request,
+    http::StatusCode,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use hyper::body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::error::Error;
+
+/// A client that owes us so much time is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So many bytes, sent or taken, pay for a second that we waited.
+const BYTES_PER_S: u64 = 1024;
+
+/// The body of a request came too slowly.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the client sent too slowly; the connection is given up")]
+pub(crate) struct Slow;
+
+/// The time that we waited for the client in one direction, less what its bytes have paid for. It is never negative: a fast
+/// start earns no pause later.
+#[derive(Debug, Default)]
+struct Debt {
+    owed: Duration,
+    waiting: Option<Instant>,
+}
+
+impl Debt {
+    /// We wait from now on, unless we do already. Returns the moment from which the whole debt counts.
+    fn wait(&mut self) -> Instant {
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        since.checked_sub(self.owed).unwrap_or(since)
+    }
+
+    /// The client has sent or taken `bytes`.
+    fn pay(&mut self, bytes: usize) {
+        if let Some(since) = self.waiting.take() {
+            self.owed += since.elapsed();
+        }
+        self.owed = self.owed.saturating_sub(Duration::from_micros(bytes as u64 * 1_000_000 / BYTES_PER_S));
+    }
+}
+
+/// A debt with the alarm that ends our patience.
+#[derive(Debug)]
+struct Meter {
+    debt: Debt,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self { debt: Debt::default(), alarm: Box::pin(sleep_until(Instant::now())) }
+    }
+
+    /// Ready when the patience has ended. Also returns the moment from which the debt counts.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> (Instant, Poll<()>) {
+        let began = self.debt.waiting.is_some();
+        let since = self.debt.wait();
+        if !began {
+            self.alarm.as_mut().reset(since + PATIENCE);
+        }
+        (since, self.alarm.as_mut().poll(cx))
+    }
+}
+
+/// What a connection does, as far as it matters to who may stay when places run out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// No request is under way, since then.
+    Idle(Instant),
+    /// A request is under way that waits for us.
+    Served,
+    /// A request is under way that waits for the client; its debt counts from then.
+    Owing(Instant),
+}
+
+#[derive(Debug)]
+struct State {
+    idle_since: Instant,
+    serving: bool,
+    reading: Option<Instant>,
+    writing: Option<Instant>,
+    gave_up: bool,
+}
+
+/// One connection's activity, shared by all who take part in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Activity(Arc<Mutex<State>>);
+
+impl Activity {
+    /// Of a connection that begins now.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            idle_since: Instant::now(),
+            serving: false,
+            reading: None,
+            writing: None,
+            gave_up: false,
+        })))
+    }
+
+    /// What the connection does now.
+    pub(crate) fn doing(&self) -> Doing {
+        let state = self.0.lock();
+        match (state.reading, state.writing, state.serving) {
+            (Some(reading), Some(writing), _) => Doing::Owing(reading.min(writing)),
+            (Some(since), None, _) | (None, Some(since), _) => Doing::Owing(since),
+            (None, None, true) => Doing::Served,
+            (None, None, false) => Doing::Idle(state.idle_since),
+        }
+    }
+
+    /// A request has come.
+    pub(crate) fn begin(&self) {
+        self.0.lock().serving = true;
+    }
+
+    fn end(&self) {
+        let mut state = self.0.lock();
+        state.serving = false;
+        state.idle_since = Instant::now();
+    }
+}
+
+/// A request's body whose sender must keep up.
+#[derive(Debug)]
+pub(crate) struct PacedBody<B> {
+    body: B,
+    meter: Meter,
+    activity: Activity,
+}
+
+impl<B> PacedBody<B> {
+    pub(crate) fn new(body: B, activity: Activity) -> Self {
+        Self { body, meter: Meter::new(), activity }
+    }
+}
+
+impl<B> Body for PacedBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            let (since, given_up) = this.meter.poll_wait(cx);
+            let mut state = this.activity.0.lock();
+            state.reading = Some(since);
+            ready!(given_up);
+            state.gave_up = true;
+            return Poll::Ready(Some(Err(Slow.into())));
+        };
+        let bytes = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref().map(Bytes::len));
+        this.meter.debt.pay(bytes.unwrap_or(0));
+        this.activity.0.lock().reading = None;
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for PacedBody<B> {
+    fn drop(&mut self) {
+        self.activity.0.lock().reading = None;
+    }
+}
+
+/// Says 408 where a handler knows a body that came too slowly only as a bad request.
+pub(crate) async fn slow_bodies_time_out(request: Request, next: Next) -> Response {
+    let activity = request.extensions().get::<Activity>().cloned();
+    let response = next.run(request).await;
+    let slow = response.status() == StatusCode::BAD_REQUEST && activity.is_some_and(|a| a.0.lock().gave_up);
+    if slow { Error::from(Slow).into_response() } else { response }
+}
+
+/// The body of an answer: the request ends with it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    body: axum::body::Body,
+    activity: Activity,
+}
+
+impl Answer {
+    pub(crate) fn new(body: axum::body::Body, activity: Activity) -> Self {
+        Self { body, activity }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.activity.end();
+    }
+}
+
+/// A connection whose client must take what it asked for.
+#[derive(Debug)]
+pub(crate) struct PacedStream<S> {
+    stream: S,
+    meter: Meter,
+    activity: Activity,
+}
+
+impl<S> PacedStream<S> {
+    pub(crate) fn new(stream: S, activity: Activity) -> Self {
+        Self { stream, meter: Meter::new(), activity }
+    }
+
+    fn poll_taken(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(written) = written else {
+            let (since, given_up) = self.meter.poll_wait(cx);
+            self.activity.0.lock().writing = Some(since);
+            ready!(given_up);
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        };
+        self.meter.debt.pay(*written.as_ref().unwrap_or(&0));
+        self.activity.0.lock().writing = None;
+        Poll::Ready(written)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for PacedStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for PacedStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.poll_taken(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.poll_taken(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt as _, stream};
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// Reads a body of these chunks, each of which comes after its pause, and returns the sizes read, `None` for an error.
+    async fn read(chunks: Vec<(u64, usize)>) -> (Vec<Option<usize>>, Duration) {
+        let start = Instant::now();
+        let chunks = stream::iter(chunks).then(|(pause, bytes)| async move {
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            Ok::<_, std::convert::Infallible>(vec![0_u8; bytes])
+        });
+        let body = PacedBody::new(axum::body::Body::from_stream(chunks), Activity::new());
+        let mut body = axum::body::Body::new(body).into_data_stream();
+        let mut sizes = Vec::new();
+        while let Some(chunk) = body.next().await {
+            sizes.push(chunk.ok().map(|c| c.len()));
+            if sizes.last() == Some(&None) {
+                break;
+            }
+        }
+        (sizes, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_keeps_up_may_take_its_time() {
+        let (sizes, took) = read(vec![(20, 20 << 10); 100]).await;
+        assert_eq!(sizes.iter().flatten().count(), 100);
+        assert!(took >= Duration::from_secs(2000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gives_up_on_a_sender_that_stops() {
+        let (sizes, took) = read(vec![(0, 1 << 20), (3600, 1)]).await;
+        assert_eq!(sizes, [Some(1 << 20), None]);
+        assert!(took < Duration::from_secs(31), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gives_up_on_a_sender_that_drips() {
+        let (sizes, took) = read(vec![(1, 1); 1000]).await;
+        assert_eq!(sizes.last(), Some(&None));
+        assert!(took < Duration::from_secs(35), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gives_up_on_a_client_that_takes_nothing() {
+        let (ours, _theirs) = tokio::io::duplex(1000);
+        let activity = Activity::new();
+        let mut stream = PacedStream::new(ours, activity.clone());
+        let start = Instant::now();
+        assert_eq!(stream.write_all(&[0; 5000]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() < Duration::from_secs(31));
+        assert!(matches!(activity.doing(), Doing::Owing(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn says_what_a_connection_does() {
+        let activity = Activity::new();
+        let since = Instant::now();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(activity.doing(), Doing::Idle(since));
+        activity.begin();
+        assert_eq!(activity.doing(), Doing::Served);
+        let silent = axum::body::Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let mut body = PacedBody::new(silent, activity.clone());
+        let read = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        tokio::time::timeout(Duration::from_secs(2), read).await.unwrap_err();
+        assert_eq!(activity.doing(), Doing::Owing(since + Duration::from_secs(5)));
+        drop(body);
+        drop(Answer::new(axum::body::Body::empty(), activity.clone()));
+        assert_eq!(activity.doing(), Doing::Idle(Instant::now()));
+    }
+}

@@ -1,0 +1,188 @@
+//! Places for connections: bounded, and the connections that do nothing are the first to go.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::pace::{Activity, Doing};
+
+/// A connection without a request keeps its place for so long: its first bytes may be on their way.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// A client that owes us so much of a request keeps its place.
+const TOLERANCE: Duration = Duration::from_secs(1);
+
+/// Places beyond the limit, where only the health check is answered.
+const EXTRA: usize = 32;
+
+/// What a place is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Every call.
+    Regular,
+    /// The health check; all else is refused for now.
+    Extra,
+}
+
+#[derive(Debug)]
+struct Held {
+    kind: Kind,
+    activity: Activity,
+    evicted: CancellationToken,
+}
+
+/// All places of a server.
+#[derive(Debug)]
+pub(crate) struct Places {
+    most: usize,
+    held: Mutex<Table>,
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    held: HashMap<u64, Held>,
+}
+
+/// A connection's place, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    id: u64,
+    pub(crate) kind: Kind,
+    /// The connection's activity, by which it may lose its place.
+    pub(crate) activity: Activity,
+    /// Cancelled when the place is given to another.
+    pub(crate) evicted: CancellationToken,
+    places: Arc<Places>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.held.lock().held.remove(&self.id);
+        self.places.left.notify_one();
+    }
+}
+
+impl Places {
+    /// `most` regular places, and some extra ones.
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, held: Mutex::default(), left: Notify::new() })
+    }
+
+    /// A place for a new connection, taken from one that does nothing if need be.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Place {
+        loop {
+            if let Some(place) = self.try_enter() {
+                return place;
+            }
+            // All came within the last moments.
+            tokio::select! {
+                () = self.left.notified() => {}
+                () = tokio::time::sleep(GRACE) => {}
+            }
+        }
+    }
+
+    fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        let mut table = self.held.lock();
+        let now = Instant::now();
+        let kind = match table.make_room(Kind::Regular, self.most, now) {
+            Room::Found => Kind::Regular,
+            Room::Soon => return None,
+            Room::None => match table.make_room(Kind::Extra, EXTRA, now) {
+                Room::Found => Kind::Extra,
+                Room::Soon | Room::None => return None,
+            },
+        };
+        let id = table.next;
+        table.next += 1;
+        let (activity, evicted) = (Activity::new(), CancellationToken::new());
+        table.held.insert(id, Held { kind, activity: activity.clone(), evicted: evicted.clone() });
+        Some(Place { id, kind, activity, evicted, places: Arc::clone(self) })
+    }
+}
+
+/// Whether there is a place.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Found,
+    /// Not yet: a connection has yet to show that it does nothing.
+    Soon,
+    None,
+}
+
+impl Table {
+    /// Sees to it that fewer than `most` places of this kind are held.
+    fn make_room(&mut self, kind: Kind, most: usize, now: Instant) -> Room {
+        let held = || self.held.iter().filter(|(_, held)| held.kind == kind);
+        if held().count() < most {
+            return Room::Found;
+        }
+        let (mut idle, mut owing) = (None, None);
+        for (id, held) in held() {
+            let (worst, since) = match held.activity.doing() {
+                Doing::Served => continue,
+                Doing::Idle(since) => (&mut idle, since),
+                Doing::Owing(since) => (&mut owing, since),
+            };
+            if worst.is_none_or(|(_, longest)| since < longest) {
+                *worst = Some((*id, since));
+            }
+        }
+        let enough = |worst: Option<(u64, Instant)>, bound| {
+            worst.filter(|(_, since)| now.saturating_duration_since(*since) >= bound)
+        };
+        match enough(idle, GRACE).or_else(|| enough(owing, TOLERANCE)) {
+            Some((id, _)) => {
+                if let Some(held) = self.held.remove(&id) {
+                    held.evicted.cancel();
+                }
+                Room::Found
+            }
+            None if idle.is_some() => Room::Soon,
+            None => Room::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_goes_first_and_the_served_stay() {
+        let places = Places::new(3);
+        let served = places.enter().await;
+        served.activity.begin();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let first = places.enter().await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let second = places.enter().await;
+        let start = Instant::now();
+        let third = places.enter().await;
+        assert_eq!((first.evicted.is_cancelled(), second.evicted.is_cancelled()), (true, false));
+        assert_eq!((third.kind, start.elapsed()), (Kind::Regular, Duration::ZERO));
+        // The next one waits until the second has shown that it does nothing.
+        let fourth = places.enter().await;
+        assert!(second.evicted.is_cancelled() && !third.evicted.is_cancelled() && !served.evicted.is_cancelled());
+        assert!(start.elapsed() >= GRACE && fourth.kind == Kind::Regular);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_while_all_are_served_gets_an_extra_place() {
+        let places = Places::new(2);
+        let served = [places.enter().await, places.enter().await];
+        served.iter().for_each(|place| place.activity.begin());
+        tokio::time::advance(Duration::from_secs(100)).await;
+        let extra = futures_util::future::join_all((0..EXTRA).map(|_| places.enter())).await;
+        assert!(extra.iter().all(|place| place.kind == Kind::Extra));
+        let more = places.enter().await;
+        assert_eq!(more.kind, Kind::Extra);
+        assert_eq!(extra.iter().filter(|place| place.evicted.is_cancelled()).count(), 1);
+        drop(served);
+        assert_eq!(places.enter().await.kind, Kind::Regular);
+    }
+}

@@ -1,0 +1,95 @@
+//! The table of results.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::results::PageParams;
+use crate::{
+    backend::Page,
+    contract::{Classification, Outcome},
+};
+
+/// All but what RFC 3986 calls unreserved.
+const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, COMPONENT).to_string()
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) label: String,
+    /// 0 to 1, as text for the meter.
+    pub(crate) confidence: String,
+    pub(crate) percent: String,
+    pub(crate) others: String,
+    pub(crate) error: String,
+    pub(crate) worker: String,
+    /// When it was classified, for programs and for people.
+    pub(crate) at: String,
+    pub(crate) when: String,
+}
+
+impl Row {
+    fn new(result: &Classification) -> Self {
+        let percent = |confidence: f32| format!("{:.0} %", confidence * 100.0);
+        let mut row = Self {
+            name: result.image.to_string(),
+            url: format!("/images/{}", encode(result.image.as_str())),
+            label: String::new(),
+            confidence: String::new(),
+            percent: String::new(),
+            others: String::new(),
+            error: String::new(),
+            worker: result.worker.clone(),
+            at: result.classified_at_text(),
+            when: result.classified_at_text().replace('T', " ").replace('Z', " UTC"),
+        };
+        match &result.outcome {
+            Outcome::Labelled { label, confidence, top } => {
+                row.label.clone_from(label);
+                row.confidence = format!("{confidence:.3}");
+                row.percent = percent(*confidence);
+                let others = top.iter().skip(1).map(|s| format!("{} {}", s.label, percent(s.confidence)));
+                row.others = others.collect::<Vec<_>>().join(", ");
+            }
+            Outcome::Failed { error } => row.error.clone_from(error),
+        }
+        row
+    }
+}
+
+/// A page of the table with its links.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) query: String,
+    pub(crate) previous: Option<String>,
+    pub(crate) next: Option<String>,
+    /// Whether it is the first page.
+    pub(crate) first: bool,
+}
+
+impl Table {
+    /// The rows of `page`, which these parameters asked for.
+    pub(crate) fn new(page: &Page, params: &PageParams) -> Self {
+        let link = |key: &str, name: &str| {
+            let mut link = format!("/results?{key}={}", encode(name));
+            for (key, value) in [("q", &params.q), ("limit", &params.limit)] {
+                if !value.is_empty() {
+                    link.push_str(&format!("&{key}={}", encode(value)));
+                }
+            }
+            link
+        };
+        Self {
+            rows: page.results.iter().map(Row::new).collect(),
+            query: params.q.clone(),
+            previous: page.previous.as_ref().map(|name| link("before", name.as_str())),
+            next: page.next.as_ref().map(|name| link("after", name.as_str())),
+            first: params.after.is_empty() && params.before.is_empty(),
+        }
+    }
+}
