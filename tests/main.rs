@@ -5,6 +5,7 @@
 mod aws;
 mod classify;
 mod cli;
+mod durability;
 mod scale;
 mod service;
 mod support;

@@ -24,7 +24,6 @@ mod login;
 mod metrics;
 mod pages;
 mod queue;
-mod requeue;
 mod reset;
 mod results;
 mod router;
@@ -36,7 +35,6 @@ mod tests;
 mod upload;
 
 pub use error::Error;
-pub use requeue::{Which, requeue};
 pub use router::router;
 pub use serve::serve;
 

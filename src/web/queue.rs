@@ -21,16 +21,18 @@ use super::{
     auth::Admin,
     error::{Error, Result},
     pages,
-    requeue::{self, Which},
 };
-use crate::contract::event;
+use crate::{
+    backend::{self, Which},
+    contract::event,
+};
 
 /// Dead letters shown.
 const SHOWN: usize = 100;
 
 /// `GET /queue/dead`
 pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
-    let letters = ask(app.backend.queue.dead(SHOWN)).await?;
+    let letters = ask(app.backend.dead_letters.list(SHOWN)).await?;
     let total = ask(app.backend.queue.depth()).await?.dead;
     if accept.html {
         return Ok(pages::dead(&app, letters, total));
@@ -54,14 +56,14 @@ pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
 
 /// `POST /queue/redrive`
 pub(crate) async fn redrive(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
-    let redriven = ask(app.backend.queue.redrive()).await?;
+    let redriven = ask(app.backend.dead_letters.redrive()).await?;
     tracing::info!(redriven, "dead letters are tried again");
     Ok(done(&app, accept, "redriven", redriven).await)
 }
 
 /// `POST /queue/drop`
 pub(crate) async fn drop_dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
-    let dropped = ask(app.backend.queue.drop_dead()).await?;
+    let dropped = ask(app.backend.dead_letters.drop_all()).await?;
     tracing::info!(dropped, "dead letters are dropped");
     Ok(done(&app, accept, "dropped", dropped).await)
 }
@@ -93,7 +95,7 @@ pub(crate) async fn requeue(
         Err(error) => return Err(named(error.body_text())),
     }
     let which = which.ok_or_else(|| named("it is not said what to classify again".to_owned()))?;
-    let requeued = requeue::requeue(&app.backend, which).await?;
+    let requeued = backend::requeue(&app.backend, which).await?;
     tracing::info!(requeued, ?which, "images are classified again");
     app.status.forget().await;
     if accept.html {

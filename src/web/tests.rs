@@ -61,15 +61,15 @@ impl Server {
             limits: config.limits,
             until_empty: false,
         };
-        tokio::spawn(worker::run(
-            self.backend.clone(),
-            Arc::new(crate::backend::Host::default()),
-            Arc::new(classifier),
-            Arc::new(SystemClock),
-            worker::Metrics::new(),
+        let worker = worker::Worker {
+            backend: self.backend.clone(),
+            instance: Arc::new(crate::backend::Host::default()),
+            classifier: Arc::new(classifier),
+            clock: Arc::new(SystemClock),
+            metrics: worker::Metrics::new(),
             settings,
-            self.stop.clone(),
-        ));
+        };
+        tokio::spawn(worker.run(self.stop.clone()));
     }
 
     async fn upload(&self, files: Vec<(String, Vec<u8>)>) -> (StatusCode, Value) {
