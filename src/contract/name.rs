@@ -224,7 +224,11 @@ mod tests {
     proptest! {
         /// Whatever a browser or a bucket calls a file, its name leads nowhere else and hides nothing.
         #[test]
-        fn no_name_leads_elsewhere(parts in proptest::collection::vec("\\PC{0,8}|[./\\\\]{0,4}|[\u{0}-\u{1f}\u{202e}\u{200b}\u{feff}]{0,3}", 0..6)) {
+        fn no_name_leads_elsewhere(
+            parts in proptest::collection::vec(
+                "\\PC{0,8}|[./\\\\]{0,4}|[\u{0}-\u{1f}\u{202e}\u{200b}\u{feff}]{0,3}", 0..6,
+            ),
+        ) {
             let raw = parts.concat();
             for name in [ImageName::from_upload(&raw, &Digest::of(b"x")), raw.parse()].into_iter().flatten() {
                 let text = name.as_str();

@@ -60,8 +60,8 @@ pub async fn run(args: QueueArgs, stores: Stores) -> anyhow::Result<ExitCode> {
         Action::Peek { limit } => {
             if backend.queue.policy().peek_counts {
                 eprintln!(
-                    "looking counts as a receive of each message shown; one that used up half of its receives is sent anew, so that none \
-                     becomes a dead letter by it"
+                    "looking counts as a receive of each message shown; one that used up half of its receives is sent \
+                     anew, so that none becomes a dead letter by it"
                 );
             }
             for message in backend.queue.peek(limit).await? {

@@ -197,7 +197,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_item_of_another_tool_panics(values in proptest::collection::vec(proptest::option::of(any_attribute()), 11)) {
+        fn no_item_of_another_tool_panics(
+            values in proptest::collection::vec(proptest::option::of(any_attribute()), 11),
+        ) {
             let names = ATTRIBUTES.iter().map(|name| (*name).to_owned());
             let item: Item = names.zip(values).filter_map(|(name, value)| Some((name, value?))).collect();
             if let Some(row) = row(&item) {

@@ -50,8 +50,10 @@ macro_rules! contract_suite {
                 gives_each_message_to_one_receiver, wakes_a_waiting_receiver, peeks, buries_nothing_by_looking,
                 waits_no_longer_for_a_clock_that_was_set_back;
             results: replaces_by_sequencer, pages_both_ways_from_any_name, filters, knows_failures, deletes_rows,
-                refuses_rows_of_removed_images, a_removed_image_stays_away_until_it_is_uploaded_again, keeps_heartbeats, swaps_the_scaler_once;
-            reset: empties_everything, discards_work_in_flight, keeps_the_new_image_of_an_old_name, leaves_nothing_once_it_has_settled;
+                refuses_rows_of_removed_images, a_removed_image_stays_away_until_it_is_uploaded_again, keeps_heartbeats,
+                swaps_the_scaler_once;
+            reset: empties_everything, discards_work_in_flight, keeps_the_new_image_of_an_old_name,
+                leaves_nothing_once_it_has_settled;
         }
     };
     ($environment:path, $($module:ident: $($case:ident),+;)+) => {
