@@ -6,6 +6,7 @@ mod aws;
 mod classify;
 mod cli;
 mod door;
+mod durability;
 mod scale;
 mod service;
 mod support;

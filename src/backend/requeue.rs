@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Backend, Error, ErrorKind, PageQuery, Result};
+use super::{Backend, PageQuery, Result, within};
 use crate::contract::ImageName;
 
 /// Names handled at a time.
@@ -40,7 +40,7 @@ async fn requeue_failed(backend: &Backend) -> Result<u64> {
     let mut sent = 0;
     let mut query = PageQuery { limit: BATCH, ..PageQuery::default() };
     loop {
-        let page = within(backend.results.page(&query)).await?;
+        let page = within(TIMEOUT, backend.results.page(&query)).await?;
         let failed = page.results.into_iter().filter(|row| row.outcome.error().is_some()).map(|row| row.image);
         sent += send(backend, failed.collect()).await?;
         match page.next {
@@ -54,10 +54,10 @@ async fn requeue_listed(backend: &Backend, which: Which) -> Result<u64> {
     let mut sent = 0;
     let mut after: Option<ImageName> = None;
     loop {
-        let mut names = within(backend.images.list(after.as_ref(), BATCH)).await?;
+        let mut names = within(TIMEOUT, backend.images.list(after.as_ref(), BATCH)).await?;
         let Some(last) = names.last().cloned() else { return Ok(sent) };
         if which == Which::Missing {
-            let rows = within(backend.results.get(&names)).await?;
+            let rows = within(TIMEOUT, backend.results.get(&names)).await?;
             let known: HashSet<ImageName> = rows.into_iter().map(|row| row.image).collect();
             names.retain(|name| !known.contains(name));
         }
@@ -71,11 +71,6 @@ async fn send(backend: &Backend, names: Vec<ImageName>) -> Result<u64> {
         return Ok(0);
     }
     let bodies: Vec<String> = names.iter().map(|name| backend.images.event_for(name).to_body()).collect();
-    within(backend.queue.send(&bodies)).await?;
+    within(TIMEOUT, backend.queue.send(&bodies)).await?;
     Ok(bodies.len() as u64)
-}
-
-async fn within<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = || Error::new(ErrorKind::Transient, format!("the store did not answer within {} s", TIMEOUT.as_secs()));
-    tokio::time::timeout(TIMEOUT, call).await.map_err(|_| late())?
 }

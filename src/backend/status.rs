@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Backend, Depth, FleetState, Heartbeat, Result, Totals};
+use super::{Backend, Depth, Error, FleetState, Heartbeat, Result, Totals};
 
 /// The status, in the shape of `GET /api/status`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,12 +62,12 @@ pub struct FleetRest {
 /// # Errors
 /// The first store's that cannot be read.
 pub async fn read(backend: &Backend, model: &str, now_ms: i64) -> Result<Status> {
-    let (queue, fleet, results, beats) = tokio::try_join!(
-        backend.queue.depth(),
-        backend.fleet.observe(),
-        backend.results.totals(),
-        backend.results.heartbeats(),
-    )?;
+    // Read once: for a store that does not count its rows they are the totals, too.
+    let results = async {
+        let beats = backend.workers.heartbeats().await?;
+        Ok::<_, Error>((backend.results.totals(&beats).await?, beats))
+    };
+    let (queue, fleet, (results, beats)) = tokio::try_join!(backend.queue.depth(), backend.fleet.observe(), results)?;
     let mut status = summarise(backend.name, model, queue, fleet, results, beats, now_ms);
     status.fleet.fault = backend.fleet.fault();
     Ok(status)

@@ -1,6 +1,13 @@
 //! Events: the body of a queue message, as S3 writes it, and the sequencer that orders the events of one key.
 
+use std::borrow::Cow;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+
+/// What S3 escapes in keys; spaces become `+`.
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/').remove(b' ');
 
 /// The type in the records that we act on; S3 adds `:Put`, `:Copy`, `:CompleteMultipartUpload`…
 const OBJECT_CREATED: &str = "ObjectCreated:";
@@ -202,38 +209,13 @@ impl TryFrom<Record> for ObjectEvent {
 
 /// Undoes S3's form-urlencoding: `+` is a space, `%XX` a byte.
 fn decode_key(key: &str) -> Result<String, EventError> {
-    let bytes = key.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = match bytes[at] {
-            b'%' => key.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()),
-            _ => None,
-        };
-        match (bytes[at], escaped) {
-            (_, Some(byte)) => {
-                out.push(byte);
-                at += 2;
-            }
-            (b'+', _) => out.push(b' '),
-            (byte, _) => out.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8(out).map_err(|_| EventError::Key(key.to_owned()))
+    let decoded = percent_decode_str(&key.replace('+', " ")).decode_utf8().map(Cow::into_owned);
+    decoded.map_err(|_| EventError::Key(key.to_owned()))
 }
 
 /// Form-urlencodes a key as S3 does in its events; `/` stays.
 fn encode_key(key: &str) -> String {
-    let mut out = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' | b'/' => out.push(char::from(byte)),
-            b' ' => out.push('+'),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
+    utf8_percent_encode(key, ESCAPED).to_string().replace(' ', "+")
 }
 
 #[cfg(test)]
@@ -323,6 +305,71 @@ mod tests {
         assert!(Sequencer::from_counter(u64::MAX - 1) < Sequencer::from_counter(u64::MAX));
     }
 
+    /// As EventBridge sends it.
+    fn event_bridge(kind: &str, key: &str) -> String {
+        serde_json::json!({
+            "version": "0", "id": "2ee9cc15-d022-99ea-1fb8-1b1bac4850f9", "detail-type": kind, "source": "aws.s3",
+            "account": "111122223333", "time": "2026-01-02T03:04:05Z", "region": "eu-central-1",
+            "resources": ["arn:aws:s3:::in"],
+            "detail": {
+                "version": "0", "bucket": {"name": "in"}, "request-id": "N4N7GDK58NMKJ12R", "requester": "123456789012",
+                "object": {"key": key, "size": 5, "etag": "b1946ac92492d2347c6235b4d2611184", "sequencer": "00617F08299329D189"},
+                "source-ip-address": "1.2.3.4", "reason": "PutObject"
+            }
+        })
+        .to_string()
+    }
+
+    /// JSON of the fields that events have, with values of all kinds.
+    fn likely() -> impl Strategy<Value = serde_json::Value> {
+        use serde_json::Value;
+        let names = [
+            "Records",
+            "Message",
+            "Event",
+            "eventName",
+            "eventTime",
+            "s3",
+            "bucket",
+            "object",
+            "name",
+            "key",
+            "sequencer",
+            "detail",
+            "detail-type",
+            "source",
+            "time",
+        ];
+        let texts = [
+            "ObjectCreated:Put",
+            "s3:ObjectCreated:Copy",
+            "Object Created",
+            "aws.s3",
+            "s3:TestEvent",
+            "in/a+b%2B.png",
+            "%FF%",
+            "..",
+            "s3://b/k",
+            "{}",
+            "",
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            proptest::sample::select(texts.to_vec()).prop_map(Value::from),
+            "\\PC{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 64, 6, move |inner| {
+            let field = (proptest::sample::select(names.to_vec()), inner.clone());
+            prop_oneof![
+                proptest::collection::vec(inner, 0..4).prop_map(Value::from),
+                proptest::collection::vec(field, 0..6)
+                    .prop_map(|fields| fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            ]
+        })
+    }
+
     proptest! {
         #[test]
         fn a_written_event_reads_back(key in "\\PC{1,60}", counter: Option<u64>) {
@@ -337,6 +384,39 @@ mod tests {
         #[test]
         fn no_body_panics(body in "\\PC{0,200}") {
             drop(parse(&body));
+        }
+
+        /// Bodies that look like events and are wrong in one place or another.
+        #[test]
+        fn no_likely_body_panics(body in likely(), cut in 0..400_usize, wrapped: bool) {
+            let mut text = body.to_string();
+            if wrapped {
+                text = serde_json::json!({"Type": "Notification", "Message": text}).to_string();
+            }
+            for text in [text.as_str(), text.get(..cut.min(text.len())).unwrap_or_default()] {
+                if let Ok(events) = parse(text) {
+                    prop_assert!(events.len() <= text.len());
+                }
+            }
+        }
+
+        #[test]
+        fn every_key_is_decoded_as_it_was_encoded(key: String) {
+            prop_assert_eq!(decode_key(&encode_key(&key)).ok(), Some(key.clone()));
+            prop_assert!(encode_key(&key).is_ascii());
+            // Whatever comes decodes to something, or is refused with its text.
+            match decode_key(&key) {
+                Ok(_) => {}
+                Err(error) => prop_assert!(matches!(error, EventError::Key(text) if text == key)),
+            }
+        }
+
+        #[test]
+        fn event_bridge_and_s3_say_the_same(key in "\\PC{1,60}") {
+            let bridge = parse(&event_bridge("Object Created", &key)).unwrap();
+            prop_assert_eq!(&bridge[0].key, &key);
+            let event = ObjectEvent { time: bridge[0].time.clone(), ..bridge[0].clone() };
+            prop_assert_eq!(parse(&event.to_body()).unwrap(), bridge);
         }
     }
 }

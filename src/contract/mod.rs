@@ -4,8 +4,10 @@ pub mod event;
 pub mod name;
 pub mod order;
 pub mod result;
+pub mod scaling;
 pub mod tags;
 
 pub use event::{ObjectEvent, Sequencer};
 pub use name::{Digest, ImageName};
 pub use result::{Classification, Outcome, Score};
+pub use scaling::Change;

@@ -222,6 +222,22 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever a browser or a bucket calls a file, its name leads nowhere else and hides nothing.
+        #[test]
+        fn no_name_leads_elsewhere(
+            parts in proptest::collection::vec(
+                "\\PC{0,8}|[./\\\\]{0,4}|[\u{0}-\u{1f}\u{202e}\u{200b}\u{feff}]{0,3}", 0..6,
+            ),
+        ) {
+            let raw = parts.concat();
+            for name in [ImageName::from_upload(&raw, &Digest::of(b"x")), raw.parse()].into_iter().flatten() {
+                let text = name.as_str();
+                prop_assert!(!text.is_empty() && text.len() <= MAX_NAME_BYTES);
+                prop_assert!(text.split('/').all(|part| !matches!(part, "" | "." | "..")), "{text:?}");
+                prop_assert!(!text.contains('\\') && !text.chars().any(is_invisible), "{text:?}");
+            }
+        }
+
         #[test]
         fn every_name_is_canonical(raw in "\\PC{0,300}|.{0,40}", bytes: [u8; 4]) {
             if let Ok(name) = ImageName::from_upload(&raw, &Digest::of(&bytes)) {

@@ -80,6 +80,15 @@ mod tests {
         }
 
         #[test]
+        fn keys_of_names_fit(name in "\\PC{1,255}|[0-9aİȺ]{1,255}") {
+            let mut end = name.len().min(255);
+            while !name.is_char_boundary(end) {
+                end -= 1;
+            }
+            prop_assert!(sort_key(&name[..end]).len() <= 895);
+        }
+
+        #[test]
         fn keys_are_injective(a in "\\PC{0,20}", b in "\\PC{0,20}") {
             prop_assert_eq!(sort_key(&a) == sort_key(&b), a == b);
         }

@@ -81,6 +81,10 @@ pub struct Classification {
     /// The sequencer of the event that asked for it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sequencer: Option<Sequencer>,
+    /// The sequencer that the classified bytes were stored with, where the store knows it: results of bytes that were
+    /// replaced meanwhile are discarded.
+    #[serde(skip)]
+    pub image_sequencer: Option<Sequencer>,
     /// When the message that asked for it was sent, milliseconds since 1970: a reset discards results that were asked for before it.
     #[serde(skip)]
     pub asked_at_ms: i64,
@@ -120,7 +124,28 @@ mod tests {
             worker: "w".into(),
             classified_at: OffsetDateTime::from_unix_timestamp(1_600_000_000).unwrap(),
             sequencer: None,
+            image_sequencer: None,
             asked_at_ms: 0,
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_label_gives_an_output_beside_its_image(label: String) {
+            let image: ImageName = "a b.png".parse().unwrap();
+            let key = output_key(&image, &label);
+            proptest::prop_assert!(key.starts_with("a b.png_") && !key["a b.png_".len()..].contains(['/', ' ']));
+        }
+
+        #[test]
+        fn any_text_is_a_result_or_none(text in "\\PC{0,80}", field in "image|label|error|top|classified_at|sequencer") {
+            drop(serde_json::from_str::<Classification>(&text));
+            let mut json = serde_json::to_value(classification(Outcome::Failed { error: "no".into() })).unwrap();
+            json[field] = text.into();
+            if let Ok(result) = serde_json::from_value::<Classification>(json) {
+                let again = serde_json::from_value::<Classification>(serde_json::to_value(&result).unwrap());
+                proptest::prop_assert_eq!(again.unwrap(), result);
+            }
         }
     }
 

@@ -10,10 +10,15 @@ pub const MAX_VALUE_CHARS: usize = 256;
 /// The keys that we write; tags with other keys are somebody else's and are kept.
 pub const KEYS: [&str; 5] = ["Image", "Classification", "Confidence", "ClassifiedBy", "ClassifiedOn"];
 
-/// The tags for a classified image, or, for a failed one, none.
+/// A tag to set, or, without a value, to remove.
+pub type Tag = (&'static str, Option<String>);
+
+/// The tags for a classified image; for a failed one, the removal of those of an earlier label.
 #[must_use]
-pub fn tags(classification: &Classification) -> Vec<(&'static str, String)> {
-    let Outcome::Labelled { label, confidence, .. } = &classification.outcome else { return Vec::new() };
+pub fn tags(classification: &Classification) -> Vec<Tag> {
+    let Outcome::Labelled { label, confidence, .. } = &classification.outcome else {
+        return KEYS.map(|key| (key, None)).to_vec();
+    };
     let values = [
         value(classification.image.as_str()),
         value(label),
@@ -21,7 +26,7 @@ pub fn tags(classification: &Classification) -> Vec<(&'static str, String)> {
         value(&classification.worker),
         classification.classified_at_text(),
     ];
-    KEYS.into_iter().zip(values).collect()
+    KEYS.into_iter().zip(values.map(Some)).collect()
 }
 
 /// `text` with what S3 refuses in a tag value replaced by `_`, cut to 256 characters. Allowed are letters, numbers, spaces and
@@ -55,6 +60,28 @@ mod tests {
     }
 
     proptest! {
+        /// S3 refuses a whole set for one bad tag.
+        #[test]
+        fn every_set_is_taken(
+            name in "\\PC{1,255}", label: String, worker: String, confidence in 0.0f32..=1.0, failed: bool,
+        ) {
+            let digest = crate::contract::Digest::of(name.as_bytes());
+            let Ok(image) = crate::contract::ImageName::from_upload(&name, &digest) else { return Ok(()) };
+            let outcome = if failed {
+                Outcome::Failed { error: label }
+            } else {
+                Outcome::Labelled { label, confidence, top: Vec::new() }
+            };
+            let tags = tags(&Classification {
+                image, outcome, location: String::new(), model: String::new(), worker,
+                classified_at: time::OffsetDateTime::UNIX_EPOCH, sequencer: None, image_sequencer: None, asked_at_ms: 0,
+            });
+            prop_assert_eq!(tags.iter().map(|(key, _)| *key).collect::<Vec<_>>(), KEYS);
+            for value in tags.iter().filter_map(|(_, value)| value.as_ref()) {
+                prop_assert!(!failed && value.chars().count() <= MAX_VALUE_CHARS && value.chars().all(is_allowed));
+            }
+        }
+
         #[test]
         fn values_are_always_taken(text in "\\PC{0,400}") {
             let value = value(&text);

@@ -58,21 +58,27 @@ pub async fn run(args: QueueArgs, stores: Stores) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match args.action {
         Action::Peek { limit } => {
+            if backend.queue.policy().peek_counts {
+                eprintln!(
+                    "looking counts as a receive of each message shown; one that used up half of its receives is sent \
+                     anew, so that none becomes a dead letter by it"
+                );
+            }
             for message in backend.queue.peek(limit).await? {
                 writeln!(out, "{}  received {} times  {}", message.id, message.receive_count, subject(&message.body))?;
             }
         }
         Action::Dead { limit } => {
-            for letter in backend.queue.dead(limit).await? {
+            for letter in backend.dead_letters.list(limit).await? {
                 writeln!(out, "{}  received {} times  {}", letter.id, letter.receive_count, subject(&letter.body))?;
             }
         }
-        Action::Redrive => writeln!(out, "moved {} dead letters back", backend.queue.redrive().await?)?,
+        Action::Redrive => writeln!(out, "moved {} dead letters back", backend.dead_letters.redrive().await?)?,
         Action::Drop { yes } => {
             if !confirm(&format!("Delete every dead letter of {stores}?"), yes)? {
                 return Ok(ExitCode::FAILURE);
             }
-            writeln!(out, "deleted {} dead letters", backend.queue.drop_dead().await?)?;
+            writeln!(out, "deleted {} dead letters", backend.dead_letters.drop_all().await?)?;
         }
         Action::Requeue { which } => writeln!(out, "requeued {} images", requeue(&backend, which).await?)?,
     }

@@ -18,7 +18,7 @@ use crate::{
     },
     model::{Bundle, Classifier, Engine, Parallel},
     telemetry,
-    worker::{self, Metrics, Settings},
+    worker::{Metrics, Settings, Worker},
 };
 
 /// How long the machine's manager may take to answer.
@@ -92,8 +92,9 @@ pub async fn run(args: WorkArgs, config: Work) -> anyhow::Result<ExitCode> {
     if !args.supervised {
         notify::ready(stop.clone());
     }
-    let (machine, run_stop) = (Arc::clone(&instance), stop.child_token());
-    let summary = worker::run(backend, machine, Arc::new(classifier), clock, metrics, settings, run_stop).await?;
+    let machine = Arc::clone(&instance);
+    let worker = Worker { backend, instance: machine, classifier: Arc::new(classifier), clock, metrics, settings };
+    let summary = worker.run(stop.child_token()).await?;
     info!(done = summary.done, failed = summary.failed, "worker ended");
     drained(&*instance).await;
     if args.shutdown_after && !stop.is_cancelled() {

@@ -7,9 +7,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Decision, History, Observation, Reading, decide};
 use crate::{
-    backend::{self, Backend, ErrorKind, Heartbeat, SetDesired, Versioned, status::images_in_the_last_minute},
+    backend::{self, Backend, Heartbeat, SetDesired, Versioned, status::images_in_the_last_minute, within},
     clock::Clock,
     config::Rules,
+    contract::Change,
 };
 
 /// How many decisions are remembered for the status page.
@@ -74,19 +75,6 @@ pub struct Outcome {
     pub seen: Observation,
 }
 
-/// One past change, for the status page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Past {
-    /// When, RFC 3339.
-    pub at: String,
-    /// The desired capacity before.
-    pub from: u32,
-    /// The desired capacity after.
-    pub target: u32,
-    /// Why, a sentence.
-    pub reason: String,
-}
-
 /// The scaler's item in the results store, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -94,7 +82,7 @@ pub struct Memory {
     /// What the policy remembers.
     pub history: History,
     /// The last changes of the desired capacity, newest first.
-    pub decisions: VecDeque<Past>,
+    pub decisions: VecDeque<Change>,
 }
 
 /// What is seen, what is remembered, and what is decided on both; nothing has been changed yet.
@@ -118,7 +106,7 @@ pub async fn tick(backend: &Backend, rules: &Rules, clock: &dyn Clock) -> Result
     let outcome = carry_out(backend, plan, now_ms).await?;
     if matches!(outcome.action, Action::Scaled | Action::Nothing) && !surplus.is_empty() {
         // They are asked again at the next reading, so a failure costs a little money and nothing else.
-        if let Err(error) = within(backend.fleet.release(&surplus)).await {
+        if let Err(error) = within(CALL_TIMEOUT, backend.fleet.release(&surplus)).await {
             tracing::warn!(%error, workers = surplus.len(), "cannot let surplus workers go");
         }
     }
@@ -138,8 +126,8 @@ pub async fn dry_run(backend: &Backend, rules: &Rules, clock: &dyn Clock) -> Res
 async fn plan(backend: &Backend, rules: &Rules, now_ms: i64) -> Result<Plan, TickError> {
     let depth = read("queue's depth", backend.queue.depth());
     let fleet = read("fleet", backend.fleet.observe());
-    let heartbeats = read("workers' heartbeats", backend.results.heartbeats());
-    let memory = read("scaler's memory", backend.results.scaler());
+    let heartbeats = read("workers' heartbeats", backend.workers.heartbeats());
+    let memory = read("scaler's memory", backend.scaler.read());
     let (depth, fleet, heartbeats, memory) = tokio::try_join!(depth, fleet, heartbeats, memory)?;
     let alive: Vec<_> = heartbeats.iter().filter(|beat| beat.is_alive(now_ms)).collect();
     let busy = alive.iter().filter(|beat| beat.in_flight > 0 && !beat.draining).count();
@@ -175,7 +163,7 @@ async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome
     if changes {
         let at = OffsetDateTime::from_unix_timestamp(now_ms.div_euclid(1000)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let at = at.format(&Rfc3339).unwrap_or_default();
-        next.decisions.push_front(Past { at, from, target: decision.target, reason: decision.reason.clone() });
+        next.decisions.push_front(Change { at, from, target: decision.target, reason: decision.reason.clone() });
         next.decisions.truncate(REMEMBERED);
     }
     // What is known already is not written again: an idle machine's disk may sleep.
@@ -185,7 +173,7 @@ async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome
     if !changes {
         return Ok(outcome(seen, decision, Action::Nothing));
     }
-    let set = within(backend.fleet.set_desired(decision.target)).await;
+    let set = within(CALL_TIMEOUT, backend.fleet.set_desired(decision.target)).await;
     if let Ok(SetDesired::Accepted) = set {
         return Ok(outcome(seen, decision, Action::Scaled));
     }
@@ -211,7 +199,7 @@ fn alike(a: &History, b: &History) -> bool {
 /// Writes the memory, if nobody else did since it was read.
 async fn remember(backend: &Backend, version: Option<u64>, memory: &Memory) -> Result<bool, TickError> {
     let text = serde_json::to_string(memory).unwrap_or_else(|_| "{}".to_owned());
-    within(backend.results.swap_scaler(version, &text))
+    within(CALL_TIMEOUT, backend.scaler.swap(version, &text))
         .await
         .map_err(|source| TickError::Act { what: "write the scaler's memory".to_owned(), source })
 }
@@ -233,14 +221,7 @@ fn rate(alive: &[&Heartbeat]) -> Option<f64> {
 }
 
 async fn read<T>(what: &'static str, call: impl Future<Output = backend::Result<T>>) -> Result<T, TickError> {
-    within(call).await.map_err(|source| TickError::Read { what, source })
-}
-
-async fn within<T>(call: impl Future<Output = backend::Result<T>>) -> backend::Result<T> {
-    tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| {
-        let message = format!("no answer within {}", humantime::format_duration(CALL_TIMEOUT));
-        Err(backend::Error::new(ErrorKind::Transient, message))
-    })
+    within(CALL_TIMEOUT, call).await.map_err(|source| TickError::Read { what, source })
 }
 
 fn outcome(seen: Observation, decision: Decision, action: Action) -> Outcome {

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{backend::local, clock::ManualClock, config::Raw};
+use crate::{
+    backend::{Tally, local},
+    clock::ManualClock,
+    config::Raw,
+};
 
 /// A local backend with a clock that is moved by hand; its fleet is the workers whose heartbeats are written.
 struct World {
@@ -36,12 +40,12 @@ impl World {
                 busy_ms: 10_000,
                 ..Heartbeat::default()
             };
-            self.backend.results.beat(&beat).await.unwrap();
+            self.backend.workers.beat(&beat).await.unwrap();
         }
     }
 
     async fn empty(&self) {
-        self.backend.reset.reset().await.unwrap();
+        self.backend.reset.reset(&Tally::default()).await.unwrap();
     }
 
     async fn tick(&self, rules: &Rules) -> Outcome {
@@ -49,7 +53,7 @@ impl World {
     }
 
     async fn memory(&self) -> Memory {
-        serde_json::from_str(&self.backend.results.scaler().await.unwrap().unwrap().value).unwrap()
+        serde_json::from_str(&self.backend.scaler.read().await.unwrap().unwrap().value).unwrap()
     }
 
     async fn desired(&self) -> u32 {
@@ -102,13 +106,13 @@ async fn an_idle_system_writes_nothing() {
     for _ in 0..6 {
         world.workers(1, 0).await;
         world.tick(&rules).await;
-        versions.push(world.backend.results.scaler().await.unwrap().unwrap().version);
+        versions.push(world.backend.scaler.read().await.unwrap().unwrap().version);
         world.clock.advance(rules.interval);
     }
     assert_eq!(versions[3..], [versions[2]; 3], "{versions:?}");
     world.send(1).await;
     world.tick(&rules).await;
-    assert!(world.backend.results.scaler().await.unwrap().unwrap().version > versions[5]);
+    assert!(world.backend.scaler.read().await.unwrap().unwrap().version > versions[5]);
 }
 
 #[tokio::test]
@@ -119,7 +123,7 @@ async fn a_dry_run_decides_and_changes_nothing() {
     let outcome = dry_run(&world.backend, &Rules::default(), world.clock.as_ref()).await.unwrap();
     assert_eq!((outcome.action, outcome.from, outcome.target), (Action::DryRun, 1, 3));
     assert_eq!(world.desired().await, 1);
-    assert_eq!(world.backend.results.scaler().await.unwrap(), None);
+    assert_eq!(world.backend.scaler.read().await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -155,7 +159,7 @@ async fn the_rate_is_measured_from_those_alive() {
 #[tokio::test]
 async fn a_memory_that_is_not_understood_is_replaced() {
     let world = World::new();
-    assert!(world.backend.results.swap_scaler(None, "from another time").await.unwrap());
+    assert!(world.backend.scaler.swap(None, "from another time").await.unwrap());
     world.workers(1, 0).await;
     assert_eq!(world.tick(&Rules::default()).await.action, Action::Nothing);
     assert_eq!(world.memory().await.decisions.len(), 0);

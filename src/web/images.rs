@@ -26,6 +26,7 @@ use super::{
     results::image_in,
 };
 use crate::{
+    backend,
     contract::ImageName,
     model::{Limits, format},
 };
@@ -106,15 +107,9 @@ pub(crate) async fn delete(
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Deleted>> {
     let image = image_in(path)?;
-    // The image first: a worker that has it at this moment then finds it gone and writes no row. If this ends half-way, the row
-    // still shows the name, and asking again does the rest.
-    let was_there = ask(app.backend.images.delete(&image)).await?;
-    let row = ask(app.backend.results.delete(&image)).await?;
-    if let Some(key) = row.as_ref().and_then(crate::contract::Classification::output_key) {
-        ask(app.backend.images.delete_output(&key)).await?;
-    }
+    let was_there = ask(backend::remove(&app.backend, &image)).await?;
     app.status.forget();
-    if !was_there && row.is_none() {
+    if !was_there {
         return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
     }
     tracing::info!(%image, "image removed");

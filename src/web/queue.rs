@@ -54,7 +54,7 @@ fn page(app: &App, letters: Vec<DeadLetter>, total: u64) -> Response {
 
 /// `GET /queue/dead`
 pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
-    let letters = ask(app.backend.queue.dead(SHOWN)).await?;
+    let letters = ask(app.backend.dead_letters.list(SHOWN)).await?;
     let total = ask(app.backend.queue.depth()).await?.dead;
     if accept.html {
         return Ok(page(&app, letters, total));
@@ -76,14 +76,14 @@ pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
 
 /// `POST /queue/redrive`
 pub(crate) async fn redrive(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
-    let redriven = ask(app.backend.queue.redrive()).await?;
+    let redriven = ask(app.backend.dead_letters.redrive()).await?;
     tracing::info!(redriven, "dead letters are tried again");
     Ok(done(&app, accept, "redriven", redriven))
 }
 
 /// `POST /queue/drop`
 pub(crate) async fn drop_dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
-    let dropped = ask(app.backend.queue.drop_dead()).await?;
+    let dropped = ask(app.backend.dead_letters.drop_all()).await?;
     tracing::info!(dropped, "dead letters are dropped");
     Ok(done(&app, accept, "dropped", dropped))
 }

@@ -42,7 +42,7 @@ async fn observe(app: Arc<App>) -> Result<Status> {
     let now_ms = app.clock.now_ms();
     let (system, scaler) = tokio::try_join!(
         ask(backend::status::read(&app.backend, &app.model.name, now_ms)),
-        ask(app.backend.results.scaler()),
+        ask(app.backend.scaler.read()),
     )?;
     let scaling = scaler.map_or(Value::Null, |s| serde_json::from_str(&s.value).unwrap_or(Value::String(s.value)));
     Ok(Status { system, classes: app.model.labels.clone(), scaling })

@@ -63,15 +63,15 @@ impl Server {
             limits: config.limits,
             until_empty: false,
         };
-        tokio::spawn(worker::run(
-            self.backend.clone(),
-            Arc::new(crate::backend::Host::default()),
-            Arc::new(classifier),
-            Arc::new(SystemClock),
-            worker::Metrics::new(),
+        let worker = worker::Worker {
+            backend: self.backend.clone(),
+            instance: Arc::new(crate::backend::Host::default()),
+            classifier: Arc::new(classifier),
+            clock: Arc::new(SystemClock),
+            metrics: worker::Metrics::new(),
             settings,
-            self.stop.clone(),
-        ));
+        };
+        tokio::spawn(worker.run(self.stop.clone()));
     }
 
     async fn upload(&self, files: Vec<(String, Vec<u8>)>) -> (StatusCode, Value) {
@@ -472,7 +472,7 @@ async fn tokens_guard_all_but_the_health_check() {
 #[tokio::test]
 async fn clients_behind_a_trusted_proxy_are_told_apart() {
     let server = Server::start(|c| {
-        c.web.token = Some("token".to_owned().into());
+        c.web.token = Secret::new("token");
         c.web.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     })
     .await;

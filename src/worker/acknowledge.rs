@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backon::{ExponentialBuilder, Retryable};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::warn;
 
@@ -10,7 +9,7 @@ use super::{
     lease::Leases,
     metrics::{Metrics, Stage},
 };
-use crate::backend::{Error, ErrorKind, Queue, Receipt};
+use crate::backend::{Error, ErrorKind, Queue, Receipt, Result, Retry, within};
 
 /// How long a receipt waits for others: long enough to fill calls under load, short against a visibility time-out.
 const LINGER: Duration = Duration::from_millis(100);
@@ -22,7 +21,7 @@ const MOST: usize = 10;
 const DELETE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Deletes what comes over `settled` until its senders are gone. The leases are kept until then.
-pub async fn run(
+pub(crate) async fn run(
     queue: Arc<dyn Queue>,
     leases: Arc<Leases>,
     metrics: Arc<Metrics>,
@@ -46,23 +45,17 @@ pub async fn run(
 }
 
 /// Deletes `receipts`, the failed ones again with back-off, a few times.
-async fn delete(queue: &dyn Queue, receipts: &[Receipt]) -> Result<(), Error> {
-    let left = std::sync::Mutex::new(receipts.to_vec());
-    let attempt = || async {
-        let now = left.lock().map(|left| left.clone()).unwrap_or_default();
-        let slow = |_| Error::new(ErrorKind::Transient, "deleting messages took too long");
-        let failed = tokio::time::timeout(DELETE_TIMEOUT, queue.delete(&now)).await.map_err(slow)??;
-        if failed.is_empty() {
-            return Ok(());
-        }
-        let error = Error::new(ErrorKind::Transient, format!("{} messages were not deleted", failed.len()));
-        if let Ok(mut left) = left.lock() {
-            *left = failed;
-        }
-        Err(error)
-    };
-    attempt
-        .retry(ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_times(4).with_jitter())
-        .when(|error| error.kind() == ErrorKind::Transient)
-        .await
+async fn delete(queue: &dyn Queue, receipts: &[Receipt]) -> Result<()> {
+    let (mut left, mut attempts) = (receipts.to_vec(), Retry::times(5).start());
+    loop {
+        let error = match within(DELETE_TIMEOUT, queue.delete(&left)).await {
+            Ok(failed) if failed.is_empty() => return Ok(()),
+            Ok(failed) => {
+                left = failed;
+                Error::new(ErrorKind::Transient, format!("{} messages were not deleted", left.len()))
+            }
+            Err(error) => error,
+        };
+        attempts.again(error).await?;
+    }
 }

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    fate::Fate,
     heartbeat::Counters,
     metrics::{Metrics, Stage},
 };
@@ -15,20 +16,10 @@ use crate::{
 };
 
 /// How many labels a result holds.
-pub const TOP: usize = 5;
+const TOP: usize = 5;
 
-/// Why an input has no scores.
-#[derive(Debug, thiserror::Error)]
-pub enum BatchError {
-    /// The worker stops; the input had not entered the network.
-    #[error("the worker stops")]
-    Stopping,
-    /// The network failed.
-    #[error("the network failed: {0}")]
-    Network(String),
-}
-
-type Reply = Result<Vec<Score>, BatchError>;
+/// The scores, or the fate of an image that got none.
+type Reply = Result<Vec<Score>, Fate>;
 
 struct Item {
     input: Input,
@@ -37,7 +28,7 @@ struct Item {
 
 /// Sends inputs to the network's thread.
 #[derive(Debug, Clone)]
-pub struct Batcher {
+pub(crate) struct Batcher {
     items: mpsc::Sender<Item>,
 }
 
@@ -48,12 +39,12 @@ impl std::fmt::Debug for Item {
 }
 
 impl Batcher {
-    /// Starts the thread. It runs batches of at most `largest` inputs, answers [`BatchError::Stopping`] to what has not entered
-    /// the network once `stop` is cancelled, and ends when all batchers are dropped.
+    /// Starts the thread. It runs batches of at most `largest` inputs, answers [`Fate::HandedBack`] to what has not
+    /// entered the network once `stop` is cancelled, and ends when all batchers are dropped.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(
+    pub(crate) fn start(
         classifier: Arc<Classifier>,
         largest: usize,
         stop: CancellationToken,
@@ -67,14 +58,15 @@ impl Batcher {
         Ok(Self { items })
     }
 
-    /// The scores of `input`, best first.
+    /// Returns the scores of `input`, best first.
     ///
     /// # Errors
-    /// [`BatchError`].
-    pub async fn classify(&self, input: Input) -> Reply {
+    /// [`Fate::HandedBack`] if it had not entered the network when the worker stopped, [`Fate::Retried`] if the network
+    /// failed.
+    pub(crate) async fn classify(&self, input: Input) -> Reply {
         let (reply, answer) = oneshot::channel();
-        self.items.send(Item { input, reply }).await.map_err(|_| BatchError::Stopping)?;
-        answer.await.unwrap_or(Err(BatchError::Stopping))
+        self.items.send(Item { input, reply }).await.map_err(|_| Fate::HandedBack)?;
+        answer.await.unwrap_or(Err(Fate::HandedBack))
     }
 }
 
@@ -90,7 +82,7 @@ fn serve(
     while items.blocking_recv_many(&mut batch, largest) > 0 {
         let (inputs, replies): (Vec<Input>, Vec<_>) = batch.drain(..).map(|item| (item.input, item.reply)).unzip();
         let answers: Vec<Reply> = if stop.is_cancelled() {
-            replies.iter().map(|_| Err(BatchError::Stopping)).collect()
+            replies.iter().map(|_| Err(Fate::HandedBack)).collect()
         } else {
             let started = Instant::now();
             // A defect in the network must not end the thread: its inputs fail, the next batch runs.
@@ -99,8 +91,8 @@ fn serve(
             metrics.took(Stage::Infer, started);
             match run {
                 Ok(Ok(scores)) => scores.into_iter().map(Ok).collect(),
-                Ok(Err(error)) => replies.iter().map(|_| Err(BatchError::Network(error.to_string()))).collect(),
-                Err(_) => replies.iter().map(|_| Err(BatchError::Network("it panicked".to_owned()))).collect(),
+                Ok(Err(error)) => replies.iter().map(|_| Err(failed(&error.to_string()))).collect(),
+                Err(_) => replies.iter().map(|_| Err(failed("it panicked"))).collect(),
             }
         };
         for (reply, answer) in replies.into_iter().zip(answers) {
@@ -108,4 +100,8 @@ fn serve(
             drop(reply.send(answer));
         }
     }
+}
+
+fn failed(why: &str) -> Fate {
+    Fate::Retried(format!("the network failed: {why}"))
 }

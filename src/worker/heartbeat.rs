@@ -1,25 +1,22 @@
 //! Heartbeats: what this worker did, counted here and written to the results store every ten seconds.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::lease::Leases;
 use crate::{
-    backend::{Heartbeat, Results},
+    backend::{Heartbeat, Registry, within},
     clock::Clock,
     contract::Outcome,
 };
 
 /// Time between heartbeats.
-pub const INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Minutes that a heartbeat tells of.
+/// Minutes that a heartbeat counts.
 const MINUTES: i64 = 10;
 
 /// How long a write may take; the next one makes up for a lost one.
@@ -27,7 +24,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Counts the worker's deeds.
 #[derive(Debug)]
-pub struct Counters {
+pub(crate) struct Counters {
     clock: Arc<dyn Clock>,
     state: Mutex<Heartbeat>,
 }
@@ -35,20 +32,20 @@ pub struct Counters {
 impl Counters {
     /// Nothing done yet by `worker`.
     #[must_use]
-    pub fn new(worker: String, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(worker: String, clock: Arc<dyn Clock>) -> Self {
         let state = Heartbeat { worker, started_at_ms: clock.now_ms(), ..Heartbeat::default() };
         Self { clock, state: Mutex::new(state) }
     }
 
     /// Counts the network's time.
-    pub fn busy(&self, time: Duration) {
-        self.lock().busy_ms += u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    pub(crate) fn busy(&self, time: Duration) {
+        self.state.lock().busy_ms += u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     }
 
     /// Counts a stored result.
-    pub fn stored(&self, outcome: &Outcome) {
+    pub(crate) fn stored(&self, outcome: &Outcome) {
         let minute = self.clock.now_ms().div_euclid(60_000);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match outcome {
             Outcome::Labelled { label, .. } => {
                 state.done += 1;
@@ -62,9 +59,9 @@ impl Counters {
 
     /// The heartbeat as things stand.
     #[must_use]
-    pub fn heartbeat(&self, in_flight: usize, draining: bool) -> Heartbeat {
+    pub(crate) fn heartbeat(&self, in_flight: usize, draining: bool) -> Heartbeat {
         let now_ms = self.clock.now_ms();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         prune(&mut state.minutes, now_ms.div_euclid(60_000));
         Heartbeat {
             seen_at_ms: now_ms,
@@ -76,14 +73,9 @@ impl Counters {
 
     /// Images done and failed.
     #[must_use]
-    pub fn totals(&self) -> (u64, u64) {
-        let state = self.lock();
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        let state = self.state.lock();
         (state.done, state.failed)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Heartbeat> {
-        // Counters stay counters whatever happened to another thread.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,8 +84,8 @@ fn prune(minutes: &mut BTreeMap<i64, u64>, now: i64) {
 }
 
 /// Writes a heartbeat now and every ten seconds until `stop`, and whenever work begins or ends, at most once a second.
-pub async fn beat(
-    results: Arc<dyn Results>,
+pub(crate) async fn beat(
+    registry: Arc<dyn Registry>,
     counters: Arc<Counters>,
     leases: Arc<Leases>,
     draining: CancellationToken,
@@ -110,10 +102,8 @@ pub async fn beat(
         let due = last.is_none_or(|at| at.elapsed() >= INTERVAL);
         if ended || due || busy != was_busy {
             let heartbeat = counters.heartbeat(leases.len(), draining.is_cancelled() || ended);
-            match tokio::time::timeout(WRITE_TIMEOUT, results.beat(&heartbeat)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!(%error, "cannot write the heartbeat"),
-                Err(_) => warn!("writing the heartbeat took too long"),
+            if let Err(error) = within(WRITE_TIMEOUT, registry.beat(&heartbeat)).await {
+                warn!(%error, "cannot write the heartbeat");
             }
             last = Some(tokio::time::Instant::now());
             was_busy = busy;

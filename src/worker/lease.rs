@@ -1,23 +1,20 @@
 //! Leases: every held message stays hidden, from its receive until it is settled, by extending its visibility at half-life.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::backend::{Queue, Receipt};
+use crate::backend::{Queue, Receipt, within};
 
 /// How long one call that extends leases may take; a lease has at least two tries before it runs out.
 const EXTEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The messages that this worker holds.
 #[derive(Debug)]
-pub struct Leases {
+pub(crate) struct Leases {
     queue: Arc<dyn Queue>,
     held: Mutex<HashMap<Receipt, Instant>>,
     /// Taken while visibilities are written, so that an extension under way cannot undo a hand-back.
@@ -27,54 +24,50 @@ pub struct Leases {
 impl Leases {
     /// No leases on `queue` yet.
     #[must_use]
-    pub fn new(queue: Arc<dyn Queue>) -> Self {
+    pub(crate) fn new(queue: Arc<dyn Queue>) -> Self {
         Self { queue, held: Mutex::default(), writing: tokio::sync::Mutex::default() }
     }
 
     /// Takes leases on messages that were asked for at `received`: their time runs from then at the earliest.
-    pub fn take<'a>(&self, receipts: impl IntoIterator<Item = &'a Receipt>, received: Instant) {
-        let mut held = self.lock();
+    pub(crate) fn take<'a>(&self, receipts: impl IntoIterator<Item = &'a Receipt>, received: Instant) {
+        let mut held = self.held.lock();
         held.extend(receipts.into_iter().map(|receipt| (receipt.clone(), received)));
     }
 
-    /// Gives up leases without telling the queue, for messages that are deleted.
-    pub fn forget(&self, receipts: &[Receipt]) {
-        let mut held = self.lock();
+    /// Gives up leases on messages that are deleted, without a word to the queue.
+    pub(crate) fn forget(&self, receipts: &[Receipt]) {
+        let mut held = self.held.lock();
         for receipt in receipts {
             held.remove(receipt);
         }
     }
 
     /// Gives up a lease and has the queue show the message after `delay`; zero hands it back at once. If the queue cannot be
-    /// told, the message comes back when its visibility time-out ends.
-    pub async fn release(&self, receipt: &Receipt, delay: Duration) {
+    /// reached, the message comes back when its visibility time-out ends.
+    pub(crate) async fn release(&self, receipt: &Receipt, delay: Duration) {
         self.forget(std::slice::from_ref(receipt));
         let _writing = self.writing.lock().await;
-        let told = tokio::time::timeout(EXTEND_TIMEOUT, self.queue.extend(std::slice::from_ref(receipt), delay)).await;
-        match told {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                warn!(%error, "cannot hand a message back; it comes back when its visibility time-out ends")
-            }
-            Err(_) => warn!("handing a message back took too long; it comes back when its visibility time-out ends"),
+        let shown = self.queue.extend(std::slice::from_ref(receipt), delay);
+        if let Err(error) = within(EXTEND_TIMEOUT, shown).await {
+            warn!(%error, "cannot hand a message back; it comes back when its visibility time-out ends");
         }
     }
 
     /// How many messages are held.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.lock().len()
+    pub(crate) fn len(&self) -> usize {
+        self.held.lock().len()
     }
 
     /// Whether none is held.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Extends leases at half-life until `stop`.
-    pub async fn keep(&self, stop: CancellationToken) {
-        let timeout = self.queue.visibility_timeout();
+    pub(crate) async fn keep(&self, stop: CancellationToken) {
+        let timeout = self.queue.policy().visibility_timeout;
         let mut ticks = tokio::time::interval((timeout / 8).max(Duration::from_millis(50)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -89,7 +82,7 @@ impl Leases {
         let _writing = self.writing.lock().await;
         let now = Instant::now();
         let due: Vec<Receipt> = {
-            let held = self.lock();
+            let held = self.held.lock();
             held.iter()
                 .filter(|(_, since)| now.duration_since(**since) >= timeout / 2)
                 .map(|(r, _)| r.clone())
@@ -98,9 +91,9 @@ impl Leases {
         if due.is_empty() {
             return;
         }
-        match tokio::time::timeout(EXTEND_TIMEOUT, self.queue.extend(&due, timeout)).await {
-            Ok(Ok(stale)) => {
-                let mut held = self.lock();
+        match within(EXTEND_TIMEOUT, self.queue.extend(&due, timeout)).await {
+            Ok(stale) => {
+                let mut held = self.held.lock();
                 for receipt in due {
                     if stale.contains(&receipt) {
                         // Another worker may have the message now. Both store the same result, so this one goes on.
@@ -111,13 +104,7 @@ impl Leases {
                     }
                 }
             }
-            Ok(Err(error)) => warn!(%error, messages = due.len(), "cannot extend leases; trying again"),
-            Err(_) => warn!(messages = due.len(), "extending leases took too long; trying again"),
+            Err(error) => warn!(%error, messages = due.len(), "cannot extend leases; trying again"),
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Receipt, Instant>> {
-        // A panic while the map is held leaves it whole: every use is a single insert or remove.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rand::RngExt;
+use time::OffsetDateTime;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
@@ -14,244 +14,100 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
-    acknowledge,
-    batch::{BatchError, Batcher},
-    heartbeat::{self, Counters},
+    batch::Batcher,
+    fate::{Disposal, Fate},
+    heartbeat::Counters,
     lease::Leases,
-    metrics::{Ending, Metrics, Stage},
+    metrics::{Metrics, Stage},
     protection::Protection,
-    publish::{Published, publish},
+    publish::publish,
+    run::Settings,
     turn::Turns,
 };
 use crate::{
-    backend::{Backend, Error, ErrorKind, Instance, Message, Receipt},
+    backend::{Backend, ErrorKind, Message, Receipt, Retry, within},
     clock::Clock,
-    contract::{Classification, ImageName, ObjectEvent, Outcome, event},
-    model::{Classifier, DecodeError, Input, Limits},
+    contract::{Classification, ImageName, ObjectEvent, Outcome, Sequencer, event},
+    model::{Classifier, Input},
 };
 
-/// A message comes back after 2 s, then twice as long each time, at most this.
-const MAX_BACK_OFF: Duration = Duration::from_secs(300);
-
 /// Messages in one receive: as many as SQS gives. A receiver waits for room for all of them, since calls cost money.
-const RECEIVE: usize = 10;
+pub(super) const RECEIVE: usize = 10;
 
 /// How long one store call may take before the message is tried again later.
 const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time that a stopping worker has to finish what it started.
-const DRAIN: Duration = Duration::from_secs(25);
+/// How long a receiver waits after failures; it never gives up.
+const RECEIVE_RETRY: Retry =
+    Retry { attempts: u32::MAX, first: Duration::from_millis(400), longest: Duration::from_secs(30) };
 
-/// What a worker is told.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Its name in heartbeats and rows.
-    pub worker: String,
-    /// Threads of the network, and as many that decode.
-    pub threads: usize,
-    /// Most images in one batch.
-    pub batch: usize,
-    /// Concurrent receivers.
-    pub receivers: usize,
-    /// Bytes of decoded pixels in memory at a time.
-    pub pixel_budget: u64,
-    /// Limits for one image.
-    pub limits: Limits,
-    /// End when the queue is empty.
-    pub until_empty: bool,
-}
-
-/// What a worker did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Summary {
-    /// Images classified.
-    pub done: u64,
-    /// Images recorded as failed.
-    pub failed: u64,
-}
-
-/// How a message ends.
+/// What the tasks of a worker share.
 #[derive(Debug)]
-enum End {
-    /// Every store has the result, or there is nothing to do: delete the message.
-    Settled,
-    /// Show it again after so long: zero hands it back at once.
-    Again(Duration),
+pub(super) struct Pipeline {
+    pub(super) backend: Backend,
+    pub(super) classifier: Arc<Classifier>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: Settings,
+    pub(super) stop: CancellationToken,
+    pub(super) counters: Arc<Counters>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) decoders: rayon::ThreadPool,
+    pub(super) batcher: Batcher,
+    pub(super) settled: mpsc::Sender<Receipt>,
+    pub(super) protection: Protection,
+    /// Room for messages that are held.
+    pub(super) held: Arc<Semaphore>,
+    /// Room for images that are fetched and decoded.
+    pub(super) fetching: Semaphore,
+    /// Room for pixels, in KiB.
+    pub(super) pixels: Semaphore,
+    pub(super) turns: Arc<Turns>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tasks: TaskTracker,
 }
 
-/// Why an image has no result.
-#[derive(Debug)]
-enum Unfinished {
-    /// Not begun: the worker stops.
-    Stopping,
-    /// Failed this time.
-    Failed(String),
+/// A message and one image that it asks for.
+struct Task<'a> {
+    message: &'a Message,
+    event: &'a ObjectEvent,
+    image: ImageName,
 }
 
-/// Runs the worker until `stop` is cancelled, or until the queue is empty if so told.
-///
-/// On `stop`, or when `instance` is about to be taken away, it receives no more, hands back what has not entered the network,
-/// finishes the rest, and returns within 25 s. The instance is protected from scale-in while it has work.
-///
-/// # Errors
-/// If its threads cannot be started. Errors of stores never end it.
-pub async fn run(
-    backend: Backend,
-    instance: Arc<dyn Instance>,
-    classifier: Arc<Classifier>,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
-    settings: Settings,
-    stop: CancellationToken,
-) -> anyhow::Result<Summary> {
-    let counters = Arc::new(Counters::new(settings.worker.clone(), Arc::clone(&clock)));
-    let leases = Arc::new(Leases::new(Arc::clone(&backend.queue)));
-    let decoders =
-        rayon::ThreadPoolBuilder::new().num_threads(settings.threads).thread_name(|n| format!("decode-{n}")).build()?;
-    let batcher = Batcher::start(
-        Arc::clone(&classifier),
-        settings.batch,
-        stop.clone(),
-        Arc::clone(&counters),
-        Arc::clone(&metrics),
-    )?;
-    let (settled, acknowledged) = mpsc::channel(256);
-    let background = CancellationToken::new();
-    let housekeeping = TaskTracker::new();
-    housekeeping.spawn({
-        let (leases, stop) = (Arc::clone(&leases), background.clone());
-        async move { leases.keep(stop).await }
-    });
-    let (results, draining, ended) = (Arc::clone(&backend.results), stop.clone(), background.clone());
-    housekeeping.spawn(heartbeat::beat(results, Arc::clone(&counters), Arc::clone(&leases), draining, ended));
-    let deleting = tokio::spawn(acknowledge::run(
-        Arc::clone(&backend.queue),
-        Arc::clone(&leases),
-        Arc::clone(&metrics),
-        acknowledged,
-    ));
-
-    let (machine, leaving, ended) = (Arc::clone(&instance), stop.clone(), background.clone());
-    housekeeping.spawn(async move {
-        tokio::select! {
-            () = ended.cancelled() => {}
-            reason = machine.leaving() => {
-                warn!(reason, "this machine is about to be taken away");
-                leaving.cancel();
-            }
-        }
-    });
-
-    let pipeline = Arc::new(Pipeline {
-        protection: Protection::new(instance, Arc::clone(&leases)),
-        // Enough to fill two batches while every receiver waits, and not more: what is held is kept from other workers.
-        held: Arc::new(Semaphore::new(settings.batch * 2 + settings.receivers * RECEIVE)),
-        fetching: Semaphore::new(settings.threads * 2 + 4),
-        pixels: Semaphore::new(kibibytes(settings.pixel_budget)),
-        turns: Arc::default(),
-        tasks: TaskTracker::new(),
-        backend,
-        classifier,
-        clock,
-        settings,
-        stop,
-        counters: Arc::clone(&counters),
-        metrics,
-        leases,
-        decoders,
-        batcher,
-        settled,
-    });
-    let receivers = TaskTracker::new();
-    for _ in 0..pipeline.settings.receivers {
-        receivers.spawn(Arc::clone(&pipeline).receive());
-    }
-    receivers.close();
-    pipeline.stop.cancelled().await;
-    let deadline = Instant::now() + DRAIN;
-    info!(held = pipeline.leases.len(), "draining");
-    pipeline.tasks.close();
-    let finished = tokio::time::timeout_at(deadline, async {
-        receivers.wait().await;
-        pipeline.tasks.wait().await;
-        drop(pipeline);
-        deleting.await
-    });
-    match finished.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => error!(%error, "the acknowledging task failed"),
-        Err(_) => warn!("not everything could be finished in time; what is left comes back to the queue by itself"),
-    }
-    background.cancel();
-    housekeeping.close();
-    // The last heartbeat has its own time-out.
-    housekeeping.wait().await;
-    let (done, failed) = counters.totals();
-    Ok(Summary { done, failed })
-}
-
-#[derive(Debug)]
-struct Pipeline {
-    backend: Backend,
-    classifier: Arc<Classifier>,
-    clock: Arc<dyn Clock>,
-    settings: Settings,
-    stop: CancellationToken,
-    counters: Arc<Counters>,
-    leases: Arc<Leases>,
-    decoders: rayon::ThreadPool,
-    batcher: Batcher,
-    settled: mpsc::Sender<Receipt>,
-    protection: Protection,
-    held: Arc<Semaphore>,
-    fetching: Semaphore,
-    pixels: Semaphore,
-    turns: Arc<Turns>,
-    metrics: Arc<Metrics>,
-    tasks: TaskTracker,
+/// What a look at an image brought.
+struct Finding {
+    outcome: Outcome,
+    /// What the store knows of the bytes that were looked at.
+    image_sequencer: Option<Sequencer>,
 }
 
 impl Pipeline {
-    async fn receive(self: Arc<Self>) {
+    /// Receives messages until the stop.
+    pub(super) async fn receive(self: Arc<Self>) {
         let mut failures = 0;
         while !self.stop.is_cancelled() {
             let Some(room) = self.room().await else { return };
-            let wait = self.backend.queue.long_poll();
+            let wait = self.backend.queue.policy().long_poll;
             let asked = Instant::now();
             // Not cancelled by a stop: its messages would be hidden from everybody for a whole visibility time-out.
-            let receive = tokio::time::timeout(wait + STORE_TIMEOUT, self.backend.queue.receive(RECEIVE, wait));
+            let receive = within(wait + STORE_TIMEOUT, self.backend.queue.receive(RECEIVE, wait));
             match self.metrics.time(Stage::Receive, receive).await {
-                Ok(Ok(messages)) if messages.is_empty() => {
+                Ok(messages) if messages.is_empty() => {
                     failures = 0;
                     drop(room);
-                    self.protection.received_nothing().await;
-                    if self.settings.until_empty && self.is_queue_empty().await {
-                        info!("the queue is empty");
-                        self.stop.cancel();
-                    }
+                    self.received_nothing().await;
                 }
-                Ok(Ok(messages)) => {
+                Ok(messages) => {
                     failures = 0;
                     self.leases.take(messages.iter().map(|m| &m.receipt), asked);
-                    if self.protection.take().await {
-                        self.begin(messages, room);
-                    } else {
-                        self.stop.cancel();
-                        for message in &messages {
-                            self.metrics.ended(Ending::HandedBack);
-                            self.leases.release(&message.receipt, Duration::ZERO).await;
-                        }
-                    }
+                    self.received(messages, room).await;
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     failures += 1;
                     warn!(%error, failures, "cannot receive messages; trying again");
-                    self.pause(failures).await;
-                }
-                Err(_) => {
-                    failures += 1;
-                    warn!(failures, "receiving messages took too long; trying again");
-                    self.pause(failures).await;
+                    tokio::select! {
+                        () = self.stop.cancelled() => {}
+                        () = tokio::time::sleep(RECEIVE_RETRY.pause(failures)) => {}
+                    }
                 }
             }
         }
@@ -269,8 +125,16 @@ impl Pipeline {
         }
     }
 
+    async fn received_nothing(&self) {
+        self.protection.received_nothing().await;
+        if self.settings.until_empty && self.is_queue_empty().await {
+            info!("the queue is empty");
+            self.stop.cancel();
+        }
+    }
+
     async fn is_queue_empty(&self) -> bool {
-        match self.backend.queue.depth().await {
+        match within(STORE_TIMEOUT, self.backend.queue.depth()).await {
             Ok(depth) => depth.visible == 0 && depth.in_flight == 0 && self.leases.is_empty(),
             Err(error) => {
                 warn!(%error, "cannot read the queue's depth");
@@ -279,11 +143,15 @@ impl Pipeline {
         }
     }
 
-    async fn pause(&self, failures: u32) {
-        let longest = Duration::from_secs(30).min(Duration::from_millis(200) * 2u32.saturating_pow(failures));
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(jitter(longest)) => {}
+    /// Begins with the messages, whose leases are taken, unless the machine may be taken away at any time.
+    async fn received(self: &Arc<Self>, messages: Vec<Message>, room: OwnedSemaphorePermit) {
+        if self.protection.take().await {
+            return self.begin(messages, room);
+        }
+        self.stop.cancel();
+        for message in &messages {
+            self.metrics.ended(&Fate::HandedBack);
+            self.leases.release(&message.receipt, Duration::ZERO).await;
         }
     }
 
@@ -312,113 +180,118 @@ impl Pipeline {
             () = self.stop.cancelled() => None,
             turn = self.turns.turn(alone) => Some(turn),
         };
-        let end = match &turn {
-            Some(_) => self.process(&message).await,
-            None => self.hand_back(),
+        let disposal = if turn.is_some() {
+            self.process(&message).await
+        } else {
+            self.metrics.ended(&Fate::HandedBack);
+            Disposal::Show(Duration::ZERO)
         };
         drop(turn);
-        match end {
-            End::Settled => {
+        match disposal {
+            Disposal::Delete => {
                 if self.settled.send(message.receipt).await.is_err() {
                     warn!("the message is done and cannot be deleted; it will be done again");
                 }
             }
-            End::Again(delay) => self.leases.release(&message.receipt, delay).await,
+            Disposal::Show(delay) => self.leases.release(&message.receipt, delay).await,
         }
     }
 
-    fn hand_back(&self) -> End {
-        self.metrics.ended(Ending::HandedBack);
-        End::Again(Duration::ZERO)
-    }
-
-    fn is_last_receive(&self, message: &Message) -> bool {
-        self.backend.queue.max_receives().is_some_and(|most| message.receive_count >= most)
-    }
-
-    async fn process(&self, message: &Message) -> End {
+    /// Deals with each image of a message, up to the first that has to come again.
+    async fn process(&self, message: &Message) -> Disposal {
         let events = match event::parse(&message.body) {
             Ok(events) => events,
             Err(error) => {
                 warn!(%error, "dropping a message that no one can understand");
-                self.metrics.ended(Ending::Discarded);
-                return End::Settled;
+                self.metrics.ended(&Fate::Discarded);
+                return Disposal::Delete;
             }
         };
         for event in &events {
-            let Some(image) = self.backend.images.image_of(event) else {
-                warn!(bucket = event.bucket, key = event.key, "refusing an object that is not ours");
-                self.metrics.ended(Ending::Discarded);
-                continue;
-            };
-            let span = info_span!("image", %image);
-            let one = async {
-                match self.classify(message, event, &image).await {
-                    Ok(ending) => {
-                        self.metrics.ended(ending);
-                        None
-                    }
-                    Err(Unfinished::Stopping) => Some(self.hand_back()),
-                    Err(Unfinished::Failed(reason)) if self.is_last_receive(message) => {
-                        Some(self.give_up(message, event, &image, reason).await)
-                    }
-                    Err(Unfinished::Failed(reason)) => {
-                        let delay = back_off(message.receive_count);
-                        warn!(reason, again_in_s = delay.as_secs(), "trying again later");
-                        self.metrics.ended(Ending::Retried);
-                        Some(End::Again(delay))
-                    }
+            let fate = match self.backend.images.image_of(event) {
+                Some(image) => {
+                    let span = info_span!("image", %image);
+                    self.decide(&Task { message, event, image }).instrument(span).await
+                }
+                None => {
+                    warn!(bucket = event.bucket, key = event.key, "refusing an object that is not ours");
+                    Fate::Discarded
                 }
             };
-            if let Some(end) = one.instrument(span).await {
-                return end;
+            self.metrics.ended(&fate);
+            let disposal = fate.disposal(message.receive_count);
+            if disposal != Disposal::Delete {
+                return disposal;
             }
         }
-        End::Settled
+        Disposal::Delete
     }
 
-    /// Classifies one image and publishes the result.
-    async fn classify(&self, message: &Message, event: &ObjectEvent, image: &ImageName) -> Result<Ending, Unfinished> {
+    /// Classifies one image and says what comes of it.
+    async fn decide(&self, task: &Task<'_>) -> Fate {
+        let fate = self.classify(task).await.unwrap_or_else(|fate| fate);
+        match fate {
+            Fate::Retried(reason) if self.is_last_receive(task.message) => self.give_up(task, reason).await,
+            Fate::Retried(reason) => {
+                warn!(reason, "trying again later");
+                Fate::Retried(reason)
+            }
+            Fate::Discarded => {
+                info!("the image was removed or is newer; there is nothing to do");
+                fate
+            }
+            fate => fate,
+        }
+    }
+
+    fn is_last_receive(&self, message: &Message) -> bool {
+        self.backend.queue.policy().max_receives.is_some_and(|most| message.receive_count >= most)
+    }
+
+    /// Classifies one image and publishes the result. The error is the fate of an image that got none.
+    async fn classify(&self, task: &Task<'_>) -> Result<Fate, Fate> {
+        let finding = self.look_at(&task.image).await?;
+        if let Outcome::Failed { error } = &finding.outcome {
+            info!(error, "the image cannot be classified");
+        }
+        self.store(task, finding).await
+    }
+
+    /// Fetches one image and runs it through the network.
+    async fn look_at(&self, image: &ImageName) -> Result<Finding, Fate> {
         let prepared = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return Err(Unfinished::Stopping),
-            prepared = self.prepare(image) => prepared,
+            () = self.stop.cancelled() => return Err(Fate::HandedBack),
+            prepared = self.prepare(image) => prepared?,
         };
-        let outcome = match prepared {
-            Ok(input) => match self.batcher.classify(input).await {
-                Ok(top) => {
-                    Outcome::labelled(top).ok_or_else(|| Unfinished::Failed("the network gave no scores".to_owned()))?
-                }
-                Err(BatchError::Stopping) => return Err(Unfinished::Stopping),
-                Err(error) => return Err(Unfinished::Failed(error.to_string())),
-            },
-            Err(Failure::Gone) => {
-                info!("the image is gone; nothing to do");
-                return Ok(Ending::Discarded);
+        let Prepared { input, image_sequencer } = prepared;
+        let outcome = match input {
+            Ok(input) => {
+                let top = self.batcher.classify(input).await?;
+                Outcome::labelled(top).ok_or_else(|| Fate::Retried("the network gave no scores".to_owned()))?
             }
-            Err(Failure::Permanent(error)) => {
-                info!(error, "the image cannot be classified");
-                Outcome::Failed { error }
-            }
-            Err(Failure::Transient(error)) => return Err(Unfinished::Failed(error)),
+            Err(error) => Outcome::Failed { error },
         };
-        let ending = Ending::from(&outcome);
-        match self.store(message, event, image, outcome).await.map_err(Unfinished::Failed)? {
-            Published::Stored => Ok(ending),
-            Published::Discarded => {
-                info!("the image was removed or is newer; the result is discarded");
-                Ok(Ending::Discarded)
-            }
-        }
+        Ok(Finding { outcome, image_sequencer })
     }
 
     /// Fetches and decodes one image.
-    async fn prepare(&self, image: &ImageName) -> Result<Input, Failure> {
-        let closed = |_| Failure::Transient("the worker stops".to_owned());
+    async fn prepare(&self, image: &ImageName) -> Result<Prepared, Fate> {
+        let closed = |_| Fate::HandedBack;
         let _fetching = self.fetching.acquire().await.map_err(closed)?;
         let limits = self.settings.limits;
-        let stored = self.metrics.time(Stage::Fetch, timed(self.backend.images.get(image, limits.max_bytes))).await?;
-        let header = self.classifier.preprocessor().measure(&stored.bytes, &limits)?;
+        let get = within(STORE_TIMEOUT, self.backend.images.get(image, limits.max_bytes));
+        let stored = match self.metrics.time(Stage::Fetch, get).await {
+            Err(error) if error.kind() == ErrorKind::TooLarge => {
+                return Ok(Prepared { input: Err(error.to_string()), image_sequencer: None });
+            }
+            got => got?,
+        };
+        let image_sequencer = stored.sequencer;
+        let header = match self.classifier.preprocessor().measure(&stored.bytes, &limits) {
+            Ok(header) => header,
+            Err(error) => return Ok(Prepared { input: Err(error.to_string()), image_sequencer }),
+        };
         // Four bytes a pixel, and never more than there are permits, so that one huge image can still run alone.
         let most = kibibytes(self.settings.pixel_budget);
         let needed = u32::try_from(kibibytes(header.pixels * 4).min(most)).unwrap_or(u32::MAX);
@@ -432,117 +305,60 @@ impl Pipeline {
             // The asker may have been stopped; then nobody wants the answer.
             drop(answer.send(input));
         });
-        decoded.await.map_err(|_| Failure::Transient("decoding was interrupted".to_owned()))?.map_err(Failure::from)
+        let input = decoded.await.map_err(|_| Fate::Retried("decoding was interrupted".to_owned()))?;
+        Ok(Prepared { input: input.map_err(|e| e.to_string()), image_sequencer })
     }
 
     /// Publishes what came of an image.
-    ///
-    /// # Errors
-    /// Why it cannot be published now.
-    async fn store(
-        &self,
-        message: &Message,
-        event: &ObjectEvent,
-        image: &ImageName,
-        outcome: Outcome,
-    ) -> Result<Published, String> {
-        let millis = i128::from(self.clock.now_ms());
+    async fn store(&self, task: &Task<'_>, finding: Finding) -> Result<Fate, Fate> {
+        let now_ns = i128::from(self.clock.now_ms()) * 1_000_000;
+        let classified_at = OffsetDateTime::from_unix_timestamp_nanos(now_ns).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let result = Classification {
-            image: image.clone(),
-            outcome,
-            location: self.backend.images.location(image),
+            image: task.image.clone(),
+            outcome: finding.outcome,
+            location: self.backend.images.location(&task.image),
             model: self.classifier.card().name.clone(),
             worker: self.settings.worker.clone(),
-            classified_at: time::OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000)
-                .unwrap_or(time::OffsetDateTime::UNIX_EPOCH),
-            sequencer: event.sequencer.clone(),
-            asked_at_ms: message.sent_at_ms,
+            classified_at,
+            sequencer: task.event.sequencer.clone(),
+            image_sequencer: finding.image_sequencer,
+            asked_at_ms: task.message.sent_at_ms,
         };
-        match self.metrics.time(Stage::Publish, timed(publish(&self.backend, &result))).await {
-            Ok(published) => {
-                if published == Published::Stored {
-                    debug!(label = result.outcome.label(), "stored");
-                    self.counters.stored(&result.outcome);
-                }
-                Ok(published)
-            }
-            Err(Failure::Gone) => Ok(Published::Discarded),
-            Err(Failure::Permanent(error) | Failure::Transient(error)) => Err(error),
+        let publish = within(STORE_TIMEOUT, publish(&self.backend, &result));
+        let fate = self.metrics.time(Stage::Publish, publish).await?;
+        if fate != Fate::Discarded {
+            debug!(label = result.outcome.label(), "stored");
+            self.counters.stored(&result.outcome);
         }
+        Ok(fate)
     }
 
     /// The last receive failed too: the row says so, as well as it can be written, and the message becomes a dead letter.
-    async fn give_up(&self, message: &Message, event: &ObjectEvent, image: &ImageName, reason: String) -> End {
+    async fn give_up(&self, task: &Task<'_>, reason: String) -> Fate {
         error!(reason, "giving up; the message goes to the dead-letter queue");
-        self.metrics.ended(Ending::GaveUp);
         let outcome = Outcome::Failed { error: format!("gave up: {reason}") };
-        if let Err(error) = self.store(message, event, image, outcome).await {
-            warn!(error, "cannot record that this image was given up");
+        if let Err(fate) = self.store(task, Finding { outcome, image_sequencer: None }).await {
+            warn!(?fate, "cannot record that this image was given up");
         }
-        // Its next receive would be one too many: shown at once, it goes to the dead-letter queue.
-        End::Again(Duration::ZERO)
+        Fate::GaveUp(reason)
     }
 }
 
-/// Why an image has no input.
-#[derive(Debug)]
-enum Failure {
-    Gone,
-    Permanent(String),
-    Transient(String),
-}
-
-impl From<DecodeError> for Failure {
-    fn from(error: DecodeError) -> Self {
-        Self::Permanent(error.to_string())
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error.kind() {
-            ErrorKind::NotFound => Self::Gone,
-            ErrorKind::TooLarge => Self::Permanent(error.to_string()),
-            ErrorKind::Transient | ErrorKind::Full | ErrorKind::Refused => Self::Transient(error.to_string()),
-        }
-    }
-}
-
-/// A store call with a time-out.
-async fn timed<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-    match tokio::time::timeout(STORE_TIMEOUT, call).await {
-        Ok(done) => done.map_err(Failure::from),
-        Err(_) => Err(Failure::Transient("a store took too long to answer".to_owned())),
-    }
-}
-
-/// 2 s, 4 s, 8 s… up to [`MAX_BACK_OFF`], of which between half and all is taken.
-fn back_off(receives: u32) -> Duration {
-    jitter(MAX_BACK_OFF.min(Duration::from_secs(2u64.saturating_pow(receives))))
-}
-
-/// Between half of `longest` and all of it.
-fn jitter(longest: Duration) -> Duration {
-    longest.mul_f64(rand::rng().random_range(0.5..=1.0))
+/// A fetched image.
+struct Prepared {
+    /// Why it is no input for the network, if it is none.
+    input: Result<Input, String>,
+    image_sequencer: Option<Sequencer>,
 }
 
 /// Bytes in KiB, rounded up, at least one, at most what a semaphore takes.
-fn kibibytes(bytes: u64) -> usize {
+pub(super) fn kibibytes(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn back_off_doubles_within_bounds() {
-        for receives in 1..40 {
-            let longest = MAX_BACK_OFF.min(Duration::from_secs(2u64.saturating_pow(receives)));
-            let delay = back_off(receives);
-            assert!(delay >= longest / 2 && delay <= longest, "{receives}: {delay:?}");
-        }
-    }
 
     #[test]
     fn permits_are_never_zero_or_too_many() {

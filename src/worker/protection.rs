@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::lease::Leases;
-use crate::backend::Instance;
+use crate::backend::{Instance, within};
 
 /// After so many empty receives in a row the protection is dropped.
 const EMPTY_RECEIVES: usize = 3;
@@ -22,7 +22,7 @@ const INSTANCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The machine's protection, as far as this worker knows.
 #[derive(Debug)]
-pub struct Protection {
+pub(crate) struct Protection {
     instance: Arc<dyn Instance>,
     leases: Arc<Leases>,
     /// Whether the machine is protected; held while that changes.
@@ -33,43 +33,36 @@ pub struct Protection {
 impl Protection {
     /// The protection of a machine that was launched with it and works while `leases` has some.
     #[must_use]
-    pub fn new(instance: Arc<dyn Instance>, leases: Arc<Leases>) -> Self {
+    pub(crate) fn new(instance: Arc<dyn Instance>, leases: Arc<Leases>) -> Self {
         Self { instance, leases, protected: Mutex::new(true), empty_receives: AtomicUsize::new(0) }
     }
 
     /// Protects the machine before work begins, its leases being taken already. False if it cannot be protected: it may be gone at
     /// any time.
-    pub async fn take(&self) -> bool {
+    pub(crate) async fn take(&self) -> bool {
         self.empty_receives.store(0, Ordering::SeqCst);
         let mut protected = self.protected.lock().await;
         if !*protected {
-            match tokio::time::timeout(INSTANCE_TIMEOUT, self.instance.protect(true)).await {
-                Ok(Ok(())) => *protected = true,
-                Ok(Err(error)) => {
-                    warn!(%error, "cannot take protection from scale-in; draining");
-                    return false;
-                }
-                Err(_) => {
-                    warn!("taking protection from scale-in took too long; draining");
-                    return false;
-                }
+            if let Err(error) = within(INSTANCE_TIMEOUT, self.instance.protect(true)).await {
+                warn!(%error, "cannot take protection from scale-in; draining");
+                return false;
             }
+            *protected = true;
         }
         true
     }
 
     /// Counts an empty receive, and drops the protection after a few if nothing is held.
-    pub async fn received_nothing(&self) {
+    pub(crate) async fn received_nothing(&self) {
         if self.empty_receives.fetch_add(1, Ordering::SeqCst) + 1 < EMPTY_RECEIVES {
             return;
         }
         let mut protected = self.protected.lock().await;
         // Looked at under the lock: a receiver takes its leases before it asks for protection.
         if *protected && self.leases.is_empty() {
-            match tokio::time::timeout(INSTANCE_TIMEOUT, self.instance.protect(false)).await {
-                Ok(Ok(())) => *protected = false,
-                Ok(Err(error)) => warn!(%error, "cannot drop protection from scale-in"),
-                Err(_) => warn!("dropping protection from scale-in took too long"),
+            match within(INSTANCE_TIMEOUT, self.instance.protect(false)).await {
+                Ok(()) => *protected = false,
+                Err(error) => warn!(%error, "cannot drop protection from scale-in"),
             }
         }
     }

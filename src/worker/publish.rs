@@ -1,77 +1,95 @@
 //! Publishing: a result goes to the tags, the output object and the row, in this order, each step idempotent.
 
+use super::fate::Fate;
 use crate::{
-    backend::{Backend, Error, ErrorKind, Written},
+    backend::{Backend, Error, ErrorKind, Result, Written},
     contract::{Classification, result::output_key, tags},
 };
 
-/// What became of a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Published {
-    /// It is stored.
-    Stored,
-    /// The image is gone, or a newer result is there: nothing of this one is left.
-    Discarded,
-}
+/// Tries to write over a row that others write at the same time.
+const ATTEMPTS: u32 = 5;
 
-/// Stores `result`. A crash between the steps leaves what a repeat puts right.
+/// Stores `result`. Returns its image's fate: done or failed, as the result says, or discarded, since the image is gone
+/// or a newer result is there; nothing of this one is left then. A crash between the steps leaves what a repeat puts
+/// right.
 ///
 /// # Errors
-/// The store's, for the caller to try again; [`ErrorKind::NotFound`] never comes, it is [`Published::Discarded`].
-pub async fn publish(backend: &Backend, result: &Classification) -> Result<Published, Error> {
-    let output = result.output_key();
-    let tags = tags::tags(result);
-    if !tags.is_empty() {
-        match backend.images.set_tags(&result.image, &tags).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Published::Discarded),
-            other => other?,
+/// The store's, for the caller to try again; [`ErrorKind::NotFound`] never comes, it is [`Fate::Discarded`].
+pub(crate) async fn publish(backend: &Backend, result: &Classification) -> Result<Fate> {
+    match backend.tags.set(&result.image, &tags::tags(result)).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::Discarded),
+        other => other?,
+    }
+    let output = Output::of(result)?;
+    let mut released = None;
+    for _ in 0..ATTEMPTS {
+        if let Some(output) = &output {
+            backend.outputs.put(&output.key, output.body.clone()).await?;
+        }
+        match backend.results.put(result, released.as_deref()).await? {
+            Written::Stored => return Ok(Fate::from(&result.outcome)),
+            // Its output goes before the row does: the row is what leads to it. Who wrote that row may just have
+            // removed ours, which had the same key as the output before; so it is written again, too.
+            Written::Labelled(label) => {
+                backend.outputs.delete(&output_key(&result.image, &label)).await?;
+                released = Some(label);
+            }
+            Written::Stale | Written::Gone => {
+                withdraw(backend, result, output).await?;
+                return Ok(Fate::Discarded);
+            }
         }
     }
-    if let Some(key) = &output {
-        backend.images.put_output(key, body(result)?).await?;
-    }
-    match backend.results.put(result).await? {
-        Written::Stored { previous } => {
-            if let Some(old) = previous.map(|label| output_key(&result.image, &label))
-                && Some(&old) != output.as_ref()
-            {
-                backend.images.delete_output(&old).await?;
-            }
-            Ok(Published::Stored)
-        }
-        Written::Gone => {
-            if let Some(key) = &output {
-                backend.images.delete_output(key).await?;
-            }
-            Ok(Published::Discarded)
-        }
-        Written::Stale => {
-            restore_newer(backend, result, output).await?;
-            Ok(Published::Discarded)
-        }
+    Err(contended(result))
+}
+
+/// An output object.
+struct Output {
+    key: String,
+    body: Vec<u8>,
+}
+
+impl Output {
+    /// The output of `result`; a failure has none.
+    fn of(result: &Classification) -> Result<Option<Self>> {
+        let Some(key) = result.output_key() else { return Ok(None) };
+        let refused = || Error::new(ErrorKind::Refused, format!("cannot write the result of {}", result.image));
+        let body = serde_json::to_vec(result).map_err(|e| refused().because(e))?;
+        Ok(Some(Self { key, body }))
     }
 }
 
-/// A newer row stands: its tags and output object are written again, over those that this older result left.
-async fn restore_newer(backend: &Backend, older: &Classification, output: Option<String>) -> Result<(), Error> {
-    let Some(newer) = backend.results.get(std::slice::from_ref(&older.image)).await?.pop() else { return Ok(()) };
-    let key = newer.output_key();
-    if let Some(old) = output
-        && Some(&old) != key.as_ref()
-    {
-        backend.images.delete_output(&old).await?;
-    }
-    if let Some(key) = key {
-        match backend.images.set_tags(&newer.image, &tags::tags(&newer)).await {
+/// Takes back what publishing left of `result`. The row that stands, if there is one, has its tags and its output
+/// written again.
+async fn withdraw(backend: &Backend, result: &Classification, mut left: Option<Output>) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        let row = row(backend, result).await?;
+        let stands = row.as_ref().map(Output::of).transpose()?.flatten();
+        if let Some(own) = left.filter(|own| stands.as_ref().is_none_or(|stands| stands.key != own.key)) {
+            // Not by its key alone: a row that is being written may have the same label.
+            backend.outputs.delete_own(&own.key, &own.body).await?;
+        }
+        let Some(row) = row else { return Ok(()) };
+        match backend.tags.set(&row.image, &tags::tags(&row)).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             other => other?,
         }
-        backend.images.put_output(&key, body(&newer)?).await?;
+        let Some(stands) = stands else { return Ok(()) };
+        backend.outputs.put(&stands.key, stands.body.clone()).await?;
+        let now = self::row(backend, result).await?;
+        if now.as_ref().and_then(Classification::output_key).as_ref() == Some(&stands.key) {
+            return Ok(());
+        }
+        left = Some(stands);
     }
-    Ok(())
+    Err(contended(result))
 }
 
-fn body(result: &Classification) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(result)
-        .map_err(|e| Error::new(ErrorKind::Refused, format!("cannot write the result of {}", result.image)).because(e))
+/// The row of the image that `result` is about.
+async fn row(backend: &Backend, result: &Classification) -> Result<Option<Classification>> {
+    Ok(backend.results.get(std::slice::from_ref(&result.image)).await?.pop())
+}
+
+fn contended(result: &Classification) -> Error {
+    Error::new(ErrorKind::Transient, format!("the row of {} changes all the time", result.image))
 }

@@ -5,12 +5,12 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, Settings, Summary, lease::Leases, run};
+use super::{Metrics, Settings, Summary, Worker, fate::Fate, lease::Leases, publish::publish};
 use crate::{
-    backend::{Backend, Host, Upload, local},
-    clock::SystemClock,
+    backend::{Backend, Host, Upload, Which, local, remove, requeue},
+    clock::{Clock, ManualClock, SystemClock},
     config::Raw,
-    contract::{Digest, ImageName},
+    contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer},
     model::{Bundle, Classifier, Engine, Limits, Parallel},
     telemetry,
 };
@@ -23,11 +23,15 @@ struct Fixture {
 
 impl Fixture {
     fn new(visibility_timeout: Duration, max_receives: u32) -> Self {
+        Self::with_clock(visibility_timeout, max_receives, Arc::new(SystemClock))
+    }
+
+    fn with_clock(visibility_timeout: Duration, max_receives: u32, clock: Arc<dyn Clock>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Raw { data_dir: dir.path().to_owned(), ..Raw::default() }.local().unwrap();
         config.queue.visibility_timeout = visibility_timeout;
         config.queue.max_receives = max_receives;
-        let (backend, _) = local::open(&config, Arc::new(SystemClock)).unwrap();
+        let (backend, _) = local::open(&config, clock).unwrap();
         Self { backend, metrics: Metrics::new(), dir }
     }
 
@@ -57,15 +61,15 @@ impl Fixture {
             until_empty: true,
         };
         let stop = CancellationToken::new();
-        let running = run(
-            self.backend.clone(),
-            Arc::new(Host::default()),
-            Arc::new(classifier),
-            Arc::new(SystemClock),
-            Arc::clone(&self.metrics),
+        let worker = Worker {
+            backend: self.backend.clone(),
+            instance: Arc::new(Host::default()),
+            classifier: Arc::new(classifier),
+            clock: Arc::new(SystemClock),
+            metrics: Arc::clone(&self.metrics),
             settings,
-            stop,
-        );
+        };
+        let running = worker.run(stop);
         tokio::time::timeout(Duration::from_secs(120), running).await.unwrap().unwrap()
     }
 }
@@ -124,10 +128,10 @@ async fn what_is_no_work_is_dropped_and_the_rest_is_done() {
     assert!(row.outcome.error().is_some_and(|e| e.contains("not")), "{row:?}");
     let good = &fixture.backend.results.get(&["3.png".parse().unwrap()]).await.unwrap()[0];
     let label = good.outcome.label().unwrap();
-    assert_eq!(fixture.backend.images.tags(&good.image).await.unwrap()["Classification"], label);
-    let output = fixture.backend.images.output(&good.output_key().unwrap()).await.unwrap().unwrap();
+    assert_eq!(fixture.backend.tags.get(&good.image).await.unwrap()["Classification"], label);
+    let output = fixture.backend.outputs.get(&good.output_key().unwrap()).await.unwrap().unwrap();
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&output).unwrap()["label"], label);
-    let beats = fixture.backend.results.heartbeats().await.unwrap();
+    let beats = fixture.backend.workers.heartbeats().await.unwrap();
     assert_eq!((beats[0].done, beats[0].failed, beats[0].draining), (9, 1, true));
 }
 
@@ -146,10 +150,96 @@ async fn what_cannot_be_read_is_given_up_and_can_be_redriven() {
 
     std::fs::remove_dir(&file).unwrap();
     std::fs::rename(file.with_extension("away"), &file).unwrap();
-    assert_eq!(fixture.backend.queue.redrive().await.unwrap(), 1);
+    assert_eq!(fixture.backend.dead_letters.redrive().await.unwrap(), 1);
     assert_eq!(fixture.work().await, Summary { done: 1, failed: 0 });
     let row = fixture.backend.results.get(&[image]).await.unwrap().remove(0);
     assert!(row.outcome.label().is_some(), "{row:?}");
+}
+
+/// The output objects of an image.
+async fn outputs(fixture: &Fixture, row: &Classification) -> Option<Vec<u8>> {
+    fixture.backend.outputs.get(&row.output_key()?).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requeue_after_the_clock_was_set_back_keeps_the_output() {
+    let clock = Arc::new(ManualClock::at(1_790_000_000_000));
+    let fixture = Fixture::with_clock(Duration::from_secs(30), 10, Arc::<ManualClock>::clone(&clock));
+    let image = fixture.put("x.png", &picture(1)).await;
+    assert_eq!(fixture.work().await, Summary { done: 1, failed: 0 });
+    clock.set_back(Duration::from_secs(3600));
+    assert_eq!(requeue(&fixture.backend, Which::All).await.unwrap(), 1);
+    assert_eq!(fixture.work().await, Summary { done: 1, failed: 0 });
+    let row = fixture.backend.results.get(&[image]).await.unwrap().remove(0);
+    assert!(outputs(&fixture, &row).await.is_some(), "{row:?}");
+}
+
+/// A result for `image` as a worker publishes it.
+fn published(image: &ImageName, label: &str, event: Option<&Sequencer>, bytes: Option<&Sequencer>) -> Classification {
+    let scores = vec![Score { label: label.to_owned(), confidence: 1.0 }];
+    Classification {
+        image: image.clone(),
+        outcome: Outcome::labelled(scores).unwrap(),
+        location: String::new(),
+        model: String::new(),
+        worker: label.to_owned(),
+        classified_at: time::OffsetDateTime::UNIX_EPOCH,
+        sequencer: event.cloned(),
+        image_sequencer: bytes.cloned(),
+        asked_at_ms: 0,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_on_an_image_that_was_replaced_takes_nothing_from_the_new_one() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    let Backend { images, outputs, tags, results, .. } = &fixture.backend;
+    let image = fixture.put("x.png", &picture(1)).await;
+    let old = images.get(&image, 1 << 20).await.unwrap().sequencer;
+    assert!(remove(&fixture.backend, &image).await.unwrap());
+    fixture.put("x.png", &picture(2)).await;
+    let new = images.get(&image, 1 << 20).await.unwrap().sequencer;
+    assert_ne!(old, new);
+    let stored = published(&image, "cat", new.as_ref(), new.as_ref());
+    // What comes late has the old event, or none, since it was asked for again; its label is that of the new image, or
+    // another one.
+    let late = ["cat", "dog"].map(|label| {
+        [published(&image, label, old.as_ref(), old.as_ref()), published(&image, label, None, old.as_ref())]
+    });
+    for late in late.as_flattened() {
+        assert_eq!(publish(&fixture.backend, late).await.unwrap(), Fate::Discarded, "before the new one");
+        assert!(results.get(std::slice::from_ref(&image)).await.unwrap().is_empty());
+        assert_eq!(outputs.get(&late.output_key().unwrap()).await.unwrap(), None);
+    }
+    assert_eq!(publish(&fixture.backend, &stored).await.unwrap(), Fate::Done);
+    for late in late.as_flattened() {
+        assert_eq!(publish(&fixture.backend, late).await.unwrap(), Fate::Discarded, "after the new one");
+        let body = outputs.get("x.png_cat").await.unwrap().unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["sequencer"], new.as_ref().unwrap().as_str());
+        assert_eq!(outputs.get("x.png_dog").await.unwrap(), None);
+        assert_eq!(tags.get(&image).await.unwrap()["Classification"], "cat");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_label_takes_the_output_of_the_one_before_along_and_a_failure_the_tags_too() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    let Backend { images, outputs, tags, .. } = &fixture.backend;
+    let image = fixture.put("x.png", &picture(1)).await;
+    let sequencer = images.get(&image, 1 << 20).await.unwrap().sequencer;
+    let result = |label| published(&image, label, sequencer.as_ref(), sequencer.as_ref());
+    let failed = Classification { outcome: Outcome::Failed { error: "no".into() }, ..result("x") };
+    for (result, left) in
+        [(result("cat"), Some("cat")), (result("dog"), Some("dog")), (failed, None), (result("cat"), Some("cat"))]
+    {
+        assert_eq!(publish(&fixture.backend, &result).await.unwrap(), Fate::from(&result.outcome));
+        for label in ["cat", "dog"] {
+            let output = outputs.get(&format!("x.png_{label}")).await.unwrap();
+            assert_eq!(output.is_some(), left == Some(label), "{label} after {result:?}");
+        }
+        assert_eq!(tags.get(&image).await.unwrap().get("Classification").map(String::as_str), left);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

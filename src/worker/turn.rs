@@ -12,7 +12,7 @@ const SUSPICIOUS_RECEIVES: u32 = 3;
 
 /// Who may process.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub(crate) struct Turns {
     /// Read by ordinary messages at work, written by a suspicious one.
     alone: RwLock<()>,
     /// Suspicious messages held.
@@ -22,20 +22,20 @@ pub struct Turns {
 
 /// The right to process a message, beside others or alone.
 #[derive(Debug)]
-pub enum Turn<'a> {
+pub(crate) enum Turn<'a> {
     /// Beside others.
-    Shared(RwLockReadGuard<'a, ()>),
+    Shared { _guard: RwLockReadGuard<'a, ()> },
     /// Alone.
-    Alone(RwLockWriteGuard<'a, ()>),
+    Alone { _guard: RwLockWriteGuard<'a, ()> },
 }
 
 /// A suspicious message, for as long as it is held.
 #[derive(Debug)]
-pub struct Suspect(Arc<Turns>);
+pub(crate) struct Suspect(Arc<Turns>);
 
 impl Turns {
     /// Marks a message as held if it is suspicious after so many receives.
-    pub fn suspect(self: &Arc<Self>, receives: u32) -> Option<Suspect> {
+    pub(crate) fn suspect(self: &Arc<Self>, receives: u32) -> Option<Suspect> {
         (receives >= SUSPICIOUS_RECEIVES).then(|| {
             self.suspicious.fetch_add(1, Ordering::SeqCst);
             Suspect(Arc::clone(self))
@@ -43,12 +43,16 @@ impl Turns {
     }
 
     /// Waits for the turn of a message.
-    pub async fn turn(&self, alone: bool) -> Turn<'_> {
-        if alone { Turn::Alone(self.alone.write().await) } else { Turn::Shared(self.alone.read().await) }
+    pub(crate) async fn turn(&self, alone: bool) -> Turn<'_> {
+        if alone {
+            Turn::Alone { _guard: self.alone.write().await }
+        } else {
+            Turn::Shared { _guard: self.alone.read().await }
+        }
     }
 
     /// Waits until no suspicious message is held; while there are any, nothing should be received.
-    pub async fn calm(&self) {
+    pub(crate) async fn calm(&self) {
         loop {
             let calm = self.calm.notified();
             if self.suspicious.load(Ordering::SeqCst) == 0 {

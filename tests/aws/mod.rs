@@ -21,6 +21,7 @@ mod emulator;
 mod machines;
 mod pages;
 mod proxy;
+mod removal;
 mod scaling;
 mod setup;
 mod system;

@@ -279,6 +279,11 @@ fn is_missing_resource(code: &str) -> bool {
         || code.ends_with("NonExistentQueue")
 }
 
+/// The error about a request that cannot be built.
+pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Refused, "cannot build the request").because(cause)
+}
+
 /// Whether the service answered with this HTTP status.
 pub(crate) fn status<E>(error: &SdkError<E>) -> Option<u16> {
     error.raw_response().map(|r| r.status().as_u16())

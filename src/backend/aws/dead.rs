@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
 use tokio::time::{Instant, sleep};
 
@@ -9,7 +10,7 @@ use super::{
     client::Call,
     queue::{MAX_BATCH, SqsQueue, is_unsupported},
 };
-use crate::backend::{DeadLetter, Message, Queue, Receipt, Result};
+use crate::backend::{DeadLetter, DeadLetters, Queue, Receipt, Result};
 
 /// How long one call goes on; what is left then is done by another one.
 const BUDGET: Duration = Duration::from_secs(50);
@@ -19,20 +20,17 @@ const HIDE: Duration = Duration::from_secs(60);
 
 const MOVE: Call = Call::new("start moving messages from", "sqs:StartMessageMoveTask");
 
-impl SqsQueue {
-    pub(super) async fn list_dead(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+#[async_trait]
+impl DeadLetters for SqsQueue {
+    async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>> {
         let Some(dead) = &self.dead else { return Ok(Vec::new()) };
-        let letter = |m: Message| DeadLetter {
-            id: m.id,
-            body: m.body,
-            receive_count: m.receive_count,
-            sent_at_ms: m.sent_at_ms,
-        };
-        Ok(self.look_at(&dead.url, limit).await?.into_iter().map(letter).collect())
+        let seen = self.look_at(&dead.url, limit).await?;
+        self.hand_back(&dead.url, &seen).await?;
+        Ok(seen.into_iter().map(DeadLetter::from).collect())
     }
 
     /// Lets SQS move the messages; where the service cannot do that, receives, sends and deletes them.
-    pub(super) async fn redrive_dead(&self) -> Result<u64> {
+    async fn redrive(&self) -> Result<u64> {
         let Some(dead) = &self.dead else { return Ok(0) };
         let started =
             self.client.start_message_move_task().source_arn(&dead.arn).destination_arn(&self.arn).send().await;
@@ -47,7 +45,13 @@ impl SqsQueue {
         }
     }
 
-    /// Waits for the newest move task and answers how many messages it moved so far.
+    async fn drop_all(&self) -> Result<u64> {
+        self.drain_dead(false).await
+    }
+}
+
+impl SqsQueue {
+    /// Waits for the newest move task and returns how many messages it moved so far.
     async fn watch_move(&self, source: &str) -> Result<u64> {
         let end = Instant::now() + BUDGET;
         loop {
@@ -66,11 +70,8 @@ impl SqsQueue {
         }
     }
 
-    pub(super) async fn drop_all_dead(&self) -> Result<u64> {
-        self.drain_dead(false).await
-    }
-
-    /// Receives and deletes all dead letters, having sent them to the queue again if `resend`. Answers how many were deleted.
+    /// Receives and deletes all dead letters, having sent them to the queue again if `resend`. Returns how many were
+    /// deleted.
     async fn drain_dead(&self, resend: bool) -> Result<u64> {
         let Some(dead) = &self.dead else { return Ok(0) };
         let end = Instant::now() + BUDGET;

@@ -1,12 +1,11 @@
 //! The app tier's Auto Scaling group.
 
-use std::sync::Mutex;
-
 use async_trait::async_trait;
 use aws_sdk_autoscaling::{
     Client,
     types::{AutoScalingGroup, LifecycleState},
 };
+use parking_lot::Mutex;
 
 use super::client::Call;
 use crate::backend::{Error, ErrorKind, Fleet, FleetState, Result, SetDesired};
@@ -33,8 +32,8 @@ impl AutoScalingFleet {
         Self { client, group: group.to_owned(), bounds: Mutex::default() }
     }
 
-    fn bounds(&self) -> std::sync::MutexGuard<'_, Option<(u32, u32)>> {
-        self.bounds.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn bounds(&self) -> parking_lot::MutexGuard<'_, Option<(u32, u32)>> {
+        self.bounds.lock()
     }
 
     fn named(&self) -> Result<()> {

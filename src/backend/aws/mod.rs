@@ -3,23 +3,28 @@
 use std::sync::Arc;
 
 use self::{
-    client::Clients, fleet::AutoScalingFleet, images::S3Images, instance::Ec2Instance, queue::SqsQueue,
+    bucket::Bucket, client::Clients, fleet::AutoScalingFleet, images::S3Images, instance::Ec2Instance, queue::SqsQueue,
     reset::AwsReset, results::DynamoResults,
 };
 use super::{Backend, Instance, Result};
 use crate::config::Aws;
 
+mod bucket;
 mod client;
 mod dead;
 mod fleet;
 mod images;
 mod instance;
+mod outputs;
 mod page;
 mod queue;
 mod reset;
 mod results;
 mod row;
+mod scaler;
 pub mod setup;
+mod tags;
+mod workers;
 
 /// Opens the resources that `config` names.
 ///
@@ -38,15 +43,33 @@ pub async fn instance(config: &Aws) -> Result<Arc<dyn Instance>> {
 }
 
 async fn open_with(clients: Clients, config: &Aws) -> Result<Backend> {
-    let images = Arc::new(S3Images::new(clients.s3, &config.bucket, &config.prefix, &config.output_bucket));
+    let outputs = Arc::new(Bucket::new(clients.s3.clone(), &config.output_bucket));
+    let images = Arc::new(S3Images::new(clients.s3, &config.bucket, &config.prefix));
     let (queue, results) = tokio::try_join!(
         SqsQueue::open(clients.sqs, &config.queue_url),
-        DynamoResults::open(clients.dynamodb, &config.table),
+        DynamoResults::open(clients.dynamodb, &config.table, Arc::clone(&images)),
     )?;
     let (queue, results) = (Arc::new(queue), Arc::new(results));
-    let reset = AwsReset { images: Arc::clone(&images), queue: Arc::clone(&queue), results: Arc::clone(&results) };
+    let reset = AwsReset {
+        images: Arc::clone(&images),
+        outputs: Arc::clone(&outputs),
+        queue: Arc::clone(&queue),
+        results: Arc::clone(&results),
+    };
     let fleet = AutoScalingFleet::new(clients.autoscaling, config.auto_scaling_group.as_deref().unwrap_or_default());
-    Ok(Backend { name: "aws", images, queue, results, fleet: Arc::new(fleet), reset: Arc::new(reset) })
+    Ok(Backend {
+        name: "aws",
+        images: Arc::<S3Images>::clone(&images),
+        tags: images,
+        outputs,
+        queue: Arc::<SqsQueue>::clone(&queue),
+        dead_letters: queue,
+        results: Arc::<DynamoResults>::clone(&results),
+        workers: Arc::<DynamoResults>::clone(&results),
+        scaler: results,
+        fleet: Arc::new(fleet),
+        reset: Arc::new(reset),
+    })
 }
 
 #[cfg(test)]

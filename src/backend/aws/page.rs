@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, future::try_join_all, stream};
 
 use super::{
     results::{DynamoResults, Marker, QUERY, is_visible},
-    row::{self, Item, SHARD, SHARDS, SORT_KEY, n, s, text},
+    row::{self, DELETED_AT, Item, SHARD, SHARDS, SORT_KEY, TOMBSTONE, n, number, s, text},
 };
 use crate::{
     backend::{Error, ErrorKind, Page, PageQuery, Result},
+    clock::{Clock, SystemClock},
     contract::{Classification, ImageName, order::sort_key},
 };
 
@@ -19,10 +20,15 @@ const MAX_LOOKED_AT: usize = 2000;
 /// Rows of one shard in one query when filtering.
 const FILTER_CHUNK: usize = 125;
 
+/// Most rows of one shard in one query.
+const MAX_CHUNK: usize = 1000;
+
 /// One shard, read ahead as far as needed.
 struct Shard {
     number: i32,
     rows: VecDeque<Item>,
+    /// Rows to read next.
+    chunk: usize,
     /// The sort key after which to read on; `None` at the shard's end.
     from: Option<Start>,
 }
@@ -48,7 +54,7 @@ impl DynamoResults {
         let filter = query.filter.as_deref().filter(|f| !f.is_empty()).map(str::to_ascii_lowercase);
         // Shards hold an eighth each; the slack makes a second query rare.
         let chunk = if filter.is_some() { FILTER_CHUNK } else { limit / usize::from(SHARDS) * 5 / 4 + 8 };
-        let mut merge = Merge::new(self, from, backwards, chunk).await?;
+        let mut merge = Merge::new(self, from, backwards, chunk, marker).await?;
 
         let mut results: Vec<Classification> = Vec::new();
         let mut looked_at = 0;
@@ -60,7 +66,7 @@ impl DynamoResults {
                 break;
             }
             looked_at += usize::from(filter.is_some());
-            let Some(row) = Some(item).filter(|i| is_visible(i, marker)).as_ref().and_then(row::row) else { continue };
+            let Some(row) = row::row(&item) else { continue };
             last = Some(row.image.clone());
             if filter.as_deref().is_none_or(|f| matches(&row, f)) {
                 results.push(row);
@@ -83,20 +89,12 @@ impl DynamoResults {
 
     /// Whether there are rows before (or after) `edge`.
     async fn lies_beyond(&self, edge: &ImageName, backwards: bool, marker: Marker) -> Result<bool> {
-        let mut merge = Merge::new(self, Some(edge), backwards, 1).await?;
-        // Rows of before a reset are swept soon; as many as a few may stand in the way.
-        for _ in 0..4 {
-            match merge.next().await? {
-                None => return Ok(false),
-                Some(item) if is_visible(&item, marker) => return Ok(true),
-                Some(_) => {}
-            }
-        }
-        Ok(false)
+        Ok(Merge::new(self, Some(edge), backwards, 1, marker).await?.next().await?.is_some())
     }
 
-    /// Reads the next rows of a shard.
-    async fn fill(&self, shard: &mut Shard, backwards: bool, chunk: usize) -> Result<()> {
+    /// Reads the next rows of a shard. What is hidden, by a reset or because it was removed, is left out; where there
+    /// is much of it, more is read next time.
+    async fn fill(&self, shard: &mut Shard, backwards: bool, marker: Marker) -> Result<()> {
         let Some(from) = shard.from.take() else { return Ok(()) };
         let mut query = self
             .client
@@ -106,7 +104,7 @@ impl DynamoResults {
             .expression_attribute_names("#shard", SHARD)
             .expression_attribute_values(":shard", n(shard.number))
             .scan_index_forward(!backwards)
-            .limit(i32::try_from(chunk).unwrap_or(i32::MAX));
+            .limit(i32::try_from(shard.chunk).unwrap_or(i32::MAX));
         if let Start::Beyond(sort) = from {
             let beyond = if backwards { "<" } else { ">" };
             query = query
@@ -115,10 +113,32 @@ impl DynamoResults {
                 .expression_attribute_values(":sort", s(sort));
         }
         let page = query.send().await.map_err(|e| QUERY.error(&self.table, &e))?;
-        shard.rows.extend(page.items.unwrap_or_default());
+        let (visible, hidden): (Vec<_>, Vec<_>) =
+            page.items.unwrap_or_default().into_iter().partition(|item| is_visible(item, marker));
+        if hidden.len() > visible.len() {
+            shard.chunk = (shard.chunk * 2).min(MAX_CHUNK);
+        }
+        shard.rows.extend(visible);
+        self.forget_removed(hidden).await;
         shard.from =
             page.last_evaluated_key.as_ref().and_then(|k| text(k, SORT_KEY)).map(|k| Start::Beyond(k.to_owned()));
         Ok(())
+    }
+}
+
+impl DynamoResults {
+    /// Takes away what is left of rows that were removed long ago.
+    async fn forget_removed(&self, hidden: Vec<Item>) {
+        let before_ms = SystemClock.now_ms() - i64::try_from(TOMBSTONE.as_millis()).unwrap_or(i64::MAX);
+        let old = hidden.into_iter().filter(|item| number::<i64>(item, DELETED_AT).is_some_and(|at| at < before_ms));
+        let deletes: Vec<_> = old.map(|item| self.delete_if_old(item, before_ms)).collect();
+        let mut deletes = stream::iter(deletes).buffer_unordered(16);
+        while let Some(deleted) = deletes.next().await {
+            if let Err(error) = deleted {
+                // Whoever pages next tries again.
+                tracing::debug!(%error, "cannot take away what is left of a removed row");
+            }
+        }
     }
 }
 
@@ -127,23 +147,29 @@ struct Merge<'a> {
     results: &'a DynamoResults,
     shards: Vec<Shard>,
     backwards: bool,
-    chunk: usize,
+    marker: Marker,
 }
 
 impl<'a> Merge<'a> {
-    async fn new(results: &'a DynamoResults, from: Option<&ImageName>, backwards: bool, chunk: usize) -> Result<Self> {
+    async fn new(
+        results: &'a DynamoResults,
+        from: Option<&ImageName>,
+        backwards: bool,
+        chunk: usize,
+        marker: Marker,
+    ) -> Result<Self> {
         let start = from.map_or(Start::Edge, |name| Start::Beyond(sort_key(name.as_str())));
-        let shard = |number| Shard { number, rows: VecDeque::new(), from: Some(start.clone()) };
+        let shard = |number| Shard { number, rows: VecDeque::new(), chunk, from: Some(start.clone()) };
         let mut shards: Vec<Shard> = (0..i32::from(SHARDS)).map(shard).collect();
-        try_join_all(shards.iter_mut().map(|shard| results.fill(shard, backwards, chunk))).await?;
-        Ok(Self { results, shards, backwards, chunk })
+        try_join_all(shards.iter_mut().map(|shard| results.fill(shard, backwards, marker))).await?;
+        Ok(Self { results, shards, backwards, marker })
     }
 
     async fn next(&mut self) -> Result<Option<Item>> {
         for shard in &mut self.shards {
             // A query may answer with nothing and still have more.
             while shard.rows.is_empty() && shard.from.is_some() {
-                self.results.fill(shard, self.backwards, self.chunk).await?;
+                self.results.fill(shard, self.backwards, self.marker).await?;
             }
         }
         let heads =

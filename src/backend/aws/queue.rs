@@ -14,10 +14,9 @@ use aws_sdk_sqs::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
-use tokio::time::sleep;
 
-use super::{client::Call, images::backoff};
-use crate::backend::{DeadLetter, Depth, Error, ErrorKind, Message, Queue, Receipt, Result};
+use super::client::{Call, internal};
+use crate::backend::{Depth, Error, ErrorKind, Message, Queue, QueuePolicy, Receipt, Result, Retry};
 
 /// SQS's limit of entries in one batch and of messages in one receive.
 pub(crate) const MAX_BATCH: usize = 10;
@@ -25,11 +24,11 @@ pub(crate) const MAX_BATCH: usize = 10;
 /// SQS's limit of the bodies of one batch, in bytes. Newer queues take 1 MiB; emulators and old accounts do not.
 const MAX_BATCH_BYTES: usize = 256 << 10;
 
-/// Tries of the entries of a batch that the service failed to do.
-const ATTEMPTS: u32 = 4;
-
 /// Batches that are sent at a time.
 const CONCURRENT_SENDS: usize = 8;
+
+/// SQS's limit of a long poll.
+const MAX_WAIT: Duration = Duration::from_secs(20);
 
 /// How much longer than its wait a long poll may take.
 const POLL_SLACK: Duration = Duration::from_secs(8);
@@ -145,7 +144,7 @@ impl SqsQueue {
         visibility: Option<Duration>,
     ) -> Result<Vec<Message>> {
         assert!((1..=MAX_BATCH).contains(&max), "ReceiveMessage takes 1 to 10");
-        let wait = wait.min(Duration::from_secs(20));
+        let wait = wait.min(MAX_WAIT);
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(wait + POLL_SLACK).build();
         let received = self
             .client
@@ -164,7 +163,8 @@ impl SqsQueue {
         Ok(received.messages.unwrap_or_default().into_iter().filter_map(message).collect())
     }
 
-    /// Receives up to `limit` messages, then hands them back. They are counted as received once more.
+    /// Receives up to `limit` messages of the queue at `url`. They are counted as received once more, and hidden for
+    /// [`PEEK`].
     pub(super) async fn look_at(&self, url: &str, limit: usize) -> Result<Vec<Message>> {
         let mut seen: Vec<Message> = Vec::new();
         let mut empty = 0;
@@ -175,35 +175,34 @@ impl SqsQueue {
             empty = if got.is_empty() { empty + 1 } else { 0 };
             seen.extend(got);
         }
-        let receipts: Vec<_> = seen.iter().map(|m| m.receipt.clone()).collect();
-        self.hand_back(url, &receipts).await?;
         Ok(seen)
     }
 
     /// Makes messages of the queue at `url` visible at once.
-    pub(super) async fn hand_back(&self, url: &str, receipts: &[Receipt]) -> Result<()> {
+    pub(super) async fn hand_back<'a>(&self, url: &str, messages: impl IntoIterator<Item = &'a Message>) -> Result<()> {
+        let receipts: Vec<Receipt> = messages.into_iter().map(|m| m.receipt.clone()).collect();
         // Those that are stale became visible by themselves.
-        self.change_visibility(url, receipts, Duration::ZERO).await.map(drop)
+        self.change_visibility(url, &receipts, Duration::ZERO).await.map(drop)
+    }
+
+    /// Sends messages anew and then deletes them: the copies have all their receives before them.
+    async fn renew(&self, messages: &[&Message]) -> Result<()> {
+        let bodies: Vec<String> = messages.iter().map(|m| m.body.clone()).collect();
+        self.send(&bodies).await?;
+        let receipts: Vec<Receipt> = messages.iter().map(|m| m.receipt.clone()).collect();
+        // One that stays is done twice, which does no harm.
+        self.delete_from(&self.url, &receipts).await.map(drop)
     }
 
     async fn change_visibility(&self, url: &str, receipts: &[Receipt], visibility: Duration) -> Result<Vec<Receipt>> {
         let (mut stale, mut error) = (Vec::new(), None);
         for chunk in receipts.chunks(MAX_BATCH) {
-            let mut left = chunk.to_vec();
-            for attempt in 1..=ATTEMPTS {
-                let entries = left.iter().enumerate().map(|(i, receipt)| {
-                    ChangeMessageVisibilityBatchRequestEntry::builder()
-                        .id(i.to_string())
-                        .receipt_handle(&receipt.0)
-                        .visibility_timeout(seconds(visibility))
-                        .build()
-                });
-                let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
-                let sent = self.client.change_message_visibility_batch().queue_url(url).set_entries(Some(entries));
-                let failed = match sent.send().await {
-                    Ok(answer) => split_failures(&left, &answer.failed),
+            let (mut left, mut attempts) = (chunk.to_vec(), Retry::CALL.start());
+            loop {
+                let failed = match self.change_chunk(url, &left, visibility).await {
+                    Ok(failed) => failed,
                     Err(e) => {
-                        error = Some(EXTEND.error(url, &e));
+                        error = Some(e);
                         break;
                     }
                 };
@@ -212,50 +211,67 @@ impl SqsQueue {
                 if left.is_empty() {
                     break;
                 }
-                if attempt == ATTEMPTS {
-                    error = Some(transient(&EXTEND, url, failed.why));
-                } else {
-                    sleep(backoff(attempt)).await;
+                if let Err(e) = attempts.again(transient(&EXTEND, url, failed.why)).await {
+                    error = Some(e);
+                    break;
                 }
             }
         }
         error.map_or(Ok(stale), Err)
     }
 
-    /// Deletes from the queue at `url`. Answers the receipts for which it failed.
+    async fn change_chunk(&self, url: &str, chunk: &[Receipt], visibility: Duration) -> Result<Failures<Receipt>> {
+        let entries = chunk.iter().enumerate().map(|(i, receipt)| {
+            ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(i.to_string())
+                .receipt_handle(&receipt.0)
+                .visibility_timeout(seconds(visibility))
+                .build()
+        });
+        let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
+        let sent = self.client.change_message_visibility_batch().queue_url(url).set_entries(Some(entries)).send().await;
+        Ok(split_failures(chunk, &sent.map_err(|e| EXTEND.error(url, &e))?.failed))
+    }
+
+    /// Deletes from the queue at `url`. Returns the receipts for which it failed.
     pub(super) async fn delete_from(&self, url: &str, receipts: &[Receipt]) -> Result<Vec<Receipt>> {
         let mut not_deleted = Vec::new();
         for chunk in receipts.chunks(MAX_BATCH) {
-            let mut left = chunk.to_vec();
-            for attempt in 1..=ATTEMPTS {
-                let entries = left.iter().enumerate().map(|(i, receipt)| {
-                    DeleteMessageBatchRequestEntry::builder().id(i.to_string()).receipt_handle(&receipt.0).build()
-                });
-                let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
-                let sent = self.client.delete_message_batch().queue_url(url).set_entries(Some(entries)).send().await;
-                match sent {
+            let (mut left, mut attempts) = (chunk.to_vec(), Retry::CALL.start());
+            while !left.is_empty() {
+                let error = match self.delete_chunk(url, &left).await {
                     // What is hopeless is stale or gone: its message comes again, or never will.
-                    Ok(answer) => left = split_failures(&left, &answer.failed).again,
-                    Err(e) => {
-                        let error = DELETE.error(url, &e);
-                        tracing::warn!(%error, messages = left.len(), "messages not deleted");
-                        break;
+                    Ok(failed) => {
+                        left = failed.again;
+                        transient(&DELETE, url, failed.why)
                     }
-                }
-                if left.is_empty() {
+                    Err(error) => error,
+                };
+                if !left.is_empty()
+                    && let Err(error) = attempts.again(error).await
+                {
+                    tracing::warn!(%error, messages = left.len(), "messages not deleted");
                     break;
                 }
-                sleep(backoff(attempt)).await;
             }
             not_deleted.extend(left);
         }
         Ok(not_deleted)
     }
 
+    async fn delete_chunk(&self, url: &str, chunk: &[Receipt]) -> Result<Failures<Receipt>> {
+        let entries = chunk.iter().enumerate().map(|(i, receipt)| {
+            DeleteMessageBatchRequestEntry::builder().id(i.to_string()).receipt_handle(&receipt.0).build()
+        });
+        let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
+        let sent = self.client.delete_message_batch().queue_url(url).set_entries(Some(entries)).send().await;
+        Ok(split_failures(chunk, &sent.map_err(|e| DELETE.error(url, &e))?.failed))
+    }
+
     async fn send_batch(&self, bodies: &[String]) -> Result<()> {
         assert!(bodies.len() <= MAX_BATCH, "SendMessageBatch takes 10 messages");
-        let mut left = bodies.to_vec();
-        for attempt in 1.. {
+        let (mut left, mut attempts) = (bodies.to_vec(), Retry::CALL.start());
+        loop {
             let entries = left
                 .iter()
                 .enumerate()
@@ -269,25 +285,22 @@ impl SqsQueue {
             }
             left = failures.again;
             if left.is_empty() {
-                break;
+                return Ok(());
             }
-            if attempt == ATTEMPTS {
-                return Err(transient(&SEND, &self.url, failures.why));
-            }
-            sleep(backoff(attempt)).await;
+            attempts.again(transient(&SEND, &self.url, failures.why)).await?;
         }
-        Ok(())
     }
 }
 
 #[async_trait]
 impl Queue for SqsQueue {
-    fn visibility_timeout(&self) -> Duration {
-        self.visibility
-    }
-
-    fn max_receives(&self) -> Option<u32> {
-        self.dead.as_ref().map(|dead| dead.max_receives)
+    fn policy(&self) -> QueuePolicy {
+        QueuePolicy {
+            visibility_timeout: self.visibility,
+            max_receives: self.dead.as_ref().map(|dead| dead.max_receives),
+            long_poll: MAX_WAIT,
+            peek_counts: true,
+        }
     }
 
     async fn send(&self, bodies: &[String]) -> Result<()> {
@@ -327,19 +340,14 @@ impl Queue for SqsQueue {
     }
 
     async fn peek(&self, limit: usize) -> Result<Vec<Message>> {
-        self.look_at(&self.url, limit).await
-    }
-
-    async fn dead(&self, limit: usize) -> Result<Vec<DeadLetter>> {
-        self.list_dead(limit).await
-    }
-
-    async fn redrive(&self) -> Result<u64> {
-        self.redrive_dead().await
-    }
-
-    async fn drop_dead(&self) -> Result<u64> {
-        self.drop_all_dead().await
+        let seen = self.look_at(&self.url, limit).await?;
+        // A look is a receive for SQS. Half of those that a message has are left to workers: one that had more is sent
+        // anew.
+        let most = self.policy().max_receives.map_or(u32::MAX, |max| max / 2);
+        let (spent, fresh): (Vec<_>, Vec<_>) = seen.iter().partition(|message| message.receive_count > most);
+        self.renew(&spent).await?;
+        self.hand_back(&self.url, fresh).await?;
+        Ok(seen)
     }
 }
 
@@ -435,10 +443,6 @@ fn seconds(duration: Duration) -> i32 {
 
 fn transient(call: &Call, url: &str, why: Option<String>) -> Error {
     Error::new(ErrorKind::Transient, format!("cannot {} {url}", call.what)).because(why.unwrap_or_default())
-}
-
-fn internal(cause: &dyn std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Refused, "cannot build the request").because(cause)
 }
 
 /// Whether the service says that it does not know this action.

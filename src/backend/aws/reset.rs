@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,17 +16,19 @@ use async_trait::async_trait;
 use aws_sdk_sqs::config::{
     ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextRef,
 };
+use parking_lot::Mutex;
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    bucket::Bucket,
     client::Call,
-    images::{Bucket, S3Images},
+    images::S3Images,
     queue::{MAX_BATCH, SqsQueue},
     results::DynamoResults,
 };
 use crate::{
-    backend::{Queue, Receipt, Reset, ResetReport, Result},
+    backend::{Error, Message, Queue, Receipt, Reset, Result, Tally},
     clock::{Clock, SystemClock},
 };
 
@@ -43,66 +48,69 @@ const SKEW: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(crate) struct AwsReset {
     pub(crate) images: Arc<S3Images>,
+    pub(crate) outputs: Arc<Bucket>,
     pub(crate) queue: Arc<SqsQueue>,
     pub(crate) results: Arc<DynamoResults>,
 }
 
 #[async_trait]
 impl Reset for AwsReset {
-    async fn reset(&self) -> Result<ResetReport> {
+    async fn reset(&self, removed: &Tally) -> Result<()> {
         // S3 tells when an object was written in whole seconds, so the line is drawn between two: what is written in this second
         // goes, what is written from the next one on stays.
         let now_ms = self.store_now_ms().await?;
         let line_ms = (now_ms / 1000 + 1) * 1000;
         self.results.set_marker(line_ms - 1).await?;
         sleep(Duration::from_millis(u64::try_from(line_ms - now_ms).unwrap_or(0) + 50)).await;
-        let report = self.sweep(line_ms).await?;
-        // A worker that had not heard of the marker may still have written; readers do not see it, and it goes.
-        let (again, wait) = (self.clone(), self.queue.visibility_timeout());
-        tokio::spawn(async move {
-            sleep(wait).await;
-            match again.sweep(line_ms).await {
-                Ok(report) => tracing::info!(?report, "second sweep of the reset is done"),
-                Err(error) => tracing::warn!(%error, "the second sweep of the reset failed; what it left is hidden"),
-            }
-        });
-        Ok(report)
+        self.sweep(line_ms, removed).await
+    }
+
+    async fn settle(&self, removed: &Tally) -> Result<()> {
+        // A worker that had not heard of the marker may still write; readers do not see it, and it goes.
+        sleep(self.queue.policy().visibility_timeout).await;
+        let line_ms = self.results.marker().await?.at_ms.saturating_add(1);
+        self.sweep(line_ms, removed).await
     }
 }
 
 impl AwsReset {
     /// Removes what is older than `line_ms`.
-    async fn sweep(&self, line_ms: i64) -> Result<ResetReport> {
-        let (bucket, prefix) = self.images.inputs();
-        let (images, outputs, messages, dead, results) = tokio::try_join!(
-            empty(bucket, prefix, line_ms),
-            empty(self.images.outputs(), "", line_ms),
-            self.drop_messages(&self.queue.url, line_ms),
-            async {
-                match &self.queue.dead {
-                    Some(dead) => self.drop_messages(&dead.url, line_ms).await,
-                    None => Ok(0),
-                }
-            },
-            self.results.sweep(line_ms - 1),
+    async fn sweep(&self, line_ms: i64, removed: &Tally) -> Result<()> {
+        let dead = async {
+            match &self.queue.dead {
+                Some(dead) => self.drop_messages(&dead.url, line_ms, &removed.messages).await,
+                None => Ok(()),
+            }
+        };
+        let rows = async {
+            let rows = self.results.sweep(line_ms - 1).await?;
+            removed.results.fetch_add(rows, Ordering::Relaxed);
+            Ok::<_, Error>(())
+        };
+        tokio::try_join!(
+            empty(&self.images.bucket, &self.images.prefix, line_ms, &removed.images),
+            empty(&self.outputs, "", line_ms, &removed.outputs),
+            self.drop_messages(&self.queue.url, line_ms, &removed.messages),
+            dead,
+            rows,
         )?;
-        Ok(ResetReport { images, outputs, messages: messages + dead, results })
+        Ok(())
     }
 
     /// Receives and deletes the messages that were sent before the line; newer ones are handed back.
-    async fn drop_messages(&self, url: &str, line_ms: i64) -> Result<u64> {
+    async fn drop_messages(&self, url: &str, line_ms: i64, removed: &AtomicU64) -> Result<()> {
         let end = Instant::now() + MESSAGES;
-        let (mut count, mut empty, mut newer) = (0, 0, Vec::new());
+        let (mut empty, mut newer) = (0, Vec::<Message>::new());
         while empty < 2 && newer.len() < MAX_NEWER && Instant::now() < end {
             let got = self.queue.receive_from(url, MAX_BATCH, Duration::from_secs(1), Some(HIDE)).await?;
             empty = if got.is_empty() { empty + 1 } else { 0 };
             let (old, new): (Vec<_>, Vec<_>) = got.into_iter().partition(|m| m.sent_at_ms < line_ms);
-            newer.extend(new.into_iter().map(|m| m.receipt));
+            newer.extend(new);
             let old: Vec<Receipt> = old.into_iter().map(|m| m.receipt).collect();
-            count += (old.len() - self.queue.delete_from(url, &old).await?.len()) as u64;
+            let failed = self.queue.delete_from(url, &old).await?;
+            removed.fetch_add((old.len() - failed.len()) as u64, Ordering::Relaxed);
         }
-        self.queue.hand_back(url, &newer).await?;
-        Ok(count)
+        self.queue.hand_back(url, &newer).await
     }
 
     /// The time by the queue's clock, with which the ages of messages are told. Services tell theirs in whole seconds, so a clock that
@@ -114,28 +122,26 @@ impl AwsReset {
             self.queue.client.get_queue_attributes().queue_url(url).customize().interceptor(date.clone()).send();
         asked.await.map_err(|e| Call::new("ask for the time", "sqs:GetQueueAttributes").error(url, &e))?;
         let now_ms = SystemClock.now_ms();
-        let told = *date.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(told.filter(|told| told.abs_diff(now_ms) > SKEW.as_millis() as u64).unwrap_or(now_ms))
+        let date = *date.0.lock();
+        Ok(date.filter(|date| date.abs_diff(now_ms) > SKEW.as_millis() as u64).unwrap_or(now_ms))
     }
 }
 
-/// Removes what was last written before the line. Answers how many objects; their versions do not count.
-async fn empty(bucket: &Bucket, prefix: &str, line_ms: i64) -> Result<u64> {
-    let versioned = bucket.is_versioned().await;
+/// Removes what was last written before the line, and counts the objects; their versions do not count.
+async fn empty(bucket: &Bucket, prefix: &str, line_ms: i64, removed: &AtomicU64) -> Result<()> {
     let mut keys = HashSet::new();
-    let mut next: Option<(String, Option<String>)> = None;
+    let mut next = None;
     loop {
-        let page = match (versioned, next) {
-            (true, Some((key, version))) => bucket.versions(prefix, Some(key), version).await?,
-            (true, None) => bucket.versions(prefix, None, None).await?,
-            (false, next) => bucket.objects(prefix, next.map(|(token, _)| token)).await?,
-        };
+        let page = bucket.list(prefix, next).await?;
         let old: Vec<_> = page.objects.into_iter().filter(|o| o.modified_ms < line_ms).map(|o| o.id).collect();
-        keys.extend(old.iter().map(|id| id.key.clone()));
+        let here: HashSet<String> = old.iter().map(|id| id.key.clone()).collect();
         bucket.delete_objects(old).await?;
+        // Versions are listed in the order of their keys, so only the last one may come again.
+        removed.fetch_add(here.difference(&keys).count() as u64, Ordering::Relaxed);
+        keys = here;
         next = page.next;
         if next.is_none() {
-            return Ok(keys.len() as u64);
+            return Ok(());
         }
     }
 }
@@ -156,7 +162,7 @@ impl Intercept for DateHeader {
         _: &mut ConfigBag,
     ) -> Result<(), aws_sdk_sqs::error::BoxError> {
         let date = context.response().headers().get("date").and_then(parse_date);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
+        *self.0.lock() = date;
         Ok(())
     }
 }

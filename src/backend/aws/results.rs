@@ -1,30 +1,34 @@
-//! Results, heartbeats and the scaler's memory on DynamoDB.
+//! Results on DynamoDB.
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::{
     Client,
-    types::{AttributeValue, KeysAndAttributes, ReturnValue},
+    error::SdkError,
+    operation::update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
+    types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep},
-};
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
-    client::Call,
-    images::backoff,
+    client::{Call, internal},
+    images::S3Images,
     row::{
-        self, ASKED_AT, HEARTBEATS, Item, LAYOUT, SEQUENCER, SHARD, SHARDS, SORT_KEY, SYSTEM, key, n, number, s, text,
+        self, ASKED_AT, CLASSIFICATION, DELETED_AT, Item, LAYOUT, SEQUENCER, SHARD, SHARDS, SORT_KEY, SYSTEM, key, n,
+        number, s, text,
     },
 };
 use crate::{
-    backend::{Error, ErrorKind, Heartbeat, Page, PageQuery, Result, Results, Totals, Versioned, Written},
+    backend::{
+        Error, ErrorKind, Heartbeat, Images, Page, PageQuery, Registry, Removed, Result, Results, Retry, Totals,
+        Written,
+    },
     clock::{Clock, SystemClock},
     contract::{Classification, ImageName},
 };
@@ -35,22 +39,18 @@ const MAX_GET: usize = 100;
 /// Batches that are read at a time.
 const CONCURRENT_GETS: usize = 4;
 
-/// Tries of what a batch left undone.
-const ATTEMPTS: u32 = 6;
-
 /// How long a read reset marker is believed. Rows that a writer lets through meanwhile are hidden by readers, and swept.
 const MARKER_AGE: Duration = Duration::from_secs(3);
 
 /// The sort keys in the system partition.
 pub(super) const META: &str = "meta";
 const RESET: &str = "reset";
-const SCALER: &str = "scaler";
 
-const GET: Call = Call::new("read from", "dynamodb:GetItem");
+pub(super) const GET: Call = Call::new("read from", "dynamodb:GetItem");
 const BATCH_GET: Call = Call::new("read from", "dynamodb:BatchGetItem");
-const UPDATE: Call = Call::new("write to", "dynamodb:UpdateItem");
+pub(super) const UPDATE: Call = Call::new("write to", "dynamodb:UpdateItem");
 pub(super) const QUERY: Call = Call::new("query", "dynamodb:Query");
-const DELETE: Call = Call::new("delete from", "dynamodb:DeleteItem");
+pub(super) const DELETE: Call = Call::new("delete from", "dynamodb:DeleteItem");
 
 /// The last reset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,7 +67,11 @@ pub(super) struct Marker {
 pub(crate) struct DynamoResults {
     pub(super) client: Client,
     pub(super) table: String,
+    /// Tells whether an image that was removed is there again.
+    images: Arc<S3Images>,
     marker: Mutex<Option<(Instant, Marker)>>,
+    /// Whether this handle has looked for heartbeats that are too many.
+    pub(super) folded: AtomicBool,
 }
 
 impl DynamoResults {
@@ -75,8 +79,9 @@ impl DynamoResults {
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] if there is no such table, or another version of the program laid it out.
-    pub(crate) async fn open(client: Client, table: &str) -> Result<Self> {
-        let this = Self { client, table: table.to_owned(), marker: Mutex::default() };
+    pub(crate) async fn open(client: Client, table: &str, images: Arc<S3Images>) -> Result<Self> {
+        let this =
+            Self { client, table: table.to_owned(), images, marker: Mutex::default(), folded: AtomicBool::new(false) };
         let meta = match this.system(META).await? {
             Some(meta) => meta,
             None => this.write_meta().await?,
@@ -96,7 +101,7 @@ impl DynamoResults {
         ))
     }
 
-    /// Marks the table with this layout, unless somebody else just did, and answers what is there.
+    /// Marks the table with this layout, unless somebody else just did, and returns what is there.
     async fn write_meta(&self) -> Result<Item> {
         let written = self
             .client
@@ -114,7 +119,8 @@ impl DynamoResults {
         Ok(written.map_err(|e| UPDATE.error(&self.table, &e))?.attributes.unwrap_or_default())
     }
 
-    async fn system(&self, sort: &str) -> Result<Option<Item>> {
+    /// An item of the system partition.
+    pub(super) async fn system(&self, sort: &str) -> Result<Option<Item>> {
         let got = self
             .client
             .get_item()
@@ -175,10 +181,10 @@ impl DynamoResults {
         assert!(images.len() <= MAX_GET, "BatchGetItem takes 100 keys");
         let keys: Vec<Item> = images.iter().map(row::row_key).collect();
         let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
-        let wanted = wanted.map_err(|e| Error::new(ErrorKind::Refused, "cannot build the request").because(e))?;
+        let wanted = wanted.map_err(|e| internal(&e))?;
         let mut left = HashMap::from([(self.table.clone(), wanted)]);
-        let mut items = Vec::new();
-        for attempt in 1..=ATTEMPTS {
+        let (mut items, mut attempts) = (Vec::new(), Retry::times(6).start());
+        loop {
             let got = self.client.batch_get_item().set_request_items(Some(left)).send().await;
             let got = got.map_err(|e| BATCH_GET.error(&self.table, &e))?;
             items.extend(got.responses.unwrap_or_default().into_values().flatten());
@@ -186,13 +192,13 @@ impl DynamoResults {
             if left.is_empty() {
                 return Ok(items);
             }
-            sleep(backoff(attempt)).await;
+            let message = format!("{} answers too slowly: keys stay unprocessed", self.table);
+            attempts.again(Error::new(ErrorKind::Transient, message)).await?;
         }
-        Err(Error::new(ErrorKind::Transient, format!("{} answers too slowly: keys stay unprocessed", self.table)))
     }
 
     /// All items of a partition, page by page.
-    async fn partition(&self, shard: i32) -> Result<Vec<Item>> {
+    pub(super) async fn partition(&self, shard: i32) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         let mut start = None;
         loop {
@@ -215,7 +221,8 @@ impl DynamoResults {
         }
     }
 
-    /// Removes the rows that were asked for at or before the marker. Answers how many.
+    /// Removes the rows that were asked for at or before the marker, and what is left of those removed by then. Returns
+    /// how many rows.
     pub(super) async fn sweep(&self, marker_ms: i64) -> Result<u64> {
         let shards: Vec<_> = (0..i32::from(SHARDS)).map(|shard| self.sweep_shard(shard, marker_ms)).collect();
         stream::iter(shards)
@@ -233,11 +240,12 @@ impl DynamoResults {
                 .query()
                 .table_name(&self.table)
                 .key_condition_expression("#shard = :shard")
-                .filter_expression("#asked <= :marker")
-                .projection_expression("#shard, #sort")
+                .filter_expression("#asked <= :marker OR #deleted <= :marker")
+                .projection_expression("#shard, #sort, #asked")
                 .expression_attribute_names("#shard", SHARD)
                 .expression_attribute_names("#sort", SORT_KEY)
                 .expression_attribute_names("#asked", ASKED_AT)
+                .expression_attribute_names("#deleted", DELETED_AT)
                 .expression_attribute_values(":shard", n(shard))
                 .expression_attribute_values(":marker", n(marker_ms))
                 .consistent_read(true)
@@ -246,7 +254,7 @@ impl DynamoResults {
                 .await
                 .map_err(|e| QUERY.error(&self.table, &e))?;
             let deletes: Vec<_> =
-                page.items.unwrap_or_default().into_iter().map(|key| self.delete_if_old(key, marker_ms)).collect();
+                page.items.unwrap_or_default().into_iter().map(|item| self.delete_if_old(item, marker_ms)).collect();
             count += stream::iter(deletes)
                 .buffer_unordered(16)
                 .try_fold(0, |sum, gone| async move { Ok(sum + u64::from(gone)) })
@@ -258,40 +266,58 @@ impl DynamoResults {
         }
     }
 
-    /// Not a batch: a row that was written anew meanwhile stays.
-    async fn delete_if_old(&self, key: Item, marker_ms: i64) -> Result<bool> {
+    /// Not a batch: a row that was written anew meanwhile stays. True if a row went.
+    pub(super) async fn delete_if_old(&self, mut item: Item, marker_ms: i64) -> Result<bool> {
+        let was_row = item.remove(ASKED_AT).is_some();
+        item.retain(|name, _| name == SHARD || name == SORT_KEY);
         let deleted = self
             .client
             .delete_item()
             .table_name(&self.table)
-            .set_key(Some(key))
-            .condition_expression("#asked <= :marker")
-            .expression_attribute_names("#asked", ASKED_AT)
+            .set_key(Some(item))
+            .condition_expression("#at <= :marker")
+            .expression_attribute_names("#at", if was_row { ASKED_AT } else { DELETED_AT })
             .expression_attribute_values(":marker", n(marker_ms))
             .send()
             .await;
         match deleted {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(was_row),
             Err(e) if e.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(false),
             Err(e) => Err(DELETE.error(&self.table, &e)),
         }
     }
-}
 
-#[async_trait]
-impl Results for DynamoResults {
-    async fn put(&self, result: &Classification) -> Result<Written> {
-        let marker = self.marker().await?;
-        if result.asked_at_ms <= marker.at_ms {
-            return Ok(Written::Gone);
-        }
-        let (set, remove) = row::attributes(result)?;
-        let mut update = self
-            .client
-            .update_item()
+    /// Updates a row if `condition` holds. Returns the row before, or, as an error, the one for which it does not hold.
+    async fn update_row(&self, image: &ImageName, update: UpdateItemFluentBuilder) -> Result<Result<Item, Item>> {
+        let update = update
             .table_name(&self.table)
-            .set_key(Some(row::row_key(&result.image)))
-            .return_values(ReturnValue::AllOld);
+            .set_key(Some(row::row_key(image)))
+            .return_values(ReturnValue::AllOld)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match update.send().await {
+            Ok(updated) => Ok(Ok(updated.attributes.unwrap_or_default())),
+            Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => match e.into_err() {
+                UpdateItemError::ConditionalCheckFailedException(e) if e.item.is_some() => {
+                    Ok(Err(e.item.unwrap_or_default()))
+                }
+                // A service that does not tell is asked.
+                _ => Ok(Err(self.get_batch(std::slice::from_ref(image)).await?.pop().unwrap_or_default())),
+            },
+            Err(e) => Err(UPDATE.error(&self.table, &e)),
+        }
+    }
+
+    /// The update that writes the row of `result`, unless a newer one is there, or one with another label, or what is
+    /// left of one that was removed at another time than `removed_at_ms`. Rows of before the reset do not count.
+    fn put_request(
+        &self,
+        result: &Classification,
+        released: Option<&str>,
+        removed_at_ms: Option<i64>,
+        marker: Marker,
+    ) -> Result<UpdateItemFluentBuilder> {
+        let (set, remove) = row::attributes(result)?;
+        let mut update = self.client.update_item();
         // Names are aliased: the list of reserved words is long.
         for name in set.iter().map(|(name, _)| name).chain(&remove) {
             update = update.expression_attribute_names(format!("#{name}"), *name);
@@ -301,22 +327,60 @@ impl Results for DynamoResults {
         for (name, value) in set {
             update = update.expression_attribute_values(format!(":{name}"), value);
         }
-        if result.sequencer.is_some() {
-            update = update
-                .condition_expression(format!("attribute_not_exists(#{SEQUENCER}) OR #{SEQUENCER} <= :{SEQUENCER}"));
+        let mut condition = format!("(attribute_not_exists(#{CLASSIFICATION}) OR #{ASKED_AT} <= :marker");
+        for (i, label) in [result.outcome.label(), released].into_iter().flatten().enumerate() {
+            condition += &format!(" OR #{CLASSIFICATION} = :label{i}");
+            update = update.expression_attribute_values(format!(":label{i}"), s(label));
         }
-        let expression = format!("SET {} REMOVE {}", assignments.join(", "), removals.join(", "));
-        match update.update_expression(expression).send().await {
-            Ok(updated) => {
-                let previous = updated.attributes.as_ref().filter(|old| is_visible(old, marker));
-                Ok(Written::Stored {
-                    previous: previous.and_then(|old| text(old, row::CLASSIFICATION)).map(str::to_owned),
-                })
+        condition.push(')');
+        if result.sequencer.is_some() {
+            condition += &format!(
+                " AND (attribute_not_exists(#{SEQUENCER}) OR #{SEQUENCER} <= :{SEQUENCER} OR #{ASKED_AT} <= :marker)"
+            );
+        }
+        condition += &format!(" AND (attribute_not_exists(#{DELETED_AT})");
+        if let Some(removed_at_ms) = removed_at_ms {
+            condition += &format!(" OR #{DELETED_AT} = :removed");
+            update = update.expression_attribute_values(":removed", n(removed_at_ms));
+        }
+        Ok(update
+            .expression_attribute_names(format!("#{CLASSIFICATION}"), CLASSIFICATION)
+            .expression_attribute_names(format!("#{DELETED_AT}"), DELETED_AT)
+            .expression_attribute_values(":marker", n(marker.at_ms))
+            .condition_expression(condition + ")")
+            .update_expression(format!("SET {} REMOVE {}, #{DELETED_AT}", assignments.join(", "), removals.join(", "))))
+    }
+}
+
+#[async_trait]
+impl Results for DynamoResults {
+    async fn put(&self, result: &Classification, released: Option<&str>) -> Result<Written> {
+        let marker = self.marker().await?;
+        if result.asked_at_ms <= marker.at_ms {
+            return Ok(Written::Gone);
+        }
+        let (mut removed_at_ms, mut attempts) = (None, Retry::CALL.start());
+        loop {
+            let update = self.put_request(result, released, removed_at_ms, marker)?;
+            let Err(there) = self.update_row(&result.image, update).await? else { return Ok(Written::Stored) };
+            if let Some(at_ms) = number(&there, DELETED_AT) {
+                // Of no use to compare times: clocks differ. But an image that was removed and is there is another one.
+                if !self.images.exists(&result.image).await? {
+                    return Ok(Written::Gone);
+                }
+                removed_at_ms = Some(at_ms);
+                continue;
             }
-            Err(e) if e.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
-                Ok(Written::Stale)
+            let stored = text(&there, SEQUENCER);
+            if result.sequencer.as_ref().zip(stored).is_some_and(|(new, stored)| new.as_str() < stored) {
+                return Ok(Written::Stale);
             }
-            Err(e) => Err(UPDATE.error(&self.table, &e)),
+            let label = text(&there, CLASSIFICATION).filter(|_| is_visible(&there, marker));
+            if let Some(label) = label.filter(|label| ![result.outcome.label(), released].contains(&Some(*label))) {
+                return Ok(Written::Labelled(label.to_owned()));
+            }
+            let message = format!("the row of {} changes all the time", result.image);
+            attempts.again(Error::new(ErrorKind::Transient, message)).await?;
         }
     }
 
@@ -334,76 +398,38 @@ impl Results for DynamoResults {
         self.read_page(query).await
     }
 
-    async fn delete(&self, image: &ImageName) -> Result<Option<Classification>> {
+    async fn delete(&self, image: &ImageName, released: Option<&str>) -> Result<Removed> {
         let marker = self.marker().await?;
-        let deleted = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .set_key(Some(row::row_key(image)))
-            .return_values(ReturnValue::AllOld)
-            .send()
-            .await;
-        let old = deleted.map_err(|e| DELETE.error(&self.table, &e))?.attributes;
-        Ok(old.filter(|item| is_visible(item, marker)).as_ref().and_then(row::row))
+        let names: Vec<String> = row::ATTRIBUTES.iter().map(|name| format!("#{name}")).collect();
+        let mut update = self.client.update_item();
+        for name in row::ATTRIBUTES {
+            update = update.expression_attribute_names(format!("#{name}"), name);
+        }
+        let mut condition = format!("attribute_not_exists(#{CLASSIFICATION}) OR #{ASKED_AT} <= :marker");
+        if let Some(label) = released {
+            condition += &format!(" OR #{CLASSIFICATION} = :released");
+            update = update.expression_attribute_values(":released", s(label));
+        }
+        // What is left says when the row was removed: a worker that has the image still may not write it again.
+        let update = update
+            .expression_attribute_names("#deleted", DELETED_AT)
+            .expression_attribute_values(":now", n(SystemClock.now_ms()))
+            .expression_attribute_values(":marker", n(marker.at_ms))
+            .condition_expression(condition)
+            .update_expression(format!("SET #deleted = :now REMOVE {}", names.join(", ")));
+        Ok(match self.update_row(image, update).await? {
+            Ok(before) if is_visible(&before, marker) => Removed::Row,
+            Ok(_) => Removed::Nothing,
+            Err(there) => Removed::Labelled(text(&there, CLASSIFICATION).unwrap_or_default().to_owned()),
+        })
     }
 
-    async fn totals(&self) -> Result<Totals> {
+    async fn totals(&self, heartbeats: &[Heartbeat]) -> Result<Totals> {
         let marker = self.marker().await?;
-        let (done, failed) = sum(&self.heartbeats().await?);
+        let (done, failed) = sum(heartbeats);
         let done = done.saturating_sub(marker.done);
         let failed = failed.saturating_sub(marker.failed);
         Ok(Totals { total: done + failed, failed, exact: false })
-    }
-
-    async fn beat(&self, heartbeat: &Heartbeat) -> Result<()> {
-        let heartbeat = Heartbeat { seen_at_ms: SystemClock.now_ms(), ..heartbeat.clone() };
-        let json = serde_json::to_string(&heartbeat)
-            .map_err(|e| Error::new(ErrorKind::Refused, "cannot write a heartbeat").because(e))?;
-        let mut item = key(HEARTBEATS, &heartbeat.worker);
-        item.insert("Heartbeat".to_owned(), s(json));
-        let put = self.client.put_item().table_name(&self.table).set_item(Some(item)).send().await;
-        put.map(drop).map_err(|e| Call::new("write to", "dynamodb:PutItem").error(&self.table, &e))
-    }
-
-    async fn heartbeats(&self) -> Result<Vec<Heartbeat>> {
-        let items = self.partition(HEARTBEATS).await?;
-        let beats = items.iter().filter_map(|item| {
-            let read = serde_json::from_str(text(item, "Heartbeat")?);
-            read.inspect_err(|error| tracing::warn!(%error, "a heartbeat is not understood, skipping it")).ok()
-        });
-        Ok(beats.collect())
-    }
-
-    async fn scaler(&self) -> Result<Option<Versioned>> {
-        let item = self.system(SCALER).await?;
-        Ok(item.and_then(|item| {
-            Some(Versioned { value: text(&item, "Value")?.to_owned(), version: number(&item, "Version")? })
-        }))
-    }
-
-    async fn swap_scaler(&self, expected: Option<u64>, value: &str) -> Result<bool> {
-        let mut update = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(SYSTEM, SCALER)))
-            .update_expression("SET #value = :value, #version = :next")
-            .expression_attribute_names("#value", "Value")
-            .expression_attribute_names("#version", "Version")
-            .expression_attribute_values(":value", s(value))
-            .expression_attribute_values(":next", n(expected.unwrap_or(0) + 1));
-        update = match expected {
-            None => update.condition_expression("attribute_not_exists(#version)"),
-            Some(version) => {
-                update.condition_expression("#version = :expected").expression_attribute_values(":expected", n(version))
-            }
-        };
-        match update.send().await {
-            Ok(_) => Ok(true),
-            Err(e) if e.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(false),
-            Err(e) => Err(UPDATE.error(&self.table, &e)),
-        }
     }
 }
 

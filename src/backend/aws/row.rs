@@ -1,6 +1,6 @@
 //! The table's layout: keys, and how a row is written and read.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use sha2::{Digest as _, Sha256};
@@ -49,6 +49,28 @@ pub(crate) const CLASSIFIED_ON: &str = "ClassifiedOn";
 pub(crate) const SEQUENCER: &str = "Sequencer";
 /// When the message was sent, milliseconds since 1970.
 pub(crate) const ASKED_AT: &str = "AskedAt";
+
+/// When the row was removed, milliseconds since 1970. Alone with the key it is what is left of a removed row for
+/// [`TOMBSTONE`].
+pub(crate) const DELETED_AT: &str = "DeletedAt";
+
+/// A row's attributes besides its key.
+pub(crate) const ATTRIBUTES: [&str; 11] = [
+    IMAGE_NAME,
+    CLASSIFICATION,
+    S3_LOCATION,
+    CONFIDENCE,
+    TOP,
+    ERROR,
+    MODEL,
+    CLASSIFIED_BY,
+    CLASSIFIED_ON,
+    SEQUENCER,
+    ASKED_AT,
+];
+
+/// How long it is known that a row was removed: longer than any work that was under way then.
+pub(crate) const TOMBSTONE: Duration = Duration::from_secs(3600);
 
 /// An item.
 pub(crate) type Item = HashMap<String, AttributeValue>;
@@ -147,6 +169,7 @@ fn read(item: &Item) -> Option<Classification> {
         worker: text(item, CLASSIFIED_BY).unwrap_or_default().to_owned(),
         classified_at: OffsetDateTime::parse(text(item, CLASSIFIED_ON)?, &Rfc3339).ok()?,
         sequencer: text(item, SEQUENCER).map(Sequencer::new),
+        image_sequencer: None,
         asked_at_ms: number(item, ASKED_AT)?,
     })
 }
@@ -161,7 +184,29 @@ mod tests {
 
     use super::*;
 
+    /// An attribute of any type, as another tool may have written it.
+    fn any_attribute() -> impl Strategy<Value = AttributeValue> {
+        prop_oneof![
+            "\\PC{0,40}".prop_map(AttributeValue::S),
+            "[-0-9.eE]{0,25}".prop_map(AttributeValue::N),
+            any::<bool>().prop_map(AttributeValue::Bool),
+            Just(AttributeValue::Null(true)),
+            Just(AttributeValue::L(Vec::new())),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn no_item_of_another_tool_panics(
+            values in proptest::collection::vec(proptest::option::of(any_attribute()), 11),
+        ) {
+            let names = ATTRIBUTES.iter().map(|name| (*name).to_owned());
+            let item: Item = names.zip(values).filter_map(|(name, value)| Some((name, value?))).collect();
+            if let Some(row) = row(&item) {
+                prop_assert_eq!(Some(row.image.as_str()), text(&item, IMAGE_NAME));
+            }
+        }
+
         #[test]
         fn a_written_row_reads_back(
             name in "[a-zA-Z0-9é🦀 ._()-]{1,40}", label in "\\PC{1,30}", confidence in 0.0f32..=1.0, failed: bool,
@@ -176,10 +221,11 @@ mod tests {
             let result = Classification {
                 image, outcome, location: "s3://b/k".into(), model: "m".into(), worker: "w".into(),
                 classified_at: OffsetDateTime::from_unix_timestamp(seconds).unwrap().replace_nanosecond(nanos).unwrap(),
-                sequencer: counter.map(Sequencer::from_counter), asked_at_ms: seconds * 1000,
+                sequencer: counter.map(Sequencer::from_counter), image_sequencer: None, asked_at_ms: seconds * 1000,
             };
             let (set, remove) = attributes(&result).unwrap();
             prop_assert!(set.iter().all(|(k, _)| !remove.contains(k)));
+            prop_assert!(set.iter().map(|(k, _)| k).chain(&remove).all(|k| ATTRIBUTES.contains(k)));
             let item: Item = set.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
             prop_assert_eq!(row(&item), Some(result));
         }

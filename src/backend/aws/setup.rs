@@ -1,6 +1,6 @@
 //! Creates or checks the AWS resources. Merges into what is there, replaces nothing of others, may be repeated.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableStatus,
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     client::{Call, Clients, status},
+    images::S3Images,
     queue::{RedrivePolicy, attributes, find_queue, queue_name},
     results::DynamoResults,
     row::{SHARD, SORT_KEY},
@@ -163,47 +164,38 @@ impl Setup<'_> {
 
     /// URL and ARN of the queue; `None` if a dry run would create it.
     async fn queue(&mut self, name: &str) -> Result<Option<(String, String)>> {
-        let sqs = self.clients.sqs.clone();
-        let found = find_queue(&sqs, name).await?;
-        let dead_resource = format!("dead-letter queue of {name}");
-        let current = match &found {
-            Some(url) => Some(attributes(&sqs, url).await?),
-            None => None,
-        };
-        let policy = current.as_ref().and_then(|a| a.get(&QueueAttributeName::RedrivePolicy)).filter(|p| !p.is_empty());
-        let redrive = if let Some(policy) = policy {
-            let action = match serde_json::from_str::<RedrivePolicy>(policy) {
-                Ok(policy) if policy.max_receive_count < MAX_RECEIVES => Action::Warned(format!(
-                    "messages are dead letters after {} receives; {MAX_RECEIVES} ride out longer faults",
-                    policy.max_receive_count
-                )),
-                Ok(_) => Action::Kept,
-                Err(error) => Action::Warned(format!("its redrive policy is not understood: {error}")),
-            };
-            self.step(dead_resource, action);
-            None
-        } else {
-            self.dead_queue(&format!("{name}-dead"))
-                .await?
-                .map(|arn| json!({ "deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES }).to_string())
-        };
-        let resource = format!("queue {name}");
-        if let Some(url) = found {
-            if let Some(redrive) = redrive {
-                let set =
-                    sqs.set_queue_attributes().queue_url(&url).attributes(QueueAttributeName::RedrivePolicy, redrive);
-                set.send().await.map_err(|e| SET_QUEUE.error(name, &e))?;
-            }
-            let action =
-                if policy.is_none() { Action::Changed("dead-letter queue added".to_owned()) } else { Action::Kept };
-            self.step(resource, action);
-            let arn = current.and_then(|mut a| a.remove(&QueueAttributeName::QueueArn)).unwrap_or_default();
-            return Ok(Some((url, arn)));
+        match find_queue(&self.clients.sqs, name).await? {
+            Some(url) => self.existing_queue(name, url).await.map(Some),
+            None => self.new_queue(name).await,
         }
-        self.step(resource, Action::Created);
+    }
+
+    /// Checks a queue, and adds a dead-letter queue if it has none.
+    async fn existing_queue(&mut self, name: &str, url: String) -> Result<(String, String)> {
+        let mut current = attributes(&self.clients.sqs, &url).await?;
+        let arn = current.remove(&QueueAttributeName::QueueArn).unwrap_or_default();
+        let resource = format!("queue {name}");
+        if let Some(policy) = current.get(&QueueAttributeName::RedrivePolicy).filter(|p| !p.is_empty()) {
+            self.step(format!("dead-letter queue of {name}"), check_redrive(policy));
+            self.step(resource, Action::Kept);
+            return Ok((url, arn));
+        }
+        if let Some(redrive) = self.redrive(name).await? {
+            let set = self.clients.sqs.set_queue_attributes().queue_url(&url);
+            let set = set.attributes(QueueAttributeName::RedrivePolicy, redrive);
+            set.send().await.map_err(|e| SET_QUEUE.error(name, &e))?;
+        }
+        self.step(resource, Action::Changed("dead-letter queue added".to_owned()));
+        Ok((url, arn))
+    }
+
+    async fn new_queue(&mut self, name: &str) -> Result<Option<(String, String)>> {
+        let redrive = self.redrive(name).await?;
+        self.step(format!("queue {name}"), Action::Created);
         if self.dry_run {
             return Ok(None);
         }
+        let sqs = &self.clients.sqs;
         let created = sqs
             .create_queue()
             .queue_name(name)
@@ -215,8 +207,15 @@ impl Setup<'_> {
             .await
             .map_err(|e| CREATE_QUEUE.error(name, &e))?;
         let url = created.queue_url.unwrap_or_default();
-        let arn = attributes(&sqs, &url).await?.remove(&QueueAttributeName::QueueArn).unwrap_or_default();
+        let arn = attributes(sqs, &url).await?.remove(&QueueAttributeName::QueueArn).unwrap_or_default();
         Ok(Some((url, arn)))
+    }
+
+    /// The redrive policy to the dead-letter queue of queue `name`, which is created if it is not there; `None` in a
+    /// dry run.
+    async fn redrive(&mut self, name: &str) -> Result<Option<String>> {
+        let dead = self.dead_queue(&format!("{name}-dead")).await?;
+        Ok(dead.map(|arn| json!({ "deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES }).to_string()))
     }
 
     /// The ARN of the dead-letter queue; `None` if a dry run would create it.
@@ -314,7 +313,8 @@ impl Setup<'_> {
         }
         if !self.dry_run {
             // Marks a new table with its layout, and refuses one of another.
-            DynamoResults::open(dynamodb, &name).await?;
+            let images = S3Images::new(self.clients.s3.clone(), &self.config.bucket, &self.config.prefix);
+            DynamoResults::open(dynamodb, &name, Arc::new(images)).await?;
         }
         Ok(())
     }
@@ -380,6 +380,18 @@ fn tells_of(configuration: &QueueConfiguration, arn: &str, prefix: &str) -> bool
             let is_prefix = rule.name().is_some_and(|n| n.as_str().eq_ignore_ascii_case("prefix"));
             if is_prefix { prefix.starts_with(value) } else { value.is_empty() }
         })
+}
+
+/// What is to be said of a redrive policy that is there.
+fn check_redrive(policy: &str) -> Action {
+    match serde_json::from_str::<RedrivePolicy>(policy) {
+        Ok(policy) if policy.max_receive_count < MAX_RECEIVES => Action::Warned(format!(
+            "messages are dead letters after {} receives; {MAX_RECEIVES} ride out longer faults",
+            policy.max_receive_count
+        )),
+        Ok(_) => Action::Kept,
+        Err(error) => Action::Warned(format!("its redrive policy is not understood: {error}")),
+    }
 }
 
 /// The queue's policy with a statement that lets `bucket` send; `None` if it has it.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, ErrorKind, Fleet, Images, Message, PageQuery, Receipt, Upload, Written,
+        Backend, ErrorKind, Fleet, Heartbeat, Images, Message, PageQuery, Receipt, Removed, Tally, Upload, Written,
         suite::{Environment, contract_suite},
     },
     config::Aws,
@@ -45,6 +45,7 @@ async fn environment() -> Environment {
         patience: Duration::from_secs(3),
         refuses_stale_receipts: false,
         knows_removed_images: false,
+        set_back: None,
         spool: system.dir.path().to_owned(),
         _guards: vec![Box::new(system.dir)],
     }
@@ -122,6 +123,7 @@ fn result(image: &str, label: &str, sequencer: Option<u64>) -> Classification {
         worker: "w".into(),
         classified_at: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap(),
         sequencer: sequencer.map(Sequencer::from_counter),
+        image_sequencer: None,
         asked_at_ms: crate::clock::Clock::now_ms(&crate::clock::SystemClock),
     }
 }
@@ -172,7 +174,7 @@ async fn every_name_comes_back_from_every_kind_of_event_of_our_bucket_alone() {
 
     let config = Aws { endpoint_url: Some("http://127.0.0.1:9".into()), ..Aws::default() };
     let clients = Clients::of_emulator(&config, "100000000000").await;
-    let images = S3Images::new(clients.s3, "in-bucket", "in/", "out-bucket");
+    let images = S3Images::new(clients.s3, "in-bucket", "in/");
     let image_in = |bucket: &str, key: &str, wrapped: bool| {
         let object = serde_json::json!({"key": key, "size": 7, "sequencer": "0055AED6DCD90281E5"});
         let record = serde_json::json!({"eventVersion": "2.1", "eventName": "ObjectCreated:Put",
@@ -231,12 +233,12 @@ async fn foreign_tags_are_kept_and_cost_a_call_only_where_there_are_some() {
     let put = system.clients.s3.put_object().bucket(&system.config.bucket).key("t.png").tagging("owner=me&Image=old");
     put.body(b"x"[..].to_vec().into()).send().await.unwrap();
     images.get(&name("t.png"), 10).await.unwrap();
-    let tags = [("Image", "t.png".to_owned()), ("Classification", "crane _bird_".to_owned())];
-    images.set_tags(&name("t.png"), &tags).await.unwrap();
-    let got = images.tags(&name("t.png")).await.unwrap();
+    let tags = [("Image", Some("t.png".to_owned())), ("Classification", Some("crane _bird_".to_owned()))];
+    system.backend.tags.set(&name("t.png"), &tags).await.unwrap();
+    let got = system.backend.tags.get(&name("t.png")).await.unwrap();
     let want = [("Classification", "crane _bird_"), ("Image", "t.png"), ("owner", "me")];
     assert_eq!(got.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), want);
-    assert_eq!(images.set_tags(&name("gone.png"), &tags).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(system.backend.tags.set(&name("gone.png"), &tags).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -251,7 +253,7 @@ async fn versions_go_with_the_image() {
         s3.put_object().bucket(bucket).key(key).body(body.as_bytes().to_vec().into()).send().await.unwrap();
     }
     // Opened anew: whether a bucket keeps versions is read once.
-    let images = S3Images::new(s3.clone(), bucket, "", &system.config.output_bucket);
+    let images = S3Images::new(s3.clone(), bucket, "");
     assert!(images.delete(&name("v.png")).await.unwrap());
     assert!(!images.delete(&name("v.png")).await.unwrap());
     let left = s3.list_object_versions().bucket(bucket).send().await.unwrap();
@@ -304,7 +306,7 @@ async fn stale_receipts_and_gone_messages_are_no_errors() {
 async fn dead_letters_are_listed_redriven_and_dropped() {
     let system = System::new("").await;
     let queue = &system.backend.queue;
-    assert_eq!(queue.max_receives(), Some(10));
+    assert_eq!(queue.policy().max_receives, Some(10));
     queue.send(&["s3://b/poison.png".to_owned(), "s3://b/other.png".to_owned()]).await.unwrap();
     for _ in 0..10 {
         let receipts: Vec<_> = system.receive(2).await.into_iter().map(|m| m.receipt).collect();
@@ -313,34 +315,38 @@ async fn dead_letters_are_listed_redriven_and_dropped() {
     }
     assert!(queue.receive(10, Duration::from_secs(1)).await.unwrap().is_empty());
     assert_eq!(queue.depth().await.unwrap().dead, 2);
-    let dead = queue.dead(10).await.unwrap();
+    let dead = system.backend.dead_letters.list(10).await.unwrap();
     assert_eq!(
         dead.iter().map(|d| d.body.as_str()).collect::<HashSet<_>>(),
         ["s3://b/poison.png", "s3://b/other.png"].into()
     );
-    assert_eq!(queue.redrive().await.unwrap(), 2);
+    assert_eq!(system.backend.dead_letters.redrive().await.unwrap(), 2);
     let messages = system.receive(2).await;
     assert_eq!(messages.len(), 2);
     assert_eq!(messages[0].receive_count, 1);
     assert_eq!(queue.depth().await.unwrap().dead, 0);
-    assert_eq!(queue.drop_dead().await.unwrap(), 0);
+    assert_eq!(system.backend.dead_letters.drop_all().await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn rows_follow_the_sequencer_and_tell_the_label_before() {
     let system = System::new("").await;
     let results = &system.backend.results;
-    let stored = |previous: Option<&str>| Written::Stored { previous: previous.map(str::to_owned) };
-    assert_eq!(results.put(&result("a.png", "cat", Some(5))).await.unwrap(), stored(None));
-    assert_eq!(results.put(&result("a.png", "dog", Some(4))).await.unwrap(), Written::Stale);
-    assert_eq!(results.put(&result("a.png", "dog", None)).await.unwrap(), stored(Some("cat")));
-    assert_eq!(results.put(&result("a.png", "fox", Some(4))).await.unwrap(), Written::Stale);
+    let put = async |row: &Classification, released| results.put(row, released).await.unwrap();
+    let labelled = |label: &str| Written::Labelled(label.to_owned());
+    assert_eq!(put(&result("a.png", "cat", Some(5)), None).await, Written::Stored);
+    assert_eq!(put(&result("a.png", "dog", Some(4)), None).await, Written::Stale);
+    assert_eq!(put(&result("a.png", "dog", None), None).await, labelled("cat"));
+    assert_eq!(put(&result("a.png", "dog", None), Some("hen")).await, labelled("cat"));
+    assert_eq!(put(&result("a.png", "dog", None), Some("cat")).await, Written::Stored);
+    assert_eq!(put(&result("a.png", "fox", Some(4)), Some("dog")).await, Written::Stale);
     let failed = Classification { outcome: Outcome::Failed { error: "no".into() }, ..result("a.png", "", Some(6)) };
-    assert_eq!(results.put(&failed).await.unwrap(), stored(Some("dog")));
+    assert_eq!(put(&failed, None).await, labelled("dog"));
+    assert_eq!(put(&failed, Some("dog")).await, Written::Stored);
     let got = results.get(&[name("a.png"), name("none.png"), name("a.png")]).await.unwrap();
     assert_eq!(got, std::slice::from_ref(&failed));
-    assert_eq!(results.delete(&name("a.png")).await.unwrap(), Some(failed));
-    assert_eq!(results.delete(&name("a.png")).await.unwrap(), None);
+    assert_eq!(results.delete(&name("a.png"), None).await.unwrap(), Removed::Row);
+    assert_eq!(results.delete(&name("a.png"), None).await.unwrap(), Removed::Nothing);
 }
 
 #[tokio::test]
@@ -350,7 +356,7 @@ async fn pages_merge_the_shards_in_natural_order() {
     let rows: Vec<_> =
         (0..300).map(|i| result(&format!("{i}_x.png"), if i % 7 == 0 { "cat" } else { "dog" }, Some(i))).collect();
     for chunk in rows.chunks(50) {
-        futures_util::future::try_join_all(chunk.iter().map(|row| results.put(row))).await.unwrap();
+        futures_util::future::try_join_all(chunk.iter().map(|row| results.put(row, None))).await.unwrap();
     }
     let names = |page: &crate::backend::Page| page.results.iter().map(|r| r.image.to_string()).collect::<Vec<_>>();
     let (mut all, mut after) = (Vec::new(), None);
@@ -376,36 +382,97 @@ async fn pages_merge_the_shards_in_natural_order() {
 }
 
 #[tokio::test]
-async fn the_scalers_memory_is_swapped_by_version() {
+async fn hidden_rows_hide_no_page() {
     let system = System::new("").await;
     let results = &system.backend.results;
-    assert_eq!(results.scaler().await.unwrap(), None);
-    assert!(results.swap_scaler(None, "one").await.unwrap());
-    assert!(!results.swap_scaler(None, "two").await.unwrap());
-    assert!(results.swap_scaler(Some(1), "two").await.unwrap());
-    assert!(!results.swap_scaler(Some(1), "three").await.unwrap());
-    let now = results.scaler().await.unwrap().unwrap();
+    let now_ms = crate::clock::Clock::now_ms(&crate::clock::SystemClock);
+    for i in 0..60 {
+        // In the middle, in every shard, there is much that was asked for before a reset.
+        let asked_at_ms = if (10..50).contains(&i) { now_ms - 60_000 } else { now_ms + 60_000 };
+        let row = Classification { asked_at_ms, ..result(&format!("{i}.png"), "cat", None) };
+        results.put(&row, None).await.unwrap();
+    }
+    let table = super::results::DynamoResults::open(
+        system.clients.dynamodb.clone(),
+        &system.config.table,
+        std::sync::Arc::new(S3Images::new(system.clients.s3.clone(), &system.config.bucket, "")),
+    );
+    let table = table.await.unwrap();
+    table.set_marker(now_ms).await.unwrap();
+    let page = async |query: PageQuery| crate::backend::Results::page(&table, &query).await.unwrap();
+    let after = page(PageQuery { after: Some(name("49.png")), limit: 5, ..PageQuery::default() }).await;
+    assert_eq!(
+        after.results.iter().map(|r| r.image.as_str()).collect::<Vec<_>>(),
+        ["50.png", "51.png", "52.png", "53.png", "54.png"]
+    );
+    assert_eq!((after.previous, after.next), (Some(name("50.png")), Some(name("54.png"))));
+    let before = page(PageQuery { before: Some(name("50.png")), limit: 5, ..PageQuery::default() }).await;
+    assert_eq!(
+        before.results.iter().map(|r| r.image.as_str()).collect::<Vec<_>>(),
+        ["5.png", "6.png", "7.png", "8.png", "9.png"]
+    );
+    assert_eq!((before.previous, before.next), (Some(name("5.png")), Some(name("9.png"))));
+}
+
+#[tokio::test]
+async fn heartbeats_stay_few_and_lose_nothing() {
+    let system = System::new("").await;
+    let images = || std::sync::Arc::new(S3Images::new(system.clients.s3.clone(), &system.config.bucket, ""));
+    let table = super::results::DynamoResults::open(system.clients.dynamodb.clone(), &system.config.table, images());
+    let table = table.await.unwrap();
+    let now_ms = crate::clock::Clock::now_ms(&crate::clock::SystemClock);
+    // Beaten now, and looked at a day later: all are gone, but one.
+    let day = 24 * 3600 * 1000;
+    for i in 0..200 {
+        let mut beat = Heartbeat { worker: format!("host-{i}"), done: 1, failed: 2, ..Heartbeat::default() };
+        beat.labels.insert("cat".into(), 1);
+        crate::backend::Registry::beat(&table, &beat).await.unwrap();
+    }
+    let heartbeats = async || crate::backend::Registry::heartbeats(&table).await.unwrap();
+    table.fold_old_beats(now_ms).await.unwrap();
+    assert_eq!(heartbeats().await.len(), 200, "whoever may live is left alone");
+    for _ in 0..2 {
+        table.fold_old_beats(now_ms + day).await.unwrap();
+        let beats = heartbeats().await;
+        assert_eq!(beats.len(), 64);
+        let sum = |of: fn(&Heartbeat) -> u64| beats.iter().map(of).sum::<u64>();
+        assert_eq!((sum(|b| b.done), sum(|b| b.failed), sum(|b| b.labels["cat"])), (200, 400, 200));
+    }
+}
+
+#[tokio::test]
+async fn the_scalers_memory_is_swapped_by_version() {
+    let system = System::new("").await;
+    let scaler = &system.backend.scaler;
+    assert_eq!(scaler.read().await.unwrap(), None);
+    assert!(scaler.swap(None, "one").await.unwrap());
+    assert!(!scaler.swap(None, "two").await.unwrap());
+    assert!(scaler.swap(Some(1), "two").await.unwrap());
+    assert!(!scaler.swap(Some(1), "three").await.unwrap());
+    let now = scaler.read().await.unwrap().unwrap();
     assert_eq!((now.value.as_str(), now.version), ("two", 2));
 }
 
 #[tokio::test]
 async fn a_reset_removes_what_was_and_discards_what_was_asked_for() {
     let system = System::new("").await;
-    let Backend { images, queue, results, reset, .. } = &system.backend;
+    let Backend { images, outputs, queue, results, reset, .. } = &system.backend;
     for i in 0..3u8 {
         images.put(&system.upload(&format!("{i}.png"), &[i])).await.unwrap();
-        results.put(&result(&format!("{i}.png"), "cat", None)).await.unwrap();
-        images.put_output(&format!("{i}.png_cat"), b"{}".to_vec()).await.unwrap();
+        results.put(&result(&format!("{i}.png"), "cat", None), None).await.unwrap();
+        outputs.put(&format!("{i}.png_cat"), b"{}".to_vec()).await.unwrap();
     }
     let old = result("late.png", "cat", None);
-    let report = reset.reset().await.unwrap();
+    let removed = Tally::default();
+    reset.reset(&removed).await.unwrap();
+    let report = removed.report();
     assert_eq!((report.images, report.outputs, report.messages, report.results), (3, 3, 3, 3));
-    assert_eq!(results.put(&old).await.unwrap(), Written::Gone);
+    assert_eq!(results.put(&old, None).await.unwrap(), Written::Gone);
     assert_eq!(results.page(&PageQuery { limit: 10, ..PageQuery::default() }).await.unwrap().results, []);
     assert!(images.list(None, 10).await.unwrap().is_empty());
     images.put(&system.upload("new.png", b"new")).await.unwrap();
     assert_eq!(system.receive(1).await.len(), 1);
-    assert_eq!(results.put(&result("new.png", "dog", None)).await.unwrap(), Written::Stored { previous: None });
+    assert_eq!(results.put(&result("new.png", "dog", None), None).await.unwrap(), Written::Stored);
     assert_eq!(queue.depth().await.unwrap().visible, 0);
 }
 

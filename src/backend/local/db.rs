@@ -5,10 +5,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -73,12 +74,12 @@ impl Db {
         let (path, idle) = (self.readers.path.clone(), Arc::clone(&self.readers.idle));
         let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let pooled = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let pooled = idle.lock().pop();
             let db = pooled.map_or_else(|| schema::open_reader(&path), Ok)?;
             let snapshot = db.unchecked_transaction()?;
             let outcome = work(&snapshot);
             snapshot.finish()?;
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push(db);
+            idle.lock().push(db);
             outcome
         });
         task.await.map_err(|e| Error::new(ErrorKind::Transient, "reading the database").because(e))?

@@ -1,10 +1,10 @@
 //! The fleet as everybody sees it: what is desired, and what the supervisor last observed.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Store, results::read_beats};
+use super::{Store, workers::read_beats};
 use crate::backend::{Fleet, FleetState, Heartbeat, Result, SetDesired};
 
 /// The supervisor writes what it sees at least every second; an observation older than this is nobody's.
@@ -59,7 +59,7 @@ impl Fleet for Store {
     }
 
     fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fault.lock().clone()
     }
 
     async fn set_desired(&self, desired: u32) -> Result<SetDesired> {
@@ -88,7 +88,7 @@ impl Store {
 
     /// Sets why workers cannot start.
     pub(super) fn set_fault(&self, fault: Option<String>) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        *self.fault.lock() = fault;
     }
 
     /// Writes what the supervisor sees.

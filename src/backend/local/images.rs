@@ -1,6 +1,6 @@
 //! Images: a record in the database, the bytes in a file. A new record and its message are one transaction.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -118,24 +118,6 @@ impl Images for Store {
             .await
     }
 
-    async fn set_tags(&self, image: &ImageName, tags: &[(&'static str, String)]) -> Result<()> {
-        let (name, new) = (image.clone(), tags.to_vec());
-        self.db
-            .write(move |db| {
-                let mut tags = read_tags(db, &name)?;
-                tags.extend(new.into_iter().map(|(key, value)| (key.to_owned(), value)));
-                let json = serde_json::to_string(&tags).map_err(|e| corrupt("tags").because(e))?;
-                db.prepare_cached("UPDATE images SET tags = ?2 WHERE name = ?1")?.execute((name.as_str(), json))?;
-                Ok(())
-            })
-            .await
-    }
-
-    async fn tags(&self, image: &ImageName) -> Result<BTreeMap<String, String>> {
-        let name = image.clone();
-        self.db.read(move |db| read_tags(db, &name)).await
-    }
-
     async fn delete(&self, image: &ImageName) -> Result<bool> {
         let name = image.clone();
         let file: Option<String> = self
@@ -152,37 +134,6 @@ impl Images for Store {
             Ok(true)
         })
         .await
-    }
-
-    async fn put_output(&self, key: &str, body: Vec<u8>) -> Result<()> {
-        let key = key.to_owned();
-        self.db
-            .write(move |db| {
-                db.prepare_cached("INSERT OR REPLACE INTO outputs (key, body) VALUES (?1, ?2)")?
-                    .execute((key, body))?;
-                Ok(())
-            })
-            .await
-    }
-
-    async fn output(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let key = key.to_owned();
-        self.db
-            .read(move |db| {
-                let mut find = db.prepare_cached("SELECT body FROM outputs WHERE key = ?1")?;
-                Ok(find.query_row([key], |row| row.get(0)).optional()?)
-            })
-            .await
-    }
-
-    async fn delete_output(&self, key: &str) -> Result<()> {
-        let key = key.to_owned();
-        self.db
-            .write(move |db| {
-                db.prepare_cached("DELETE FROM outputs WHERE key = ?1")?.execute([key])?;
-                Ok(())
-            })
-            .await
     }
 }
 
@@ -219,14 +170,7 @@ fn record(db: &Connection, image: &ImageName, digest: &Digest, size: u64, file: 
     queue::insert(db, &event.to_body(), now_ms)
 }
 
-fn read_tags(db: &Connection, name: &ImageName) -> Result<BTreeMap<String, String>> {
-    let mut find = db.prepare_cached("SELECT tags FROM images WHERE name = ?1")?;
-    let json = find.query_row([name.as_str()], |row| row.get::<_, String>(0)).optional()?;
-    let json = json.ok_or_else(|| missing(name))?;
-    serde_json::from_str(&json).map_err(|e| corrupt("tags").because(e))
-}
-
-fn missing(image: &ImageName) -> Error {
+pub(super) fn missing(image: &ImageName) -> Error {
     Error::new(ErrorKind::NotFound, format!("image {image} is not stored"))
 }
 

@@ -9,11 +9,9 @@
 //!
 //! Any number of processes may open the directory. Every method is safe to call from all of them at once.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{path::Path, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::{Backend, Error, ErrorKind, Result};
@@ -26,13 +24,19 @@ mod db;
 mod files;
 mod fleet;
 mod images;
+mod outputs;
+mod page;
 mod pulse;
 mod queue;
+mod queue_time;
 mod reset;
 mod results;
+mod scaler;
 mod schema;
 mod supervisor;
+mod tags;
 mod worker_process;
+mod workers;
 
 pub use files::ServerLock;
 pub use supervisor::Supervisor;
@@ -74,8 +78,13 @@ pub fn open(config: &Local, clock: Arc<dyn Clock>) -> Result<(Backend, Arc<Store
     let backend = Backend {
         name: "local",
         images: Arc::<Store>::clone(&store),
+        tags: Arc::<Store>::clone(&store),
+        outputs: Arc::<Store>::clone(&store),
         queue: Arc::<Store>::clone(&store),
+        dead_letters: Arc::<Store>::clone(&store),
         results: Arc::<Store>::clone(&store),
+        workers: Arc::<Store>::clone(&store),
+        scaler: Arc::<Store>::clone(&store),
         fleet: Arc::<Store>::clone(&store),
         reset: Arc::<Store>::clone(&store),
     };

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::time::Instant;
 
-use super::Store;
-use crate::backend::{DeadLetter, Depth, Message, Queue, Receipt, Result};
+use super::{Store, queue_time};
+use crate::backend::{DeadLetter, DeadLetters, Depth, Message, Queue, QueuePolicy, Receipt, Result};
 
 /// How often a long poll looks for messages of other processes: first and at last.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
@@ -20,17 +20,14 @@ const COLUMNS: &str = "id, receipt, body, receive_count, sent_at";
 
 #[async_trait]
 impl Queue for Store {
-    fn visibility_timeout(&self) -> Duration {
-        self.queue.visibility_timeout
-    }
-
-    fn max_receives(&self) -> Option<u32> {
-        Some(self.queue.max_receives)
-    }
-
-    fn long_poll(&self) -> Duration {
-        // Looking costs nothing here, and a worker that stops waits for its receive.
-        Duration::from_secs(1)
+    fn policy(&self) -> QueuePolicy {
+        QueuePolicy {
+            visibility_timeout: self.queue.visibility_timeout,
+            max_receives: Some(self.queue.max_receives),
+            // Looking costs nothing here, and a worker that stops waits for its receive.
+            long_poll: Duration::from_secs(1),
+            peek_counts: false,
+        }
     }
 
     async fn send(&self, bodies: &[String]) -> Result<()> {
@@ -48,7 +45,7 @@ impl Queue for Store {
             // Registered before looking, so that a message that comes in between is not missed.
             let arrived = self.arrived.notified();
             let now = self.clock.now_ms();
-            if self.db.read(move |db| is_any_visible(db, now)).await? {
+            if self.db.read(move |db| Ok(queue_time::was_set_back(db, now)? || is_any_visible(db, now)?)).await? {
                 let (hidden_until, limit) = (now + millis(self.queue.visibility_timeout), self.queue.max_receives);
                 let messages = self.db.write(move |db| take(db, max, now, hidden_until, limit)).await?;
                 if !messages.is_empty() {
@@ -66,10 +63,12 @@ impl Queue for Store {
     }
 
     async fn extend(&self, receipts: &[Receipt], visibility: Duration) -> Result<Vec<Receipt>> {
-        let (receipts, until) = (receipts.to_vec(), self.clock.now_ms() + millis(visibility));
+        let (receipts, now) = (receipts.to_vec(), self.clock.now_ms());
+        let until = now + millis(visibility);
         let stale = self
             .db
             .write(move |db| {
+                queue_time::settle(db, now)?;
                 let mut extend =
                     db.prepare_cached("UPDATE messages SET visible_at = ?3 WHERE id = ?1 AND receipt = ?2")?;
                 let mut stale = Vec::new();
@@ -117,6 +116,7 @@ impl Queue for Store {
         // Counts what is in flight and dead, which is little; the backlog is the rest.
         self.db
             .read(move |db| {
+                let now = queue_time::comparable(db, now)?;
                 let mut count = db.prepare_cached(
                     "SELECT (SELECT value FROM counters WHERE name = 'messages'),
                         (SELECT count(*) FROM messages WHERE spent = 0 AND visible_at > ?1)
@@ -133,19 +133,16 @@ impl Queue for Store {
 
     async fn peek(&self, limit: usize) -> Result<Vec<Message>> {
         let now = self.clock.now_ms();
-        self.db.read(move |db| select(db, false, now, limit, message)).await
+        self.db.read(move |db| select(db, false, queue_time::comparable(db, now)?, limit, message)).await
     }
+}
 
-    async fn dead(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+#[async_trait]
+impl DeadLetters for Store {
+    async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>> {
         let now = self.clock.now_ms();
-        let messages = self.db.read(move |db| select(db, true, now, limit, message)).await?;
-        let letter = |m: Message| DeadLetter {
-            id: m.id,
-            body: m.body,
-            receive_count: m.receive_count,
-            sent_at_ms: m.sent_at_ms,
-        };
-        Ok(messages.into_iter().map(letter).collect())
+        let dead = self.db.read(move |db| select(db, true, queue_time::comparable(db, now)?, limit, message)).await?;
+        Ok(dead.into_iter().map(DeadLetter::from).collect())
     }
 
     async fn redrive(&self) -> Result<u64> {
@@ -153,6 +150,7 @@ impl Queue for Store {
         let moved = self
             .db
             .write(move |db| {
+                queue_time::settle(db, now)?;
                 let mut redrive = db.prepare_cached(
                     "UPDATE messages SET spent = 0, receive_count = 0, visible_at = ?1 WHERE spent = 1 AND visible_at <= ?1",
                 )?;
@@ -163,10 +161,11 @@ impl Queue for Store {
         Ok(moved as u64)
     }
 
-    async fn drop_dead(&self) -> Result<u64> {
+    async fn drop_all(&self) -> Result<u64> {
         let now = self.clock.now_ms();
         self.db
             .write(move |db| {
+                queue_time::settle(db, now)?;
                 let mut drop = db.prepare_cached("DELETE FROM messages WHERE spent = 1 AND visible_at <= ?1")?;
                 Ok(drop.execute([now])? as u64)
             })
@@ -176,6 +175,7 @@ impl Queue for Store {
 
 /// Adds a message that is visible at once.
 pub(super) fn insert(db: &Connection, body: &str, now_ms: i64) -> Result<()> {
+    queue_time::settle(db, now_ms)?;
     db.prepare_cached("INSERT INTO messages (body, sent_at, visible_at) VALUES (?1, ?2, ?2)")?
         .execute((body, now_ms))?;
     Ok(())
@@ -188,6 +188,7 @@ fn is_any_visible(db: &Connection, now: i64) -> Result<bool> {
 
 /// Hides the messages that have been visible longest, and hands them out.
 fn take(db: &Connection, max: usize, now: i64, hidden_until: i64, limit: u32) -> Result<Vec<Message>> {
+    queue_time::settle(db, now)?;
     let mut update = db.prepare_cached(
         "UPDATE messages SET visible_at = ?2, receive_count = receive_count + 1, receipt = receipt + 1,
             spent = (receive_count + 1 >= ?3)
@@ -231,4 +232,21 @@ fn parts(receipt: &Receipt) -> Option<(i64, i64)> {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_receipt_is_read_or_refused(
+            text in "\\PC{0,40}|-?[0-9]{0,25}-?-?[0-9]{0,25}", id in 0..i64::MAX, nonce in 0..i64::MAX,
+        ) {
+            let _ = parts(&Receipt(text));
+            prop_assert_eq!(parts(&Receipt(format!("{id}-{nonce}"))), Some((id, nonce)));
+        }
+    }
 }

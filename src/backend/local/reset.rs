@@ -1,34 +1,52 @@
 //! Reset: one transaction; the files go after it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use async_trait::async_trait;
 use rusqlite::Connection;
 
 use super::Store;
-use crate::backend::{Reset, ResetReport, Result};
+use crate::backend::{Reset, Result, Tally};
 
 #[async_trait]
 impl Reset for Store {
-    async fn reset(&self) -> Result<ResetReport> {
-        let (report, gone) = self.db.write(empty).await?;
+    async fn reset(&self, removed: &Tally) -> Result<()> {
+        let gone = self.db.write(empty).await?;
+        let count = |count: &AtomicU64, n: usize| count.fetch_add(n as u64, Ordering::Relaxed);
+        count(&removed.images, gone.files.len());
+        count(&removed.outputs, gone.outputs);
+        count(&removed.messages, gone.messages);
+        count(&removed.results, gone.results);
         let files = self.files.clone();
         // What a crash leaves here is swept at the next start.
         self.blocking(move || {
-            gone.iter().for_each(|file| files.remove(file));
-            Ok(report)
+            gone.files.iter().for_each(|file| files.remove(file));
+            Ok(())
         })
         .await
     }
+
+    async fn settle(&self, _removed: &Tally) -> Result<()> {
+        // A transaction leaves nothing half done, and writers look for the image in theirs.
+        Ok(())
+    }
 }
 
-/// Deletes every record. Answers their numbers and the images' files.
-fn empty(db: &Connection) -> Result<(ResetReport, Vec<String>)> {
-    let mut files = db.prepare("SELECT file FROM images")?;
-    let files = files.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    let report = ResetReport {
-        images: db.execute("DELETE FROM images", [])? as u64,
-        outputs: db.execute("DELETE FROM outputs", [])? as u64,
-        messages: db.execute("DELETE FROM messages", [])? as u64,
-        results: db.execute("DELETE FROM results", [])? as u64,
-    };
-    Ok((report, files))
+/// What was deleted: the images' files, and the numbers of the rest.
+struct Gone {
+    files: Vec<String>,
+    outputs: usize,
+    messages: usize,
+    results: usize,
+}
+
+/// Deletes every record.
+fn empty(db: &Connection) -> Result<Gone> {
+    let mut files = db.prepare("DELETE FROM images RETURNING file")?;
+    Ok(Gone {
+        files: files.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?,
+        outputs: db.execute("DELETE FROM outputs", [])?,
+        messages: db.execute("DELETE FROM messages", [])?,
+        results: db.execute("DELETE FROM results", [])?,
+    })
 }

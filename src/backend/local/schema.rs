@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::backend::{Error, ErrorKind, Result};
 
 /// `user_version` of the files that this program writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// How long a connection waits for other processes' transactions.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ const BUSY_SLEEP_US: std::ops::Range<u64> = 200..800;
 /// Counters are kept by triggers, so that totals cost one look-up and are exact.
 const TABLES: &str = "
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO counters VALUES ('sequencer', 0), ('messages', 0), ('results', 0), ('failed', 0);
+INSERT INTO counters VALUES ('sequencer', 0), ('messages', 0), ('results', 0), ('failed', 0), ('time', 0);
 
 CREATE TABLE images (
     name TEXT NOT NULL PRIMARY KEY,
@@ -85,6 +85,9 @@ CREATE TABLE fleet (
 INSERT INTO fleet (id) VALUES (1);
 ";
 
+/// From version 1, which did not keep the queue's latest time.
+const FROM_1: &str = "INSERT INTO counters SELECT 'time', coalesce(max(sent_at), 0) FROM messages;";
+
 /// Opens the file for writing, and creates or checks its tables.
 pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     let mut db = Connection::open(path).map_err(|e| Error::from(e).of(path))?;
@@ -100,10 +103,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
         .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
         .map_err(|e| Error::from(e).of(path))?
     {
-        0 => {
-            tx.execute_batch(TABLES)?;
-            tx.pragma_update(None, "user_version", VERSION)?;
-        }
+        0 => tx.execute_batch(TABLES)?,
+        1 => tx.execute_batch(FROM_1)?,
         VERSION => {}
         other => {
             return Err(Error::new(
@@ -115,6 +116,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
             ));
         }
     }
+    tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()?;
     Ok(db)
 }
@@ -213,7 +215,28 @@ mod tests {
         open_writer(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
         let error = open_writer(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused);
-        assert!(error.to_string().contains("layout version 2"), "{error}");
+        assert!(error.to_string().contains("layout version 3"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("imgcls.db");
+        let db = open_writer(&path).unwrap();
+        let fill = "DELETE FROM counters WHERE name = 'time';
+            INSERT INTO messages (body, sent_at, visible_at) VALUES ('one', 5, 5), ('two', 7, 9);
+            INSERT INTO results (sort_key, image, label, body) VALUES ('a', 'a', 'cat', '{}');
+            PRAGMA user_version = 1;";
+        db.execute_batch(fill).unwrap();
+        drop(db);
+        for _ in 0..2 {
+            let db = open_writer(&path).unwrap();
+            let read = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+            assert_eq!(read("PRAGMA user_version"), 2);
+            assert_eq!(read("SELECT value FROM counters WHERE name = 'time'"), 7);
+            assert_eq!(read("SELECT value FROM counters WHERE name = 'messages'"), 2);
+            assert_eq!(read("SELECT count(*) FROM results"), 1);
+        }
     }
 
     #[test]

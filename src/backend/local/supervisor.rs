@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Store, WorkerCommand, fleet::Observed, worker_process::WorkerProcess};
-use crate::backend::{Heartbeat, Result, Results};
+use crate::backend::{Heartbeat, Registry, Result};
 
 /// How long workers are waited for.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     backend::{
-        Backend, Depth, Heartbeat, PageQuery, local,
+        Backend, Depth, Heartbeat, PageQuery, Tally, local,
         suite::{Environment, contract_suite, name, result},
     },
     clock::{Clock, ManualClock, SystemClock},
@@ -34,6 +34,10 @@ async fn environment() -> Environment {
     Environment {
         backend,
         other,
+        set_back: Some({
+            let clock = Arc::clone(&clock);
+            Box::new(move |by| clock.set_back(by))
+        }),
         advance: Box::new(move |by| {
             clock.advance(by);
             Box::pin(async {})
@@ -67,7 +71,7 @@ async fn files_go_with_their_images() {
     assert_eq!(image_files(&env.spool), 2);
     env.backend.images.delete(&name("a.png")).await.unwrap();
     assert_eq!(image_files(&env.spool), 1);
-    env.backend.reset.reset().await.unwrap();
+    env.backend.reset.reset(&Tally::default()).await.unwrap();
     assert_eq!(image_files(&env.spool), 0);
 }
 
@@ -83,10 +87,10 @@ async fn heartbeats_stay_few_and_lose_nothing() {
     for i in 0..200 {
         let mut beat = Heartbeat { worker: format!("host-{i}"), done: 1, failed: 2, ..Heartbeat::default() };
         beat.labels.insert("cat".into(), 1);
-        env.backend.results.beat(&beat).await.unwrap();
+        env.backend.workers.beat(&beat).await.unwrap();
         (env.advance)(Duration::from_secs(1)).await;
     }
-    let beats = env.backend.results.heartbeats().await.unwrap();
+    let beats = env.backend.workers.heartbeats().await.unwrap();
     assert!(beats.len() <= 64, "{}", beats.len());
     let sum = |of: fn(&Heartbeat) -> u64| beats.iter().map(of).sum::<u64>();
     assert_eq!((sum(|b| b.done), sum(|b| b.failed), sum(|b| b.labels["cat"])), (200, 400, 200));
@@ -102,10 +106,10 @@ async fn without_a_supervisor_the_living_are_the_fleet() {
         draining,
         ..Heartbeat::default()
     };
-    env.backend.results.beat(&beat("gone", 1, false)).await.unwrap();
+    env.backend.workers.beat(&beat("gone", 1, false)).await.unwrap();
     (env.advance)(Heartbeat::ALIVE).await;
     for beat in [beat("busy", 2, false), beat("idle", 0, false), beat("stops", 1, true)] {
-        env.backend.results.beat(&beat).await.unwrap();
+        env.backend.workers.beat(&beat).await.unwrap();
     }
     let state = env.other.fleet.observe().await.unwrap();
     assert_eq!((state.in_service, state.pending, state.terminating, state.protected), (2, 0, 1, 1));
@@ -143,7 +147,7 @@ async fn a_filtered_page_looks_at_so_many_rows() {
         query.after = Some(next);
     }
     assert_eq!(seen, [(0, Some("9999.png".into())), (0, Some("19999.png".into())), (1, None)]);
-    assert_eq!(backend.results.totals().await.unwrap().total, 25_000);
+    assert_eq!(backend.results.totals(&[]).await.unwrap().total, 25_000);
 }
 
 /// The variable by which the test below tells its children where to work.

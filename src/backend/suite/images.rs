@@ -115,30 +115,44 @@ pub(crate) async fn lists_all_in_pages(env: &Environment) {
 }
 
 pub(crate) async fn keeps_foreign_tags(env: &Environment) {
-    let images = &env.backend.images;
+    let (images, tags) = (&env.backend.images, &env.backend.tags);
     let image = env.put("a.png", b"x").await.image;
-    assert!(images.tags(&image).await.unwrap().is_empty());
-    let tag = |key: &'static str, value: &str| (key, value.to_owned());
-    images.set_tags(&image, &[tag("Owner", "somebody"), tag("Image", "a.png")]).await.unwrap();
-    images.set_tags(&image, &[tag("Image", "a.png"), tag("Classification", "cat")]).await.unwrap();
-    images.set_tags(&image, &[tag("Classification", "dog")]).await.unwrap();
-    let tags = env.other.images.tags(&image).await.unwrap();
+    assert!(tags.get(&image).await.unwrap().is_empty());
+    let tag = |key: &'static str, value: &str| (key, Some(value.to_owned()));
+    tags.set(&image, &[tag("Owner", "somebody"), tag("Image", "a.png")]).await.unwrap();
+    tags.set(&image, &[tag("Image", "a.png"), tag("Classification", "cat")]).await.unwrap();
+    tags.set(&image, &[tag("Classification", "dog")]).await.unwrap();
+    let stored = env.other.tags.get(&image).await.unwrap();
     let wanted = [("Classification", "dog"), ("Image", "a.png"), ("Owner", "somebody")];
-    assert_eq!(tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), wanted);
-    let error = images.set_tags(&name("gone.png"), &[tag("Image", "x")]).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(stored.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), wanted);
+    // Those without a value go, whether they were there or not.
+    tags.set(&image, &[("Classification", None), ("Confidence", None)]).await.unwrap();
+    assert_eq!(env.other.tags.get(&image).await.unwrap().keys().collect::<Vec<_>>(), ["Image", "Owner"]);
+    tags.set(&image, &[("Image", None), ("Owner", None)]).await.unwrap();
+    assert!(env.other.tags.get(&image).await.unwrap().is_empty());
+    tags.set(&image, &[("Image", None)]).await.unwrap();
+    images.get(&image, 10).await.unwrap();
+    tags.set(&image, &[("Image", None)]).await.unwrap();
+    for tag in [tag("Image", "x"), ("Image", None)] {
+        assert_eq!(tags.set(&name("gone.png"), &[tag]).await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
 }
 
 pub(crate) async fn holds_outputs(env: &Environment) {
     let key = "a b.png_fire_engine";
-    let images = &env.backend.images;
-    assert_eq!(images.output(key).await.unwrap(), None);
-    images.put_output(key, b"{}".to_vec()).await.unwrap();
-    images.put_output(key, b"{\"x\":1}".to_vec()).await.unwrap();
-    assert_eq!(env.other.images.output(key).await.unwrap().as_deref(), Some(b"{\"x\":1}".as_slice()));
-    images.delete_output(key).await.unwrap();
-    images.delete_output(key).await.unwrap();
-    assert_eq!(env.other.images.output(key).await.unwrap(), None);
+    let outputs = &env.backend.outputs;
+    assert_eq!(outputs.get(key).await.unwrap(), None);
+    outputs.put(key, b"{}".to_vec()).await.unwrap();
+    outputs.put(key, b"{\"x\":1}".to_vec()).await.unwrap();
+    outputs.delete_own(key, b"{}").await.unwrap();
+    assert_eq!(env.other.outputs.get(key).await.unwrap().as_deref(), Some(b"{\"x\":1}".as_slice()));
+    outputs.delete_own(key, b"{\"x\":1}").await.unwrap();
+    assert_eq!(env.other.outputs.get(key).await.unwrap(), None);
+    outputs.delete_own(key, b"{}").await.unwrap();
+    outputs.put(key, b"{}".to_vec()).await.unwrap();
+    outputs.delete(key).await.unwrap();
+    outputs.delete(key).await.unwrap();
+    assert_eq!(env.other.outputs.get(key).await.unwrap(), None);
 }
 
 pub(crate) async fn asks_again_without_sequencer(env: &Environment) {

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf, pin::Pin, time::Duration};
 
 use time::OffsetDateTime;
 
-use super::{Backend, Message, Put, Upload};
+use super::{Backend, Message, Put, Upload, Written};
 use crate::contract::{Classification, Digest, ImageName, ObjectEvent, Outcome, Score, Sequencer, event};
 
 pub(crate) mod images;
@@ -29,8 +29,11 @@ pub(crate) struct Environment {
     pub(crate) patience: Duration,
     /// Whether a stale receipt is refused; some emulators take it silently.
     pub(crate) refuses_stale_receipts: bool,
-    /// Whether the store keeps rows of images that it does not hold; where images are elsewhere it cannot know.
+    /// Whether the store refuses rows of images that nobody removed and that are not there; where images are elsewhere
+    /// it cannot know.
     pub(crate) knows_removed_images: bool,
+    /// Sets the clock back, where the store has one of ours.
+    pub(crate) set_back: Option<Box<dyn Fn(Duration) + Send + Sync>>,
     /// A directory for spooled uploads.
     pub(crate) spool: PathBuf,
     /// Kept until the case is over.
@@ -44,10 +47,13 @@ macro_rules! contract_suite {
             images: keeps_what_is_put, same_name_other_bytes, racing_puts_overwrite_nothing, odd_names_come_back_in_events,
                 refuses_foreign_events, lists_all_in_pages, keeps_foreign_tags, holds_outputs, asks_again_without_sequencer;
             queue: hides_and_shows_again, extends_and_hands_back, buries_redrives_and_drops, takes_any_number,
-                gives_each_message_to_one_receiver, wakes_a_waiting_receiver, peeks;
+                gives_each_message_to_one_receiver, wakes_a_waiting_receiver, peeks, buries_nothing_by_looking,
+                waits_no_longer_for_a_clock_that_was_set_back;
             results: replaces_by_sequencer, pages_both_ways_from_any_name, filters, knows_failures, deletes_rows,
-                refuses_rows_of_removed_images, keeps_heartbeats, swaps_the_scaler_once;
-            reset: empties_everything, discards_work_in_flight, keeps_the_new_image_of_an_old_name;
+                refuses_rows_of_removed_images, a_removed_image_stays_away_until_it_is_uploaded_again, keeps_heartbeats,
+                swaps_the_scaler_once;
+            reset: empties_everything, discards_work_in_flight, keeps_the_new_image_of_an_old_name,
+                leaves_nothing_once_it_has_settled;
         }
     };
     ($environment:path, $($module:ident: $($case:ident),+;)+) => {
@@ -108,7 +114,7 @@ impl Environment {
 
     /// Lets the visibility time-out pass.
     pub(crate) async fn time_out(&self) {
-        (self.advance)(self.backend.queue.visibility_timeout() + Duration::from_millis(500)).await;
+        (self.advance)(self.backend.queue.policy().visibility_timeout + Duration::from_millis(500)).await;
     }
 
     /// Uploads an image of this name, and answers a result for it that was asked for by its own event.
@@ -124,7 +130,18 @@ impl Environment {
     pub(crate) async fn rows(&self, names: &[&str], label: &str) {
         for name in names {
             let result = self.result_for(name, label).await;
-            self.backend.results.put(&result).await.unwrap();
+            self.write(&result).await;
+        }
+    }
+
+    /// Writes a row as publishing does. Returns the label that it replaced, if that is another, and what became of it.
+    pub(crate) async fn write(&self, result: &Classification) -> (Option<String>, Written) {
+        match self.backend.results.put(result, None).await.unwrap() {
+            Written::Labelled(label) => {
+                let written = self.backend.results.put(result, Some(&label)).await.unwrap();
+                (Some(label), written)
+            }
+            written => (None, written),
         }
     }
 }
@@ -147,6 +164,7 @@ pub(crate) fn result(image: &str, label: &str) -> Classification {
         worker: "host-1".to_owned(),
         classified_at: OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap(),
         sequencer: None,
+        image_sequencer: None,
         asked_at_ms: 10_000_000_000_000,
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{Environment, bodies};
-use crate::backend::{Depth, Receipt};
+use crate::backend::{Depth, Message, Receipt};
 
 pub(crate) async fn hides_and_shows_again(env: &Environment) {
     let queue = &env.backend.queue;
@@ -16,7 +16,7 @@ pub(crate) async fn hides_and_shows_again(env: &Environment) {
     if env.refuses_stale_receipts {
         assert_ne!(first.receipt, second.receipt);
         let stale = [first.receipt, Receipt("nonsense".into())];
-        assert_eq!(queue.extend(&stale, queue.visibility_timeout()).await.unwrap(), stale);
+        assert_eq!(queue.extend(&stale, queue.policy().visibility_timeout).await.unwrap(), stale);
         assert_eq!(queue.delete(&stale).await.unwrap(), stale);
         assert_eq!(queue.depth().await.unwrap().in_flight, 1);
     }
@@ -29,7 +29,7 @@ pub(crate) async fn hides_and_shows_again(env: &Environment) {
 
 pub(crate) async fn extends_and_hands_back(env: &Environment) {
     let queue = &env.backend.queue;
-    let timeout = queue.visibility_timeout();
+    let timeout = queue.policy().visibility_timeout;
     let held: Vec<Receipt> = env.sent(&["kept", "back"]).await.into_iter().map(|m| m.receipt).collect();
     // Twice half the time-out: without the extension it would be over.
     for _ in 0..3 {
@@ -45,8 +45,8 @@ pub(crate) async fn extends_and_hands_back(env: &Environment) {
 }
 
 pub(crate) async fn buries_redrives_and_drops(env: &Environment) {
-    let queue = &env.backend.queue;
-    let Some(limit) = queue.max_receives() else { return };
+    let (queue, dead_letters) = (&env.backend.queue, &env.backend.dead_letters);
+    let Some(limit) = queue.policy().max_receives else { return };
     let bury = async |count: usize| {
         for _ in 0..limit {
             let receipts: Vec<Receipt> = env.receive(count).await.into_iter().map(|m| m.receipt).collect();
@@ -58,12 +58,12 @@ pub(crate) async fn buries_redrives_and_drops(env: &Environment) {
     queue.send(&["one".to_owned(), "two".to_owned()]).await.unwrap();
     bury(2).await;
     assert_eq!(queue.depth().await.unwrap(), Depth { dead: 2, ..Depth::default() });
-    let dead = env.other.queue.dead(10).await.unwrap();
+    let dead = env.other.dead_letters.list(10).await.unwrap();
     assert_eq!(dead.iter().map(|letter| letter.body.as_str()).collect::<BTreeSet<_>>(), BTreeSet::from(["one", "two"]));
-    assert_eq!(env.other.queue.dead(1).await.unwrap().len(), 1);
+    assert_eq!(env.other.dead_letters.list(1).await.unwrap().len(), 1);
 
-    assert_eq!(queue.redrive().await.unwrap(), 2);
-    assert_eq!(queue.redrive().await.unwrap(), 0);
+    assert_eq!(dead_letters.redrive().await.unwrap(), 2);
+    assert_eq!(dead_letters.redrive().await.unwrap(), 0);
     let back = env.receive(2).await;
     assert!(back.iter().all(|message| message.receive_count == 1), "{back:?}");
     // One is done; the other dies again, and is dropped.
@@ -74,9 +74,9 @@ pub(crate) async fn buries_redrives_and_drops(env: &Environment) {
         queue.extend(&[again[0].receipt.clone()], Duration::ZERO).await.unwrap();
     }
     env.receive_none().await;
-    assert_eq!(queue.drop_dead().await.unwrap(), 1);
+    assert_eq!(dead_letters.drop_all().await.unwrap(), 1);
     assert_eq!(queue.depth().await.unwrap(), Depth::default());
-    assert!(queue.dead(10).await.unwrap().is_empty());
+    assert!(dead_letters.list(10).await.unwrap().is_empty());
 }
 
 pub(crate) async fn takes_any_number(env: &Environment) {
@@ -89,7 +89,7 @@ pub(crate) async fn takes_any_number(env: &Environment) {
     let messages = env.receive(37).await;
     assert_eq!(bodies(&messages), sent.iter().map(String::as_str).collect());
     let receipts: Vec<Receipt> = messages.into_iter().map(|m| m.receipt).collect();
-    assert!(queue.extend(&receipts, queue.visibility_timeout()).await.unwrap().is_empty());
+    assert!(queue.extend(&receipts, queue.policy().visibility_timeout).await.unwrap().is_empty());
     assert!(queue.delete(&receipts).await.unwrap().is_empty());
     assert_eq!(queue.depth().await.unwrap(), Depth::default());
 }
@@ -135,4 +135,59 @@ pub(crate) async fn peeks(env: &Environment) {
     assert!(env.other.queue.peek(2).await.unwrap().len() <= 2);
     // Looking takes nothing away.
     env.receive(3).await;
+}
+
+pub(crate) async fn buries_nothing_by_looking(env: &Environment) {
+    let Some(limit) = env.backend.queue.policy().max_receives else { return };
+    env.backend.queue.send(&["seen".to_owned()]).await.unwrap();
+    for _ in 0..limit + 2 {
+        let seen = eventually_seen(env).await;
+        assert_eq!(bodies(&seen), BTreeSet::from(["seen"]));
+    }
+    assert_eq!(env.backend.queue.depth().await.unwrap().dead, 0);
+    let message = env.receive(1).await.remove(0);
+    assert!(message.receive_count < limit, "a worker has no second try: {message:?}");
+}
+
+/// What a look shows, once it shows something.
+async fn eventually_seen(env: &Environment) -> Vec<Message> {
+    let deadline = tokio::time::Instant::now() + env.patience * 5;
+    loop {
+        let seen = env.other.queue.peek(10).await.unwrap();
+        if !seen.is_empty() {
+            return seen;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the message is not shown");
+    }
+}
+
+pub(crate) async fn waits_no_longer_for_a_clock_that_was_set_back(env: &Environment) {
+    let Some(set_back) = &env.set_back else { return };
+    let (queue, hour) = (&env.backend.queue, Duration::from_secs(3600));
+    queue.send(&["waiting".to_owned()]).await.unwrap();
+    set_back(hour);
+    assert_eq!(env.other.queue.depth().await.unwrap(), Depth { visible: 1, ..Depth::default() });
+    let waiting = env.receive(1).await.remove(0);
+    set_back(hour);
+    // Still hidden, for as long as it was to be, and not shorter either.
+    assert_eq!(env.other.queue.depth().await.unwrap(), Depth { in_flight: 1, ..Depth::default() });
+    env.receive_none().await;
+    env.time_out().await;
+    let again = env.receive(1).await.remove(0);
+    assert_eq!((&again.id, again.receive_count), (&waiting.id, 2));
+    // A lease that is kept and one that is handed back.
+    set_back(hour);
+    queue.extend(std::slice::from_ref(&again.receipt), queue.policy().visibility_timeout).await.unwrap();
+    env.receive_none().await;
+    set_back(hour);
+    queue.extend(std::slice::from_ref(&again.receipt), Duration::ZERO).await.unwrap();
+    let last = env.receive(1).await.remove(0);
+    // A dead letter stays one, and comes back.
+    queue.extend(&[last.receipt], Duration::ZERO).await.unwrap();
+    set_back(hour);
+    env.receive_none().await;
+    assert_eq!(env.other.queue.depth().await.unwrap(), Depth { dead: 1, ..Depth::default() });
+    set_back(hour);
+    assert_eq!(env.backend.dead_letters.redrive().await.unwrap(), 1);
+    env.receive(1).await;
 }

@@ -1,0 +1,93 @@
+//! One row per image, in natural order of names.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Heartbeat, Result};
+use crate::contract::{Classification, ImageName};
+
+/// What [`Results::put`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// The row is written.
+    Stored,
+    /// Nothing is written: the row that is there has this other label. Remove its output object, then call again and
+    /// name the label as `released`. In this order no output object is ever without a row that leads to it.
+    Labelled(String),
+    /// Nothing is written: a row of a newer event is there and stays.
+    Stale,
+    /// Nothing is written: the image was removed or replaced, or asked for before the last reset.
+    Gone,
+}
+
+/// What [`Results::delete`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// The row is removed.
+    Row,
+    /// There was none.
+    Nothing,
+    /// Nothing is removed: the row has this label. Remove its output object, then call again and name the label as
+    /// `released`.
+    Labelled(String),
+}
+
+/// Which rows a page shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageQuery {
+    /// Rows after this name; it need not exist.
+    pub after: Option<ImageName>,
+    /// Rows before this name; it need not exist. Not together with `after`.
+    pub before: Option<ImageName>,
+    /// At most so many rows, 1 to 1000.
+    pub limit: usize,
+    /// Only rows whose name holds this text or whose label is this text, without regard to ASCII case.
+    pub filter: Option<String>,
+}
+
+/// A page of rows in natural order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Page {
+    /// The rows. With a filter there may be fewer than asked for although more follow: the work of one call is bounded.
+    pub results: Vec<Classification>,
+    /// Cursor for `after`, if rows follow.
+    pub next: Option<ImageName>,
+    /// Cursor for `before`, if rows precede.
+    pub previous: Option<ImageName>,
+}
+
+/// How many rows there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// All rows.
+    pub total: u64,
+    /// Rows of failed images.
+    pub failed: u64,
+    /// False where the store only sums up what workers counted.
+    pub exact: bool,
+}
+
+/// The rows.
+#[async_trait]
+pub trait Results: Send + Sync + Debug {
+    /// Writes the row, unless the stored sequencer is newer; a result without a sequencer always writes and leaves the
+    /// stored one. A row with another label than this result's and `released` is not replaced: see
+    /// [`Written::Labelled`].
+    async fn put(&self, result: &Classification, released: Option<&str>) -> Result<Written>;
+
+    /// Returns the rows of these images, those that there are, in any order.
+    async fn get(&self, images: &[ImageName]) -> Result<Vec<Classification>>;
+
+    /// Returns a page in natural order; its cost does not depend on how many rows there are.
+    async fn page(&self, query: &PageQuery) -> Result<Page>;
+
+    /// Removes the row of an image that is removed, if it has no label or this one: see [`Removed::Labelled`]. Results
+    /// of work that was under way then find themselves [`Written::Gone`].
+    async fn delete(&self, image: &ImageName, released: Option<&str>) -> Result<Removed>;
+
+    /// Returns how many rows there are. A store that does not count them sums up what `heartbeats`, which are all there
+    /// are, counted.
+    async fn totals(&self, heartbeats: &[Heartbeat]) -> Result<Totals>;
+}

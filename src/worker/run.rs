@@ -1,0 +1,194 @@
+//! The parts of a worker, how they are put together, and how they end.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info, warn};
+
+use super::{
+    acknowledge,
+    batch::Batcher,
+    heartbeat::{self, Counters},
+    lease::Leases,
+    metrics::Metrics,
+    pipeline::{Pipeline, RECEIVE, kibibytes},
+    protection::Protection,
+};
+use crate::{
+    backend::{Backend, Instance},
+    clock::Clock,
+    model::{Classifier, Limits},
+};
+
+/// Time that a stopping worker has to finish what it started.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its name in heartbeats and rows.
+    pub worker: String,
+    /// Threads of the network, and as many that decode.
+    pub threads: usize,
+    /// Most images in one batch.
+    pub batch: usize,
+    /// Concurrent receivers.
+    pub receivers: usize,
+    /// Bytes of decoded pixels in memory at a time.
+    pub pixel_budget: u64,
+    /// Limits for one image.
+    pub limits: Limits,
+    /// End when the queue is empty.
+    pub until_empty: bool,
+}
+
+/// What a worker did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Images classified.
+    pub done: u64,
+    /// Images recorded as failed.
+    pub failed: u64,
+}
+
+/// A worker that has not begun.
+#[derive(Debug)]
+pub struct Worker {
+    /// The stores.
+    pub backend: Backend,
+    /// The machine: protected from scale-in while there is work.
+    pub instance: Arc<dyn Instance>,
+    /// The network.
+    pub classifier: Arc<Classifier>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How it works.
+    pub settings: Settings,
+}
+
+impl Worker {
+    /// Works until `stop` is cancelled, or until the queue is empty where the settings say so.
+    ///
+    /// On `stop`, or when the machine is about to be taken away, it receives no more, hands back what has not entered
+    /// the network, finishes the rest, and returns within 25 s.
+    ///
+    /// # Errors
+    /// If its threads cannot be started. Errors of stores never end it.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<Summary> {
+        let counters = Arc::new(Counters::new(self.settings.worker.clone(), Arc::clone(&self.clock)));
+        let leases = Arc::new(Leases::new(Arc::clone(&self.backend.queue)));
+        let housekeeping = Housekeeping::start(&self, &counters, &leases, &stop);
+        let (settled, acknowledged) = mpsc::channel(256);
+        let (queue, metrics) = (Arc::clone(&self.backend.queue), Arc::clone(&self.metrics));
+        let deleting = tokio::spawn(acknowledge::run(queue, Arc::clone(&leases), metrics, acknowledged));
+        let pipeline = Arc::new(self.pipeline(&counters, leases, settled, stop)?);
+
+        let receivers = TaskTracker::new();
+        for _ in 0..pipeline.settings.receivers {
+            receivers.spawn(Arc::clone(&pipeline).receive());
+        }
+        receivers.close();
+        pipeline.stop.cancelled().await;
+        let deadline = Instant::now() + DRAIN;
+        info!(held = pipeline.leases.len(), "draining");
+        pipeline.tasks.close();
+        let finished = tokio::time::timeout_at(deadline, async {
+            receivers.wait().await;
+            pipeline.tasks.wait().await;
+            drop(pipeline);
+            deleting.await
+        });
+        match finished.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(%error, "the acknowledging task failed"),
+            Err(_) => warn!("not everything could be finished in time; what is left comes back to the queue by itself"),
+        }
+        housekeeping.end().await;
+        let (done, failed) = counters.totals();
+        Ok(Summary { done, failed })
+    }
+
+    /// The pipeline, with its threads.
+    fn pipeline(
+        self,
+        counters: &Arc<Counters>,
+        leases: Arc<Leases>,
+        settled: mpsc::Sender<crate::backend::Receipt>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Pipeline> {
+        let Self { backend, instance, classifier, clock, metrics, settings } = self;
+        let decoders = rayon::ThreadPoolBuilder::new()
+            .num_threads(settings.threads)
+            .thread_name(|n| format!("decode-{n}"))
+            .build()?;
+        let batcher = Batcher::start(
+            Arc::clone(&classifier),
+            settings.batch,
+            stop.clone(),
+            Arc::clone(counters),
+            Arc::clone(&metrics),
+        )?;
+        Ok(Pipeline {
+            protection: Protection::new(instance, Arc::clone(&leases)),
+            // Enough to fill two batches while every receiver waits, and not more: what is held is kept from other
+            // workers.
+            held: Arc::new(Semaphore::new(settings.batch * 2 + settings.receivers * RECEIVE)),
+            fetching: Semaphore::new(settings.threads * 2 + 4),
+            pixels: Semaphore::new(kibibytes(settings.pixel_budget)),
+            turns: Arc::default(),
+            tasks: TaskTracker::new(),
+            counters: Arc::clone(counters),
+            backend,
+            classifier,
+            clock,
+            settings,
+            stop,
+            metrics,
+            leases,
+            decoders,
+            batcher,
+            settled,
+        })
+    }
+}
+
+/// What goes on beside the work: leases, heartbeats, and the watch over the machine.
+struct Housekeeping {
+    tasks: TaskTracker,
+    end: CancellationToken,
+}
+
+impl Housekeeping {
+    fn start(worker: &Worker, counters: &Arc<Counters>, leases: &Arc<Leases>, stop: &CancellationToken) -> Self {
+        let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
+        let (kept, ended) = (Arc::clone(leases), end.clone());
+        tasks.spawn(async move { kept.keep(ended).await });
+        let (registry, counters, leases) =
+            (Arc::clone(&worker.backend.workers), Arc::clone(counters), Arc::clone(leases));
+        tasks.spawn(heartbeat::beat(registry, counters, leases, stop.clone(), end.clone()));
+        let (machine, stop, ended) = (Arc::clone(&worker.instance), stop.clone(), end.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                reason = machine.leaving() => {
+                    warn!(reason, "this machine is about to be taken away");
+                    stop.cancel();
+                }
+            }
+        });
+        Self { tasks, end }
+    }
+
+    /// Ends it all. The last heartbeat has its own time-out.
+    async fn end(self) {
+        self.end.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
