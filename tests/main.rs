@@ -5,6 +5,7 @@
 mod aws;
 mod classify;
 mod cli;
+mod model;
 mod scale;
 mod service;
 mod support;

@@ -451,7 +451,7 @@ impl Pipeline {
             image: image.clone(),
             outcome,
             location: self.backend.images.location(image),
-            model: self.classifier.card().name.clone(),
+            model: self.classifier.card().id(),
             worker: self.settings.worker.clone(),
             classified_at: time::OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000)
                 .unwrap_or(time::OffsetDateTime::UNIX_EPOCH),
