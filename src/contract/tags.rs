@@ -8,12 +8,12 @@ use super::{Classification, Outcome};
 pub const MAX_VALUE_CHARS: usize = 256;
 
 /// The keys that we write; tags with other keys are somebody else's and are kept.
-pub const KEYS: [&str; 5] = ["Image", "Classification", "Confidence", "ClassifiedBy", "ClassifiedOn"];
+pub const KEYS: [&str; 6] = ["Image", "Classification", "Confidence", "ClassifiedBy", "ClassifiedOn", "Uncertain"];
 
 /// The tags for a classified image, or, for a failed one, none.
 #[must_use]
 pub fn tags(classification: &Classification) -> Vec<(&'static str, String)> {
-    let Outcome::Labelled { label, confidence, .. } = &classification.outcome else { return Vec::new() };
+    let Outcome::Labelled { label, confidence, uncertain, .. } = &classification.outcome else { return Vec::new() };
     let values = [
         value(classification.image.as_str()),
         value(label),
@@ -21,7 +21,8 @@ pub fn tags(classification: &Classification) -> Vec<(&'static str, String)> {
         value(&classification.worker),
         classification.classified_at_text(),
     ];
-    KEYS.into_iter().zip(values).collect()
+    let uncertain = uncertain.then(|| "true".to_owned());
+    KEYS.into_iter().zip(values.into_iter().chain(uncertain)).collect()
 }
 
 /// `text` with what S3 refuses in a tag value replaced by `_`, cut to 256 characters. Allowed are letters, numbers, spaces and

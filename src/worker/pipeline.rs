@@ -57,6 +57,8 @@ pub struct Settings {
     pub pixel_budget: u64,
     /// Limits for one image.
     pub limits: Limits,
+    /// Probability below which a label is uncertain.
+    pub min_confidence: f32,
     /// End when the queue is empty.
     pub until_empty: bool,
 }
@@ -387,7 +389,9 @@ impl Pipeline {
         let outcome = match prepared {
             Ok(input) => match self.batcher.classify(input).await {
                 Ok(top) => {
-                    Outcome::labelled(top).ok_or_else(|| Unfinished::Failed("the network gave no scores".to_owned()))?
+                    let outcome = Outcome::labelled(top);
+                    let outcome = outcome.ok_or_else(|| Unfinished::Failed("the network gave no scores".to_owned()))?;
+                    outcome.doubted_below(self.settings.min_confidence)
                 }
                 Err(BatchError::Stopping) => return Err(Unfinished::Stopping),
                 Err(error) => return Err(Unfinished::Failed(error.to_string())),
