@@ -13,19 +13,22 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
 
-use crate::model::{
-    Architecture, Bundle,
-    catalogue::{self, Known},
-    import,
-    layout::{self, Card},
-    pull::{self, Settings},
-    shelf::{self, Place, ShelfError},
+use crate::{
+    config::Config,
+    model::{
+        Architecture, Bundle,
+        catalogue::{self, Known, Source},
+        import,
+        layout::{self, Card},
+        pull::{self, Settings},
+        shelf::{self, Place, ShelfError},
+    },
 };
 
 /// How long to try until the first byte comes, where a user waits for it.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// The same for each model where a better one would be nice and another will do.
-const LITTLE_PATIENCE: Duration = Duration::from_secs(2);
+/// The same for a file, and for pip, which takes longer to start, where a better model would be nice and another will do: under 5 s together.
+const LITTLE_PATIENCE: [Duration; 2] = [Duration::from_millis(1800), Duration::from_millis(2800)];
 /// After a try in vain to get a better model, for how long there is no other.
 const NEXT_TRY: Duration = Duration::from_secs(24 * 3600);
 /// File in the cache whose time says when the last try was in vain.
@@ -166,7 +169,9 @@ async fn best(mirror: &str) -> &'static str {
             break;
         }
         if may_try || shelf::find(Path::new(known.name)).is_ok() {
-            match fetch(known, mirror, LITTLE_PATIENCE).await {
+            let [of_file, of_pip] = LITTLE_PATIENCE;
+            let patience = if matches!(known.source, Source::Url { .. }) { of_file } else { of_pip };
+            match fetch(known, mirror, patience).await {
                 Ok(_) => {
                     eprintln!("model {}: {:.1} % of ImageNet's pictures, 1000 classes", known.name, known.top1);
                     return known.name;
