@@ -12,7 +12,7 @@ pub struct Serve {
     pub stores: Stores,
     /// Uploads in progress are below it, whatever the stores.
     pub data_dir: PathBuf,
-    /// Directory of a model bundle; `None` for the embedded one.
+    /// Name of a model, or directory of a bundle; `None` for the embedded one.
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
@@ -36,10 +36,12 @@ pub struct Workers {
 pub struct Work {
     /// Where the stores are.
     pub stores: Stores,
-    /// Directory of a model bundle; `None` for the embedded one.
+    /// Name of a model, or directory of a bundle; `None` for the embedded one.
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
+    /// Probability below which a label is uncertain; `None` for the model's own threshold.
+    pub min_confidence: Option<f32>,
     /// The worker.
     pub worker: Worker,
 }
@@ -47,10 +49,12 @@ pub struct Work {
 /// What `imgcls classify` needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classify {
-    /// Directory of a model bundle; `None` for the embedded one.
+    /// Name of a model, or directory of a bundle; `None` for the embedded one.
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
+    /// Probability below which a label is uncertain; `None` for the model's own threshold.
+    pub min_confidence: Option<f32>,
     /// Threads, engine and batch.
     pub worker: Worker,
 }
@@ -94,8 +98,8 @@ impl Raw {
     /// # Errors
     /// [`ConfigError::Invalid`], naming the key.
     pub fn work(&self) -> Result<Work, ConfigError> {
-        let Classify { model, limits, worker } = self.classify()?;
-        Ok(Work { stores: self.stores()?, model, limits, worker })
+        let Classify { model, limits, min_confidence, worker } = self.classify()?;
+        Ok(Work { stores: self.stores()?, model, limits, min_confidence, worker })
     }
 
     /// The part of `imgcls classify`.
@@ -103,7 +107,15 @@ impl Raw {
     /// # Errors
     /// [`ConfigError::Invalid`], naming the key.
     pub fn classify(&self) -> Result<Classify, ConfigError> {
-        Ok(Classify { model: self.model(), limits: self.limits.resolve()?, worker: self.worker.resolve()? })
+        if !(0.0..=1.0).contains(&self.min_confidence) {
+            return Err(ConfigError::invalid("min_confidence must be 0 to 1"));
+        }
+        Ok(Classify {
+            model: self.model(),
+            limits: self.limits.resolve()?,
+            min_confidence: Some(self.min_confidence as f32).filter(|least| *least > 0.0),
+            worker: self.worker.resolve()?,
+        })
     }
 
     /// The part of `imgcls scale`.
@@ -123,7 +135,7 @@ impl Raw {
         Ok(self.scaling.clone())
     }
 
-    /// The directory of a model bundle, `None` for the embedded one.
+    /// The name of a model or directory of a bundle, `None` for the embedded one.
     #[must_use]
     pub fn model(&self) -> Option<PathBuf> {
         Some(self.model.clone()).filter(|dir| !dir.as_os_str().is_empty())

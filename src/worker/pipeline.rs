@@ -268,7 +268,9 @@ impl Pipeline {
         let outcome = match input {
             Ok(input) => {
                 let top = self.batcher.classify(input).await?;
-                Outcome::labelled(top).ok_or_else(|| Fate::Retried("the network gave no scores".to_owned()))?
+                let outcome = Outcome::labelled(top);
+                let outcome = outcome.ok_or_else(|| Fate::Retried("the network gave no scores".to_owned()))?;
+                outcome.doubted_below(self.settings.min_confidence)
             }
             Err(error) => Outcome::Failed { error },
         };
@@ -317,7 +319,7 @@ impl Pipeline {
             image: task.image.clone(),
             outcome: finding.outcome,
             location: self.backend.images.location(&task.image),
-            model: self.classifier.card().name.clone(),
+            model: self.classifier.card().id(),
             worker: self.settings.worker.clone(),
             classified_at,
             sequencer: task.event.sequencer.clone(),
