@@ -22,7 +22,8 @@ use super::{
     App,
     accept::Accept,
     error::{Error, Result},
-    upload::{self, Fate, FileOutcome},
+    outcome::{Fate, FileOutcome},
+    upload,
 };
 use crate::{
     backend::Results,

@@ -10,7 +10,7 @@ use axum::{
 };
 use futures_util::stream;
 
-use super::{App, ask, error::Result, results::PageParams};
+use super::{App, ask, error::Result, params::PageParams};
 use crate::{
     backend::PageQuery,
     contract::{Classification, Outcome},

@@ -8,7 +8,6 @@ use axum::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use super::pace::Slow;
 use crate::{
     backend::{self, ErrorKind},
     contract::{ImageName, name::NameError},
@@ -117,12 +116,6 @@ impl From<std::io::Error> for Error {
             }
             _ => Self::unavailable(format!("cannot write the upload to the data directory: {error}")),
         }
-    }
-}
-
-impl From<Slow> for Error {
-    fn from(slow: Slow) -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, slow.to_string())
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     error::Result,
     frame::{Frame, render},
     multipart::readable,
-    results::PageParams,
+    params::PageParams,
     status,
     table::Table,
 };

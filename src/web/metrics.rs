@@ -20,8 +20,9 @@ use prometheus_client::{
 };
 
 use super::{
-    App, status,
-    upload::{Fate, FileOutcome},
+    App,
+    outcome::{Fate, FileOutcome},
+    status,
 };
 use crate::telemetry::metrics::{Counted, Whole, answer, registry, seconds};
 

@@ -27,6 +27,7 @@ mod limiter;
 mod login;
 mod metrics;
 mod multipart;
+mod outcome;
 mod pace;
 mod params;
 mod part;

@@ -13,9 +13,9 @@ use super::{
     App,
     body::{BodyError, BoundedBody, Unused},
     error::{Error, Result},
+    outcome::{Fate, FileOutcome},
     part::{self, Echo},
     spool::Writer,
-    upload::{Fate, FileOutcome},
 };
 use crate::{
     backend::Upload,

@@ -37,6 +37,12 @@ const BYTES_PER_S: u64 = 1024;
 #[error("the client sent too slowly; the connection is given up")]
 pub(crate) struct Slow;
 
+impl From<Slow> for Error {
+    fn from(slow: Slow) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, slow.to_string())
+    }
+}
+
 /// The time that we waited for the client in one direction, less what its bytes have paid for. It is never negative: a fast
 /// start earns no pause later.
 #[derive(Debug, Default)]

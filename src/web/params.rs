@@ -1,8 +1,12 @@
 //! The parameters of an address.
 
-use axum::{extract::Query, http::Uri};
+use axum::{
+    extract::{FromRequestParts, Query},
+    http::{Uri, request::Parts},
+};
 
 use super::error::{Error, Result};
+use crate::{backend::PageQuery, contract::ImageName};
 
 /// The values of the parameters `names`, empty where they are absent, as forms send them.
 ///
@@ -32,6 +36,60 @@ fn unknown(name: &str, names: &[&str]) -> Error {
     Error::bad_request(format!("unknown parameter {name:?}; known are {}", names.join(", ")))
 }
 
+/// Rows of a page unless asked otherwise.
+const DEFAULT_LIMIT: usize = 50;
+
+/// Most rows of a page, and most names of a lookup.
+pub(crate) const MAX_LIMIT: usize = 1000;
+
+/// The query of a page of results; empty values count as absent, as forms send them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PageParams {
+    pub(crate) after: String,
+    pub(crate) before: String,
+    pub(crate) limit: String,
+    pub(crate) q: String,
+}
+
+impl<S: Sync> FromRequestParts<S> for PageParams {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let [after, before, limit, q] = parameters(&parts.uri, ["after", "before", "limit", "q"])?;
+        Ok(Self { after, before, limit, q })
+    }
+}
+
+impl PageParams {
+    /// The query for the store.
+    ///
+    /// # Errors
+    /// 400 that names the parameter.
+    pub(crate) fn query(&self) -> Result<PageQuery> {
+        let limit = match self.limit.as_str() {
+            "" => DEFAULT_LIMIT,
+            text => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+                .ok_or_else(|| Error::bad_request(format!("limit is {text:?}; it must be 1 to {MAX_LIMIT}")))?,
+        };
+        let (after, before) = (cursor("after", &self.after)?, cursor("before", &self.before)?);
+        if after.is_some() && before.is_some() {
+            return Err(Error::bad_request("after and before cannot be used together; leave one out"));
+        }
+        let filter = Some(self.q.trim().to_owned()).filter(|q| !q.is_empty());
+        Ok(PageQuery { after, before, limit, filter })
+    }
+}
+
+fn cursor(key: &str, value: &str) -> Result<Option<ImageName>> {
+    match value {
+        "" => Ok(None),
+        value => value.parse().map(Some).map_err(|error| Error::bad_request(format!("{key}: {error}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +107,19 @@ mod tests {
             assert!(read(query).unwrap_err().message().starts_with(says), "{query}");
         }
         assert_eq!(parameters(&"/results?from=mail&q=a".parse().unwrap(), ["q"]).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn parameters_are_checked() {
+        let params = |after: &str, before: &str, limit: &str| {
+            PageParams { after: after.into(), before: before.into(), limit: limit.into(), q: " cat ".into() }.query()
+        };
+        let query = params("", "", "").unwrap();
+        assert_eq!((query.limit, query.filter.as_deref()), (50, Some("cat")));
+        assert!(params("a", "", "1000").is_ok());
+        for (after, before, limit) in [("a", "b", ""), ("", "", "0"), ("", "", "1001"), ("", "", "x"), ("a/b", "", "")]
+        {
+            assert!(params(after, before, limit).is_err(), "{after} {before} {limit}");
+        }
     }
 }

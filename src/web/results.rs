@@ -6,10 +6,10 @@ use askama::Template;
 use axum::{
     Json,
     extract::{
-        FromRequestParts, Path, State,
+        Path, State,
         rejection::{JsonRejection, PathRejection},
     },
-    http::{StatusCode, header, request::Parts},
+    http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -18,68 +18,14 @@ use super::{
     App, ask,
     error::{Error, Result},
     frame::{Frame, render},
-    params::parameters,
+    params::{MAX_LIMIT, PageParams},
     status,
     table::Table,
 };
 use crate::{
-    backend::{Page, PageQuery, status::Status as System},
+    backend::{Page, status::Status as System},
     contract::{Classification, ImageName},
 };
-
-/// Rows of a page unless asked otherwise.
-const DEFAULT_LIMIT: usize = 50;
-
-/// Most rows of a page, and most names of a lookup.
-pub(crate) const MAX_LIMIT: usize = 1000;
-
-/// The query of a page of results; empty values count as absent, as forms send them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PageParams {
-    pub(crate) after: String,
-    pub(crate) before: String,
-    pub(crate) limit: String,
-    pub(crate) q: String,
-}
-
-impl<S: Sync> FromRequestParts<S> for PageParams {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let [after, before, limit, q] = parameters(&parts.uri, ["after", "before", "limit", "q"])?;
-        Ok(Self { after, before, limit, q })
-    }
-}
-
-impl PageParams {
-    /// The query for the store.
-    ///
-    /// # Errors
-    /// 400 that names the parameter.
-    pub(crate) fn query(&self) -> Result<PageQuery> {
-        let limit = match self.limit.as_str() {
-            "" => DEFAULT_LIMIT,
-            text => text
-                .parse()
-                .ok()
-                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-                .ok_or_else(|| Error::bad_request(format!("limit is {text:?}; it must be 1 to {MAX_LIMIT}")))?,
-        };
-        let (after, before) = (cursor("after", &self.after)?, cursor("before", &self.before)?);
-        if after.is_some() && before.is_some() {
-            return Err(Error::bad_request("after and before cannot be used together; leave one out"));
-        }
-        let filter = Some(self.q.trim().to_owned()).filter(|q| !q.is_empty());
-        Ok(PageQuery { after, before, limit, filter })
-    }
-}
-
-fn cursor(key: &str, value: &str) -> Result<Option<ImageName>> {
-    match value {
-        "" => Ok(None),
-        value => value.parse().map(Some).map_err(|error| Error::bad_request(format!("{key}: {error}"))),
-    }
-}
 
 #[derive(Template)]
 #[template(path = "results.html")]
@@ -176,23 +122,4 @@ pub(crate) async fn lookup(
         }
     }
     Ok(Json(Found { results, missing }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parameters_are_checked() {
-        let params = |after: &str, before: &str, limit: &str| {
-            PageParams { after: after.into(), before: before.into(), limit: limit.into(), q: " cat ".into() }.query()
-        };
-        let query = params("", "", "").unwrap();
-        assert_eq!((query.limit, query.filter.as_deref()), (50, Some("cat")));
-        assert!(params("a", "", "1000").is_ok());
-        for (after, before, limit) in [("a", "b", ""), ("", "", "0"), ("", "", "1001"), ("", "", "x"), ("a/b", "", "")]
-        {
-            assert!(params(after, before, limit).is_err(), "{after} {before} {limit}");
-        }
-    }
 }

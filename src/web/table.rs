@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::results::PageParams;
+use super::params::PageParams;
 use crate::{
     backend::Page,
     contract::{Classification, Outcome},
