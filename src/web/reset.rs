@@ -57,11 +57,15 @@ pub(crate) async fn post(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
         .await
         .map_err(|_| Error::unavailable("the reset ended abruptly; reset again"))?
         .map_err(|_| Error::unavailable("the reset takes too long; reset again"))??;
-    // What is left is hidden already, so nobody waits for it.
-    let reset = Arc::clone(&app.backend.reset);
+    // What is left is hidden already, so nobody waits for it: neither this request nor a server that stops.
+    let (reset, stopping) = (Arc::clone(&app.backend.reset), app.stopping.clone());
     app.tasks.spawn(async move {
         let removed = Tally::default();
-        match tokio::time::timeout(TIMEOUT, reset.settle(&removed)).await {
+        let settled = tokio::select! {
+            settled = tokio::time::timeout(TIMEOUT, reset.settle(&removed)) => settled,
+            () = stopping.cancelled() => return,
+        };
+        match settled {
             Ok(Ok(())) => tracing::info!(removed = ?removed.report(), "the second sweep of the reset is done"),
             Ok(Err(error)) => tracing::warn!(%error, "the second sweep of the reset failed; what it left is hidden"),
             Err(_) => tracing::warn!("the second sweep of the reset takes too long; what it left is hidden"),
