@@ -5,6 +5,7 @@
 mod aws;
 mod classify;
 mod cli;
+mod monitoring;
 mod scale;
 mod service;
 mod support;
