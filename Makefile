@@ -3,7 +3,7 @@
 CARGO ?= cargo
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: help run test test-asan lint bench bench-peers build dist install-lint
+.PHONY: help run test test-asan lint bench bench-peers build dist deploy undeploy rehearse install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -42,3 +42,16 @@ build: ## The binary, in target/release; MODEL=name or directory embeds another 
 
 dist: ## The binary as it is shipped: static, optimised as a whole; MODEL= as for build
 	IMGCLS_EMBED='$(MODEL)' RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --locked --target x86_64-unknown-linux-gnu
+
+# What `make deploy` deploys; any imgcls for x86-64 Linux that needs no libraries will do.
+BINARY = target/x86_64-unknown-linux-gnu/dist/imgcls
+STACK = imgcls
+
+deploy: dist ## To AWS: make deploy STACK=photos PARAMETERS="DomainName=photos.example.com HostedZoneId=Z…"
+	config/deploy.sh --stack $(STACK) --binary $(BINARY) $(PARAMETERS)
+
+undeploy: ## Off AWS, with all data; asks
+	config/undeploy.sh --stack $(STACK)
+
+rehearse: ## A whole deployment without AWS: 2,136 images, machines that are lost, a new version in the middle; draws the chart
+	$(CARGO) test --locked --test it the_originals_largest_run_is_rehearsed -- --ignored --nocapture

@@ -8,6 +8,7 @@ mod cli;
 mod door;
 mod durability;
 mod model;
+mod monitoring;
 mod scale;
 mod service;
 mod support;

@@ -65,6 +65,17 @@ impl Emulator {
         Self::start("ministack", &[], &variables, "/_ministack/health")
     }
 
+    /// The access key that may do everything on [`Emulator::guarded_ministack`]; its secret is `secret`.
+    pub(crate) const ROOT: &str = "root";
+
+    /// S3, SQS, DynamoDB and IAM, whose policies are in force.
+    pub(crate) fn guarded_ministack() -> Self {
+        let variables =
+            [("BIND_HOST", "127.0.0.1"), ("GATEWAY_PORT", "PORT"), ("LOG_LEVEL", "ERROR"), ("AUTH", "true")];
+        let root = [("AWS_ACCESS_KEY_ID", Self::ROOT), ("AWS_SECRET_ACCESS_KEY", "secret")];
+        Self::start("ministack", &[], &[&variables[..], &root].concat(), "/_ministack/health")
+    }
+
     /// A proxy before `upstream` that makes faults.
     pub(crate) fn microburst(upstream: &str) -> Self {
         let arguments = ["--upstream", upstream, "--host", "127.0.0.1", "--port", "PORT"];
@@ -90,7 +101,7 @@ pub(crate) fn account() -> String {
 }
 
 /// The directory of the emulators' programs.
-fn programs() -> &'static Path {
+pub(crate) fn programs() -> &'static Path {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws/emulators.sh");

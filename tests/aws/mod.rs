@@ -16,14 +16,18 @@ use self::{
 };
 use crate::support::{DEADLINE, eventually, picture, upload};
 
+mod deployment;
 #[allow(dead_code, reason = "the unit tests of the backend use the rest of it")]
 mod emulator;
 mod machines;
 mod pages;
+mod permissions;
 mod proxy;
+mod rehearsal;
 mod removal;
 mod scaling;
 mod setup;
+mod stack;
 mod system;
 mod telemetry;
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -14,9 +14,18 @@ use aws_sdk_s3::config::Credentials;
 use super::emulator;
 use crate::support::imgcls;
 
+/// What the resources of a system are called.
+pub(crate) struct Names {
+    pub(crate) bucket: String,
+    pub(crate) output_bucket: String,
+    pub(crate) queue: String,
+    pub(crate) table: String,
+}
+
 /// Names and endpoint of one system; its files go when it is dropped.
 pub(crate) struct System {
     pub(crate) account: String,
+    pub(crate) names: Names,
     endpoint: String,
     dir: tempfile::TempDir,
     pub(crate) s3: aws_sdk_s3::Client,
@@ -33,7 +42,11 @@ pub(crate) struct Role {
 impl System {
     /// A system that nobody has set up yet at the emulator `upstream`; its processes talk to `endpoint`.
     pub(crate) async fn bare(upstream: &str, endpoint: &str) -> Self {
-        let account = emulator::account();
+        Self::of(emulator::account(), upstream, endpoint).await
+    }
+
+    /// The system of an account at the emulator `upstream`; its processes talk to `endpoint`.
+    pub(crate) async fn of(account: String, upstream: &str, endpoint: &str) -> Self {
         let config = aws_config::defaults(BehaviorVersion::latest())
             .endpoint_url(upstream)
             .region(Region::from_static("eu-central-1"))
@@ -41,8 +54,15 @@ impl System {
             .load()
             .await;
         let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
+        let names = Names {
+            bucket: format!("in-{account}"),
+            output_bucket: format!("out-{account}"),
+            queue: "images".to_owned(),
+            table: "Classifications".to_owned(),
+        };
         Self {
             account,
+            names,
             endpoint: endpoint.to_owned(),
             dir: tempfile::tempdir().unwrap(),
             s3: aws_sdk_s3::Client::from_conf(s3),
@@ -67,11 +87,11 @@ impl System {
     }
 
     pub(crate) fn bucket(&self) -> String {
-        format!("in-{}", self.account)
+        self.names.bucket.clone()
     }
 
     pub(crate) fn output_bucket(&self) -> String {
-        format!("out-{}", self.account)
+        self.names.output_bucket.clone()
     }
 
     /// The binary on this system.
@@ -89,8 +109,14 @@ impl System {
             .env("IMGCLS_AWS_BUCKET", self.bucket())
             .env("IMGCLS_AWS_PREFIX", "in/")
             .env("IMGCLS_AWS_OUTPUT_BUCKET", self.output_bucket())
-            .env("IMGCLS_AWS_QUEUE_URL", "images");
+            .env("IMGCLS_AWS_QUEUE_URL", &self.names.queue)
+            .env("IMGCLS_AWS_TABLE", &self.names.table);
         command
+    }
+
+    /// A directory for files of this system.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Starts a role and writes its log to a file.
@@ -108,7 +134,12 @@ impl System {
 
     /// Starts the web tier and answers its address.
     pub(crate) fn serve(&self) -> (Role, String) {
-        let mut role = self.start(self.tool(&["serve", "--listen", "127.0.0.1:0"]), Stdio::piped());
+        self.listen(self.tool(&["serve", "--listen", "127.0.0.1:0"]))
+    }
+
+    /// Starts a web tier by this command and answers its address.
+    pub(crate) fn listen(&self, serve: Command) -> (Role, String) {
+        let mut role = self.start(serve, Stdio::piped());
         let mut line = String::new();
         BufReader::new(role.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
@@ -146,7 +177,7 @@ impl System {
     /// All rows of the table: image, then label or error.
     pub(crate) async fn rows(&self) -> BTreeMap<String, Result<String, String>> {
         let mut rows = BTreeMap::new();
-        let mut pages = self.dynamodb.scan().table_name("Classifications").into_paginator().items().send();
+        let mut pages = self.dynamodb.scan().table_name(&self.names.table).into_paginator().items().send();
         while let Some(item) = pages.next().await {
             let item = item.unwrap();
             let text = |name: &str| item.get(name).map(|v| v.as_s().unwrap().clone());
@@ -163,7 +194,7 @@ impl System {
     /// How many images each worker did, by its last heartbeat.
     pub(crate) async fn done(&self) -> BTreeMap<String, u64> {
         use aws_sdk_dynamodb::types::AttributeValue as Value;
-        let query = self.dynamodb.query().table_name("Classifications").key_condition_expression("#s = :beats");
+        let query = self.dynamodb.query().table_name(&self.names.table).key_condition_expression("#s = :beats");
         // A reserved word.
         let query = query.expression_attribute_names("#s", "Shard");
         let beats = query.expression_attribute_values(":beats", Value::N("-2".to_owned())).send().await.unwrap();
