@@ -8,7 +8,7 @@ use std::{
 
 use thirtyfour::{By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriver};
 
-use crate::support::{Server, eventually, picture};
+use crate::support::{Server, eventually, picture, provide_tls};
 
 /// A running chromedriver on a free port; killed when dropped.
 struct Driver {
@@ -61,6 +61,7 @@ async fn browser(driver: &Driver, profile: &std::path::Path) -> WebDriver {
     ] {
         capabilities.add_arg(flag).unwrap();
     }
+    provide_tls();
     WebDriver::new(&driver.url, capabilities).await.unwrap()
 }
 

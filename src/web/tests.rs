@@ -44,6 +44,8 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let ended = tokio::spawn(serve(listener, Arc::clone(&app), stop.clone()));
+        // Another test may have been first.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { url: format!("http://{address}"), address, client, backend, app, stop, ended, dir }
     }

@@ -10,6 +10,23 @@ use std::{
 /// How long a test waits for a state; far more than it takes, so that a loaded machine fails nothing.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(240);
 
+/// Gives the HTTP clients of this process the cryptography that they need even where they do without.
+pub(crate) fn provide_tls() {
+    // Another test was first.
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+/// An HTTP client.
+pub(crate) fn client() -> reqwest::Client {
+    client_builder().build().expect("a client without TLS settings can be made")
+}
+
+/// What an HTTP client is made with.
+pub(crate) fn client_builder() -> reqwest::ClientBuilder {
+    provide_tls();
+    reqwest::Client::builder()
+}
+
 /// The binary under test, without the environment's configuration.
 pub(crate) fn imgcls() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_imgcls"));
