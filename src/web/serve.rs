@@ -37,7 +37,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// If the listener has no address.
 pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: CancellationToken) -> io::Result<()> {
     let local = listener.local_addr()?;
-    let places = Arc::new(Semaphore::new(app.config.web.max_connections.max(1)));
+    let places = Arc::new(Semaphore::new(app.config.web.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
