@@ -5,6 +5,7 @@
 mod aws;
 mod classify;
 mod cli;
+mod fuzz;
 mod scale;
 mod service;
 mod support;

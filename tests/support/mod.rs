@@ -73,6 +73,11 @@ impl Server {
         self.url = url;
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGTERM; answers how it ended.
     pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
         Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
