@@ -8,5 +8,6 @@ mod cli;
 mod fuzz;
 mod scale;
 mod service;
+mod soak;
 mod support;
 mod web_browser;
