@@ -3,7 +3,9 @@
 CARGO ?= cargo
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: help run test test-asan lint bench bench-peers build dist deploy undeploy rehearse install-lint
+SOAK_SECONDS ?= 600
+
+.PHONY: help run test soak test-asan lint bench bench-peers build dist deploy undeploy rehearse install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -15,6 +17,9 @@ run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data
 
 test: ## All tests
 	$(CARGO) test --locked
+
+soak: ## Ten minutes of whatever can befall the system; SOAK_SECONDS=… for as long, SOAK_SEED=… to repeat a schedule
+	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test it soak:: -- --nocapture
 
 test-asan: ## Tests of the kernels, the only unsafe code, under AddressSanitizer; builds nothing else
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --package imgcls-kernels --target $(HOST)

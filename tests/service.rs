@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use crate::support::{DEADLINE, Server, eventually, form, imgcls, picture, results, shared, upload};
+use crate::support::{DEADLINE, Server, client, eventually, form, imgcls, picture, results, shared, upload};
 
 /// Waits until every image has a result, and answers the results.
 async fn all_done(client: &reqwest::Client, url: &str, count: usize) -> Vec<serde_json::Value> {
@@ -26,7 +26,7 @@ async fn no_messages(client: &reqwest::Client, url: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_form_of_a_hundred_images_is_shown_in_natural_order() {
     let server = Server::start(&[]);
-    let client = reqwest::Client::new();
+    let client = client();
     let entries = upload(&client, &server.url, (0..100).map(|n| (format!("{n}_x.png"), picture(n)))).await;
     assert!(entries.iter().all(|e| e["error"].is_null() && e["image"] == e["file"]), "{entries:?}");
     let done = all_done(&client, &server.url, 100).await;
@@ -53,7 +53,7 @@ async fn a_form_of_a_hundred_images_is_shown_in_natural_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_files_in_one_request_and_the_fleet_follows() {
     let server = Server::start(&["--max-workers", "2", "--set", "scaling.interval=1s"]);
-    let client = reqwest::Client::new();
+    let client = client();
     let entries = upload(&client, &server.url, (0..2500).map(|n| (format!("img{n}.png"), picture(n)))).await;
     assert_eq!(entries.len(), 2500);
     assert!(entries.iter().all(|e| e["error"].is_null()), "{:?}", entries.iter().find(|e| !e["error"].is_null()));
@@ -71,7 +71,7 @@ async fn thousands_of_files_in_one_request_and_the_fleet_follows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_callers_at_once_get_their_own_labels() {
     let server = Server::start(&[]);
-    let client = reqwest::Client::new();
+    let client = client();
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..200 {
         let (client, url) = (client.clone(), server.url.clone());
@@ -97,7 +97,7 @@ async fn two_hundred_callers_at_once_get_their_own_labels() {
 async fn kills_at_random_moments_lose_and_double_nothing() {
     let args = ["--max-workers", "2", "--set", "queue.visibility_timeout=2s", "--set", "scaling.interval=1s"];
     let mut server = Server::start(&args);
-    let client = reqwest::Client::new();
+    let client = client();
     let mut acknowledged = HashSet::new();
     let mut next = 0;
     for round in 0..24u32 {
@@ -157,7 +157,7 @@ async fn a_worker_that_is_stopped_ends_by_itself_and_is_replaced() {
         signal(worker, name);
         eventually("another worker", async || working().await.filter(|now| *now != worker)).await;
     }
-    let client = reqwest::Client::new();
+    let client = client();
     upload(&client, &server.url, [("a.png".to_owned(), picture(1))]).await;
     all_done(&client, &server.url, 1).await;
 }
@@ -209,7 +209,7 @@ fn ended(child: &mut std::process::Child, within: Duration) -> std::process::Exi
 async fn a_worker_that_is_stopped_at_work_loses_nothing() {
     let mut server = Server::start(&["--no-workers"]);
     let for_an_hour = ["--set", "queue.visibility_timeout=1h"];
-    let client = reqwest::Client::new();
+    let client = client();
     upload(&client, &server.url, (0..400).map(|n| (format!("{n}.png"), picture(n)))).await;
     for (after_ms, name) in [(300, "TERM"), (600, "INT"), (900, "TERM"), (1500, "TERM")] {
         let mut command = server.tool(&["work", for_an_hour[0], for_an_hour[1]]);
@@ -246,7 +246,7 @@ fn a_supervised_worker_that_cannot_start_says_why_and_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_halted_is_killed_and_replaced() {
     let server = Server::start(&["--max-workers", "1"]);
-    let client = reqwest::Client::new();
+    let client = client();
     upload(&client, &server.url, [("a.png".to_owned(), picture(1))]).await;
     all_done(&client, &server.url, 1).await;
     let halted = server.workers()[0];
@@ -261,7 +261,7 @@ async fn a_worker_that_is_halted_is_killed_and_replaced() {
 async fn an_open_server_has_workers() {
     let server = Server::start(&["--listen", "0.0.0.0:0", "--open", "--set", "limits.max_side=30"]);
     let url = server.url.replace("0.0.0.0", "127.0.0.1");
-    let client = reqwest::Client::new();
+    let client = client();
     upload(&client, &url, [("a.png".to_owned(), picture(1))]).await;
     let rows = all_done(&client, &url, 1).await;
     assert!(rows[0]["error"].as_str().unwrap().contains("the limit for a side is 30"), "{rows:?}");
@@ -277,7 +277,7 @@ async fn a_fleet_that_cannot_start_says_so() {
         std::fs::copy(format!("{}/assets/model/{file}", env!("CARGO_MANIFEST_DIR")), model.join(file)).unwrap();
     }
     let server = Server::start(&["--max-workers", "1", "--model", model.to_str().unwrap()]);
-    let client = reqwest::Client::new();
+    let client = client();
     let ready = async || {
         let response = client.get(format!("{}/readyz", server.url)).send().await.ok()?;
         Some((response.status().as_u16(), response.json::<serde_json::Value>().await.ok()?))
@@ -306,7 +306,7 @@ async fn a_fleet_that_cannot_start_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reset_and_stop() {
     let mut server = Server::start(&[]);
-    let client = reqwest::Client::new();
+    let client = client();
     upload(&client, &server.url, (0..10).map(|n| (format!("{n}.png"), picture(n)))).await;
     all_done(&client, &server.url, 10).await;
     no_messages(&client, &server.url).await;
@@ -323,7 +323,7 @@ async fn reset_and_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_of_ones_own_ends_with_the_queue() {
     let server = Server::start(&["--no-workers"]);
-    let client = reqwest::Client::new();
+    let client = client();
     upload(&client, &server.url, (0..20).map(|n| (format!("{n}.png"), picture(n)))).await;
     let marker = server.dir.join("shut-down");
     let command = format!("worker.shutdown_command=[\"touch\", \"{}\"]", marker.display());
@@ -337,7 +337,7 @@ async fn a_worker_of_ones_own_ends_with_the_queue() {
 async fn the_pictures_of_the_original_report_get_their_labels() {
     let Some(samples) = shared("samples") else { return eprintln!("skipped: no shared samples here") };
     let server = Server::start(&[]);
-    let client = reqwest::Client::new();
+    let client = client();
     let files: Vec<_> = std::fs::read_dir(samples)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -358,7 +358,7 @@ async fn the_data_directory_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let mut server = Server::start(&["--no-workers"]);
-    let client = reqwest::Client::new();
+    let client = client();
     upload(&client, &server.url, [("a.png".to_owned(), picture(1))]).await;
     let dir = server.dir.clone();
     let entries = || std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());

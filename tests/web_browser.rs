@@ -65,6 +65,7 @@ async fn browser(driver: &Driver, profile: &std::path::Path) -> WebDriver {
     ] {
         capabilities.add_arg(flag).unwrap();
     }
+    provide_tls();
     WebDriver::new(&driver.url, capabilities).await.unwrap()
 }
 

@@ -14,7 +14,7 @@ use self::{
     proxy::{Proxy, Verdict},
     system::System,
 };
-use crate::support::{DEADLINE, eventually, picture, upload};
+use crate::support::{DEADLINE, client, eventually, picture, upload};
 
 mod deployment;
 #[allow(dead_code, reason = "the unit tests of the backend use the rest of it")]
@@ -52,7 +52,7 @@ async fn a_whole_run_labels_every_image_three_ways() {
     let labels = system.labels(&pictures);
     let name = |i: usize| format!("{i}_test (ü+%).png");
     let (_serve, url) = system.serve();
-    let client = reqwest::Client::new();
+    let client = client();
     for start in (0..IMAGES).step_by(178) {
         let files = (start..(start + 178).min(IMAGES)).map(|i| (name(i), pictures[i % pictures.len()].clone()));
         let stored = upload(&client, &url, files).await;
@@ -119,7 +119,7 @@ async fn faults_and_kills_lose_and_double_nothing() {
         {"service": "*", "probability": 0.01, "reset": true},
         {"service": "*", "probability": 0.05, "latency": 500}
     ]);
-    let client = reqwest::Client::new();
+    let client = client();
     let set = client.post(format!("{}/_microburst/rules", faults.url)).json(&rules).send().await.unwrap();
     assert!(set.status().is_success(), "{}", set.text().await.unwrap());
 
@@ -246,7 +246,7 @@ async fn a_reset_draws_a_line_through_a_running_system() {
     system.set_queue(&[(QueueAttributeName::VisibilityTimeout, "5".to_owned())]).await;
     let pictures = pictures();
     let (_serve, url) = system.serve();
-    let client = reqwest::Client::new();
+    let client = client();
     upload(&client, &url, (0..500usize).map(|i| (format!("old {i}.png"), pictures[i % pictures.len()].clone()))).await;
     let worker = system.work(&["--threads", "1"]);
     eventually("work", async || (system.rows().await.len() > 20).then_some(())).await;

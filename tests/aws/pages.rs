@@ -8,6 +8,7 @@ use imgcls::contract::{Digest, order::sort_key};
 use serde_json::Value;
 
 use super::{ministack, proxy::Proxy, system::System};
+use crate::support::client;
 
 /// Rows of the small table, and of the large one: `IMGCLS_TEST_ROWS` says how many, for a run by hand.
 const FEW: usize = 1000;
@@ -54,7 +55,7 @@ async fn a_page_costs_the_same_however_many_rows_there_are() {
     let proxy = Proxy::start(ministack().await).await;
     let system = System::new(ministack().await, &proxy.url).await;
     let (_serve, url) = system.serve();
-    let client = reqwest::Client::new();
+    let client = client();
     let costs = async || {
         let mut costs = Vec::new();
         for (from, first) in [(None, 0), (Some(("after", name(499))), 500), (Some(("before", name(500))), 450)] {

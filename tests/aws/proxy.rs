@@ -14,6 +14,8 @@ use axum::{
 };
 use tokio::sync::watch;
 
+use crate::support::client;
+
 /// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -63,7 +65,7 @@ impl Proxy {
         let rule: Rule = Arc::new(|_| Verdict::Pass);
         let shared = Arc::new(Shared {
             upstream: upstream.to_owned(),
-            client: reqwest::Client::new(),
+            client: client(),
             counts: Mutex::default(),
             rule: watch::Sender::new(rule),
         });

@@ -9,7 +9,7 @@ use super::{
     proxy::{Proxy, Verdict},
     system::System,
 };
-use crate::support::{eventually, picture};
+use crate::support::{client, eventually, picture};
 
 /// The value of a metric in a scrape.
 fn metric(text: &str, name: &str) -> f64 {
@@ -40,7 +40,7 @@ async fn a_failing_image_is_told_in_logs_and_metrics() {
 
     let url = lines().iter().find_map(|line| Some(line["message"].as_str()?.strip_prefix("metrics on ")?.to_owned()));
     let url = url.unwrap_or_else(|| panic!("no address in {}", worker.log()));
-    let scrape = async || reqwest::get(&url).await.unwrap().error_for_status().unwrap().text().await.unwrap();
+    let scrape = async || client().get(&url).send().await.unwrap().error_for_status().unwrap().text().await.unwrap();
     let outcome = |text: &str, name: &str| metric(text, &format!("imgcls_worker_images_total{{outcome=\"{name}\"}}"));
     let text = scrape().await;
     assert!(outcome(&text, "retried") >= 1.0 && outcome(&text, "done") == 0.0, "{text}");
@@ -63,7 +63,7 @@ async fn readiness_names_the_service_that_cannot_be_reached() {
     let system = System::new(ministack().await, &proxy.url).await;
     let (_serve, url) = system.serve();
     let readiness = async || {
-        let answer = reqwest::get(format!("{url}/readyz")).await.unwrap();
+        let answer = client().get(format!("{url}/readyz")).send().await.unwrap();
         (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
     };
     for (service, check) in [("S3.", "images"), ("SQS.", "queue"), ("DynamoDB.", "results")] {
@@ -74,7 +74,7 @@ async fn readiness_names_the_service_that_cannot_be_reached() {
         for (name, told) in answer["checks"].as_object().unwrap() {
             assert_eq!(told == "ok", name != check, "{answer}");
         }
-        let health = reqwest::Client::new().get(format!("{url}/healthcheck")).timeout(Duration::from_secs(60));
+        let health = client().get(format!("{url}/healthcheck")).timeout(Duration::from_secs(60));
         assert_eq!(health.send().await.unwrap().text().await.unwrap(), "Healthy");
         proxy.judge(|_| Verdict::Pass);
     }

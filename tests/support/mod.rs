@@ -41,11 +41,13 @@ pub(crate) fn imgcls() -> Command {
 }
 
 /// A running `imgcls serve`; killed when dropped.
+#[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
     pub(crate) url: String,
     pub(crate) dir: PathBuf,
     args: Vec<String>,
+    variables: Vec<(String, String)>,
     log: PathBuf,
     /// Removed with the server, unless another owns it.
     _temp: Option<tempfile::TempDir>,
@@ -58,8 +60,14 @@ impl Server {
         let dir = temp.path().join("data");
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         let log = temp.path().join("log");
-        let (child, url) = spawn(&dir, "127.0.0.1:0", &args, &log);
-        Self { child, url, dir, args, log, _temp: Some(temp) }
+        let (child, url) = spawn(&dir, "127.0.0.1:0", &args, &[], &log);
+        Self { child, url, dir, args, variables: Vec::new(), log, _temp: Some(temp) }
+    }
+
+    /// Starts a server on `dir` with these arguments and environment variables, logging to `log`. Both stay when it is dropped.
+    pub(crate) fn start_in(dir: &Path, log: &Path, args: Vec<String>, variables: Vec<(String, String)>) -> Self {
+        let (child, url) = spawn(dir, "127.0.0.1:0", &args, &variables, log);
+        Self { child, url, dir: dir.to_owned(), args, variables, log: log.to_owned(), _temp: None }
     }
 
     /// Kills the server (SIGKILL), and with it its workers, since their standard input closes.
@@ -80,14 +88,25 @@ impl Server {
     }
 
     fn restart_on(&mut self, address: &str) {
-        let (child, url) = spawn(&self.dir, address, &self.args, &self.log);
+        let (child, url) = spawn(&self.dir, address, &self.args, &self.variables, &self.log);
         self.child = child;
         self.url = url;
     }
 
+    /// Starts it again with other arguments.
+    pub(crate) fn restart_with(&mut self, args: Vec<String>) {
+        self.args = args;
+        self.restart();
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGTERM; answers how it ended.
     pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
-        Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
+        signal("TERM", self.child.id());
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.child.try_wait().expect("the server is our child") {
@@ -121,9 +140,15 @@ impl Server {
     /// A command of the same binary on the same data directory.
     pub(crate) fn tool(&self, args: &[&str]) -> Command {
         let mut command = imgcls();
-        command.args(args).arg("--data-dir").arg(&self.dir);
+        command.args(args).arg("--data-dir").arg(&self.dir).envs(self.variables.iter().cloned());
         command
     }
+}
+
+/// Sends a signal to a process, which may have ended.
+pub(crate) fn signal(name: &str, pid: u32) {
+    let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
+    sent.expect("kill runs");
 }
 
 impl Drop for Server {
@@ -132,13 +157,20 @@ impl Drop for Server {
     }
 }
 
-fn spawn(dir: &Path, address: &str, args: &[String], log: &Path) -> (Child, String) {
+fn spawn(
+    dir: &Path,
+    address: &str,
+    args: &[String],
+    variables: &[(String, String)],
+    log: &Path,
+) -> (Child, String) {
     let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
     let mut child = imgcls()
         .args(["serve", "--data-dir"])
         .arg(dir)
         .args(["--listen", address].iter().filter(|_| !args.iter().any(|arg| arg == "--listen")))
         .args(args)
+        .envs(variables.iter().cloned())
         .stdout(Stdio::piped())
         .stderr(log_file)
         .spawn()
