@@ -3,9 +3,11 @@
 pub mod architecture;
 pub mod bundle;
 pub mod classifier;
+mod colour;
 pub mod decode;
 pub mod format;
 mod geometry;
+mod jpeg;
 pub mod kernel;
 pub mod layout;
 pub mod network;

@@ -419,9 +419,9 @@ impl Pipeline {
         let limits = self.settings.limits;
         let stored = self.metrics.time(Stage::Fetch, timed(self.backend.images.get(image, limits.max_bytes))).await?;
         let header = self.classifier.preprocessor().measure(&stored.bytes, &limits)?;
-        // Four bytes a pixel, and never more than there are permits, so that one huge image can still run alone.
+        // Never more than there are permits, so that one huge image can still run alone.
         let most = kibibytes(self.settings.pixel_budget);
-        let needed = u32::try_from(kibibytes(header.pixels * 4).min(most)).unwrap_or(u32::MAX);
+        let needed = u32::try_from(kibibytes(header.memory).min(most)).unwrap_or(u32::MAX);
         let _pixels = self.pixels.acquire_many(needed).await.map_err(closed)?;
         let (answer, decoded) = oneshot::channel();
         let (classifier, metrics) = (Arc::clone(&self.classifier), Arc::clone(&self.metrics));
