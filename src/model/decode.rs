@@ -6,15 +6,16 @@ use std::{
 };
 
 use image::{
-    DynamicImage, GrayImage, ImageDecoder, ImageError, RgbImage,
+    DynamicImage, ImageDecoder, ImageError,
     codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder},
     metadata::Orientation,
 };
 use serde::{Deserialize, Serialize};
-use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
-use zune_jpeg::{JpegDecoder, errors::DecodeErrors};
 
-use super::format::{self, Format, FormatError};
+use super::{
+    format::{self, Format, FormatError},
+    jpeg::{self, Area, Colour, Instructions, Jpeg, Plane, Scale},
+};
 
 /// Limits for one image, checked before anything is allocated for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,24 +115,56 @@ pub struct Header {
     pub height: u32,
     /// `width * height`.
     pub pixels: u64,
+    /// Bytes that decoding takes beside the file's.
+    pub memory: u64,
 }
 
-/// Decoded pixels, as stored, and how they are to be turned for display.
-#[derive(Debug)]
-pub(super) struct Decoded {
-    pub(super) format: Format,
-    pub(super) image: DynamicImage,
+/// An image before its pixels are decoded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored {
+    /// Width in pixels, as stored.
+    pub(super) width: u32,
+    /// Height in pixels, as stored.
+    pub(super) height: u32,
+    /// How it is to be turned for display.
     pub(super) orientation: Orientation,
 }
 
-/// Reads the header alone and enforces `limits`.
-pub(super) fn measure(bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
-    guarded(bytes, limits, |format| Ok(Open::new(format, bytes, limits)?.1))
+/// What is wanted of an image. Formats that cannot leave the rest out decode all of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    /// The size of its pixels.
+    pub(super) scale: Scale,
+    /// The part of it.
+    pub(super) area: Area,
 }
 
-/// Decodes the image, its first frame if there are several. Colours are as they are in the file: profiles are not applied.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
-    guarded(bytes, limits, |format| Open::new(format, bytes, limits)?.0.decode(bytes))
+/// Pixels as the format stores them.
+#[derive(Debug, PartialEq)]
+pub(super) enum Pixels {
+    /// All of an image, pixel by pixel.
+    Packed(DynamicImage),
+    /// At least the wanted part of a JPEG, component by component.
+    Planes(Vec<Plane>, Colour),
+}
+
+/// A decoded image.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) format: Format,
+    pub(super) stored: Stored,
+    pub(super) pixels: Pixels,
+}
+
+/// Reads the header alone and enforces `limits`.
+pub(super) fn measure(bytes: &[u8], limits: &Limits, view: impl Fn(&Stored) -> View) -> Result<Header, DecodeError> {
+    guarded(bytes, limits, |format| Open::new(format, bytes, limits)?.header(view))
+}
+
+/// Decodes at least the `view` of the image, of its first frame if there are several. Colours are as they are in the file: profiles are
+/// not applied.
+pub(super) fn decode(bytes: &[u8], limits: &Limits, view: impl Fn(&Stored) -> View) -> Result<Decoded, DecodeError> {
+    guarded(bytes, limits, |format| Open::new(format, bytes, limits)?.decode(view))
 }
 
 /// Runs `f` with the file's format. A panic in a decoder would be its bug, and is that file's error.
@@ -151,140 +184,115 @@ fn guarded<T>(
 
 type Bytes<'a> = Cursor<&'a [u8]>;
 
-/// A decoder that has read the header.
-enum Open<'a> {
-    Jpeg(Box<JpegDecoder<ZCursor<&'a [u8]>>>),
-    Other(Format, Box<dyn ImageDecoder + 'a>),
+/// A file within the limits whose header has been read.
+struct Open<'a> {
+    format: Format,
+    stored: Stored,
+    decoder: Decoder<'a>,
+}
+
+enum Decoder<'a> {
+    Jpeg(Box<Jpeg<'a>>),
+    Other(Box<dyn ImageDecoder + 'a>),
 }
 
 impl<'a> Open<'a> {
-    fn new(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<(Self, Header), DecodeError> {
+    fn new(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Self, DecodeError> {
+        let open = match format {
+            Format::Jpeg => Self::jpeg(bytes),
+            _ => Self::other(format, bytes, limits),
+        }?;
+        let Stored { width, height, .. } = open.stored;
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels == 0 {
+            return Err(DecodeError::Damaged { format, reason: format!("it is {width} x {height} pixels") });
+        } else if width.max(height) > limits.max_side {
+            return Err(DecodeError::TooLong { width, height, limit: limits.max_side });
+        } else if pixels > limits.max_pixels {
+            return Err(DecodeError::TooManyPixels { width, height, limit: limits.max_pixels });
+        }
+        Ok(open)
+    }
+
+    fn jpeg(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let jpeg = Jpeg::open(bytes).map_err(jpeg_error)?;
+        let (width, height) = jpeg.size();
+        let orientation = jpeg.exif().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+        let stored = Stored { width, height, orientation };
+        Ok(Self { format: Format::Jpeg, stored, decoder: Decoder::Jpeg(Box::new(jpeg)) })
+    }
+
+    fn other(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Self, DecodeError> {
         let mut inner_limits = image::Limits::no_limits();
-        inner_limits.max_image_width = Some(limits.max_side);
-        inner_limits.max_image_height = Some(limits.max_side);
         // The widest pixel has four channels of 16 bits.
         inner_limits.max_alloc = Some(limits.max_pixels.saturating_mul(8));
-
         let cursor: Bytes<'a> = Cursor::new(bytes);
         let open = || -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
             Ok(match format {
-                Format::Png => {
-                    // Here the sides are checked below, so that the message can name them.
-                    let mut without_sides = inner_limits.clone();
-                    (without_sides.max_image_width, without_sides.max_image_height) = (None, None);
-                    Box::new(PngDecoder::with_limits(cursor, without_sides)?)
-                }
+                // The sides are checked later, so that the message can name them.
+                Format::Png => Box::new(PngDecoder::with_limits(cursor, inner_limits.clone())?),
                 Format::WebP => Box::new(WebPDecoder::new(cursor)?),
                 Format::Gif => Box::new(GifDecoder::new(cursor)?),
                 Format::Bmp => Box::new(BmpDecoder::new(cursor)?),
                 Format::Jpeg => unreachable!("JPEG has a decoder of its own"),
             })
         };
-        if format == Format::Jpeg {
-            // The headers are read leniently, as many a camera and editor writes odd ones.
-            let options =
-                DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
-            let mut decoder = Box::new(JpegDecoder::new_with_options(ZCursor::new(bytes), options));
-            decoder.decode_headers().map_err(jpeg_error)?;
-            let info = decoder.info().unwrap_or_default();
-            let header = check_size(format, u32::from(info.width), u32::from(info.height), limits)?;
-            return Ok((Self::Jpeg(decoder), header));
-        }
         let mut decoder = open().map_err(|e| image_error(format, &e))?;
         let (width, height) = decoder.dimensions();
-        let header = check_size(format, width, height, limits)?;
-        decoder.set_limits(inner_limits).map_err(|e| image_error(format, &e))?;
-        Ok((Self::Other(format, decoder), header))
+        if width.max(height) <= limits.max_side {
+            inner_limits.max_image_width = Some(limits.max_side);
+            inner_limits.max_image_height = Some(limits.max_side);
+            decoder.set_limits(inner_limits).map_err(|e| image_error(format, &e))?;
+        }
+        // Metadata that cannot be read are no reason to refuse the pixels.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        Ok(Self { format, stored: Stored { width, height, orientation }, decoder: Decoder::Other(decoder) })
     }
 
-    fn decode(self, bytes: &[u8]) -> Result<Decoded, DecodeError> {
-        match self {
-            Self::Jpeg(decoder) => decode_jpeg(*decoder, bytes),
-            Self::Other(format, mut decoder) => {
-                // Metadata that cannot be read are no reason to refuse the pixels.
-                let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-                let image = DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, &e))?;
-                Ok(Decoded { format, image, orientation })
+    fn header(&self, view: impl Fn(&Stored) -> View) -> Result<Header, DecodeError> {
+        let Stored { width, height, .. } = self.stored;
+        let pixels = u64::from(width) * u64::from(height);
+        let memory = match &self.decoder {
+            Decoder::Jpeg(jpeg) => {
+                let View { scale, area } = view(&self.stored);
+                // Full pictures are converted to RGB, with chroma enlarged before.
+                let converted = if scale == Scale::Full { 5 * area.pixels() } else { 0 };
+                jpeg.bytes_needed(scale, area) + converted
             }
-        }
+            Decoder::Other(decoder) => {
+                // Beside the pixels that are returned, these decoders make some of their own: of four channels, or colours' numbers.
+                let own = match self.format {
+                    Format::WebP => 4 * pixels,
+                    Format::Gif => pixels,
+                    _ => 0,
+                };
+                decoder.total_bytes().saturating_add(own)
+            }
+        };
+        Ok(Header { format: self.format, width, height, pixels, memory })
+    }
+
+    fn decode(self, view: impl Fn(&Stored) -> View) -> Result<Decoded, DecodeError> {
+        let Self { format, stored, decoder } = self;
+        let pixels = match decoder {
+            Decoder::Jpeg(jpeg) => {
+                let (View { scale, area }, colour) = (view(&stored), jpeg.colour());
+                Pixels::Planes(jpeg.decode(scale, area, Instructions::Detected).map_err(jpeg_error)?, colour)
+            }
+            Decoder::Other(decoder) => {
+                Pixels::Packed(DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, &e))?)
+            }
+        };
+        Ok(Decoded { format, stored, pixels })
     }
 }
 
-fn check_size(format: Format, width: u32, height: u32, limits: &Limits) -> Result<Header, DecodeError> {
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels == 0 {
-        Err(DecodeError::Damaged { format, reason: format!("it is {width} x {height} pixels") })
-    } else if width.max(height) > limits.max_side {
-        Err(DecodeError::TooLong { width, height, limit: limits.max_side })
-    } else if pixels > limits.max_pixels {
-        Err(DecodeError::TooManyPixels { width, height, limit: limits.max_pixels })
-    } else {
-        Ok(Header { format, width, height, pixels })
-    }
-}
-
-fn decode_jpeg(mut decoder: JpegDecoder<ZCursor<&[u8]>>, bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    if !has_end_of_image(bytes) {
-        return Err(DecodeError::Truncated(Format::Jpeg));
-    }
-    let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
-    let colours = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
-    // Pixels are read strictly: the lenient way fills what is missing with grey.
-    decoder.set_options(decoder.options().set_strict_mode(true).jpeg_set_out_colorspace(colours));
-    let pixels = decoder.decode().map_err(jpeg_error)?;
-    let info = decoder.info().unwrap_or_default();
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    let image = if grey {
-        GrayImage::from_raw(width, height, pixels).map(DynamicImage::from)
-    } else {
-        RgbImage::from_raw(width, height, pixels).map(DynamicImage::from)
-    };
-    let image = image.ok_or_else(|| damaged_jpeg("its pixels do not fill its size".to_owned()))?;
-    let orientation = info.exif_data.as_deref().and_then(Orientation::from_exif_chunk);
-    Ok(Decoded { format: Format::Jpeg, image, orientation: orientation.unwrap_or(Orientation::NoTransforms) })
-}
-
-/// Whether an end-of-image marker follows the start of the first scan. Without it the file was cut, even where the decoder finds enough
-/// bits in the last row of blocks not to notice. Thumbnails, which have markers of their own, are in segments before the scan.
-fn has_end_of_image(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
-    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-
-    let mut at = 2;
-    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
-        match (first, marker) {
-            (0xff, START_OF_SCAN) => return bytes[at..].windows(2).rev().any(|pair| pair == END_OF_IMAGE),
-            // Fill bytes, stuffing and markers without a length.
-            (0xff, 0xff) | (..=0xfe, _) => at += 1,
-            (0xff, 0x00 | 0x01 | 0xd0..=0xd9) => at += 2,
-            (0xff, _) => match bytes.get(at + 2..at + 4) {
-                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
-                _ => return false,
-            },
-        }
-    }
-    false
-}
-
-fn damaged_jpeg(reason: String) -> DecodeError {
-    DecodeError::Damaged { format: Format::Jpeg, reason }
-}
-
-fn jpeg_error(error: DecodeErrors) -> DecodeError {
+fn jpeg_error(error: jpeg::Error) -> DecodeError {
+    let format = Format::Jpeg;
     match error {
-        DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => DecodeError::Truncated(Format::Jpeg),
-        DecodeErrors::FormatStatic("Premature end of buffer") => DecodeError::Truncated(Format::Jpeg),
-        DecodeErrors::Unsupported(scheme) => {
-            DecodeError::Unsupported { format: Format::Jpeg, reason: format!("{scheme:?}") }
-        }
-        DecodeErrors::FormatStatic(text) => damaged_jpeg(text.to_owned()),
-        DecodeErrors::Format(text)
-        | DecodeErrors::HuffmanDecode(text)
-        | DecodeErrors::SofError(text)
-        | DecodeErrors::SosError(text)
-        | DecodeErrors::DqtError(text)
-        | DecodeErrors::MCUError(text) => damaged_jpeg(text),
-        other => damaged_jpeg(format!("{other:?}")),
+        jpeg::Error::Truncated => DecodeError::Truncated(format),
+        jpeg::Error::Damaged(reason) => DecodeError::Damaged { format, reason: reason.to_owned() },
+        jpeg::Error::Unsupported(reason) => DecodeError::Unsupported { format, reason: reason.to_owned() },
     }
 }
 
@@ -309,10 +317,23 @@ fn is_early_end(error: &ImageError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use image::{ColorType, ImageFormat};
+    use image::{ColorType, ImageFormat, RgbImage};
     use proptest::prelude::*;
 
     use super::*;
+
+    /// All pixels.
+    fn all(stored: &Stored) -> View {
+        View { scale: Scale::Full, area: Area::all((stored.width, stored.height)) }
+    }
+
+    fn measure(bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
+        super::measure(bytes, limits, all)
+    }
+
+    fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
+        super::decode(bytes, limits, all)
+    }
 
     const FORMATS: [(Format, ImageFormat); 5] = [
         (Format::Png, ImageFormat::Png),
@@ -347,7 +368,10 @@ mod tests {
         for (format, encoding) in FORMATS {
             let bytes = encode(&picture(), encoding);
             let limits = Limits::default();
-            assert_eq!(measure(&bytes, &limits), Ok(Header { format, width: 40, height: 30, pixels: 1200 }));
+            let header = measure(&bytes, &limits).unwrap();
+            assert_eq!((header.format, header.width, header.height, header.pixels), (format, 40, 30, 1200));
+            // Blocks of 8 x 8 pixels make 40 x 32 of 40 x 30; the encoder does not subsample.
+            assert!((3 * 1200..=9 * 1200).contains(&header.memory), "{format}: {}", header.memory);
             let found = bytes.len() as u64;
             assert!(measure(&bytes, &Limits { max_bytes: found, max_side: 40, max_pixels: 1200 }).is_ok());
             for (limits, expected) in [
@@ -380,8 +404,7 @@ mod tests {
             let mut image = DynamicImage::new(40, 30, colour);
             image.copy_from_color_space(&picture(), Default::default()).unwrap();
             let decoded = decode(&encode(&image, ImageFormat::Png), &Limits::default()).unwrap();
-            assert_eq!(decoded.image.color(), colour);
-            assert_eq!(decoded.image.as_bytes(), image.as_bytes());
+            assert_eq!(decoded.pixels, Pixels::Packed(image));
         }
     }
 
@@ -422,13 +445,13 @@ mod tests {
     #[test]
     fn files_that_are_cut_short_are_errors() {
         for (name, bytes) in fixtures() {
-            let image = decode(&bytes, &Limits::default()).unwrap_or_else(|e| panic!("{name}: {e}")).image;
+            let image = decode(&bytes, &Limits::default()).unwrap_or_else(|e| panic!("{name}: {e}")).pixels;
             for tenths in 1..10 {
                 let cut = &bytes[..bytes.len() * tenths / 10];
                 if let Ok(found) = decode(cut, &Limits::default()) {
                     // The first frame of an animation may be whole all the same.
                     assert!(name.starts_with("animated"), "{name} at {tenths}/10");
-                    assert_eq!(found.image.as_bytes(), image.as_bytes(), "{name} at {tenths}/10");
+                    assert_eq!(found.pixels, image, "{name} at {tenths}/10");
                 }
             }
         }

@@ -2,6 +2,8 @@
 
 use image::metadata::Orientation;
 
+use super::jpeg::{Area, Plane, Scale};
+
 /// A rectangle in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Region {
@@ -28,6 +30,29 @@ impl Region {
             (start, (f64::from(side) * scale).min(f64::from(length) - start))
         };
         let ((left, width), (top, height)) = (along(width), along(height));
+        Self { left, top, width, height }
+    }
+
+    /// The pixels that a resize of the region to a square of `side` reads: its filter reaches beyond the edge by the width of one of the
+    /// pixels that it makes, or by one sample, of which four pixels may share one.
+    pub(super) fn reach(self, side: u32, scale: Scale) -> Area {
+        let reach = |start: f64, length: f64| {
+            let beyond = (length / f64::from(side)).max(4.0 * f64::from(scale.divisor())) + 1.0;
+            // Saturates at 0.
+            ((start - beyond) as u32, (start + length + beyond).ceil() as u32)
+        };
+        let ((left, right), (top, bottom)) = (reach(self.left, self.width), reach(self.top, self.height));
+        Area { left, top, right, bottom }
+    }
+
+    /// The same region in samples of a decoded component.
+    pub(super) fn within(self, plane: &Plane) -> Self {
+        let along = |start: f64, length: f64, factor: f64, origin: u32, size: u32| {
+            let start = (start * factor - f64::from(origin)).max(0.0);
+            (start, (length * factor).min(f64::from(size) - start))
+        };
+        let (left, width) = along(self.left, self.width, plane.across, plane.left, plane.width);
+        let (top, height) = along(self.top, self.height, plane.down, plane.top, plane.height);
         Self { left, top, width, height }
     }
 }

@@ -3,14 +3,19 @@
 //! As `PIL.Image.convert("RGB")` does before them, alpha is dropped and grey repeated. Other than torchvision by itself, the orientation
 //! in the EXIF data is honoured, so that the network sees what people see.
 
-use std::fmt;
+use std::{array, fmt};
 
-use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
+use fast_image_resize::{
+    FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    images::{Image, ImageRef},
+};
 
 use super::{
     bundle::Card,
-    decode::{self, DecodeError, Decoded, Header, Limits},
+    colour,
+    decode::{self, DecodeError, Decoded, Header, Limits, Pixels, Stored, View},
     geometry::{Region, Turn},
+    jpeg::{Colour, Plane, Scale},
 };
 
 /// The network's input for one image: `[side, side, 3]`, normalised.
@@ -54,68 +59,126 @@ impl Preprocessor {
     /// # Errors
     /// [`DecodeError`].
     pub fn measure(&self, bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
-        decode::measure(bytes, limits)
+        decode::measure(bytes, limits, |stored| self.view(stored))
     }
 
-    /// Decodes a file and makes the network's input of it.
+    /// Decodes a file, as little of it and as small as will do, and makes the network's input of it.
     ///
     /// # Errors
     /// [`DecodeError`]. Limits are enforced before pixels are allocated, and a file that is cut short is an error.
     pub fn prepare(&self, bytes: &[u8], limits: &Limits) -> Result<Input, DecodeError> {
-        let decoded = decode::decode(bytes, limits)?;
-        self.shrink(&decoded).ok_or_else(|| DecodeError::Damaged {
-            format: decoded.format,
-            reason: "its pixels cannot be resized".to_owned(),
-        })
+        self.input(&decode::decode(bytes, limits, |stored| self.view(stored))?)
     }
 
-    /// Resizes the part that the network sees, straight from the pixels as stored, then turns and normalises the small square.
-    fn shrink(&self, Decoded { image, orientation, .. }: &Decoded) -> Option<Input> {
-        let turn = Turn::from(*orientation);
-        let (width, height) = turn.size(image.width(), image.height());
-        let region = turn.undo(Region::of_centre(width, height, self.resize, self.side), width, height);
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .use_alpha(false)
-            .crop(region.left, region.top, region.width, region.height);
-        let kind = image.pixel_type()?;
-        let mut square = Image::new(self.side, self.side, kind);
-        Resizer::new().resize(image, &mut square, &options).ok()?;
+    fn input(&self, Decoded { format, stored, pixels }: &Decoded) -> Result<Input, DecodeError> {
+        let turn = Turn::from(stored.orientation);
+        let region = self.region(stored);
+        let input = match pixels {
+            Pixels::Packed(image) => self.shrink(image, region, turn),
+            Pixels::Planes(planes, colour) => self.shrink_planes(planes, *colour, region, turn),
+        };
+        input.ok_or_else(|| DecodeError::Damaged { format: *format, reason: "its pixels cannot be resized".to_owned() })
+    }
 
+    /// The part of the picture as stored that the network sees.
+    fn region(&self, stored: &Stored) -> Region {
+        let turn = Turn::from(stored.orientation);
+        let (width, height) = turn.size(stored.width, stored.height);
+        turn.undo(Region::of_centre(width, height, self.resize, self.side), width, height)
+    }
+
+    /// What must be decoded: no smaller than twice what the resize makes, so that its filter still decides how the picture is smoothed.
+    fn view(&self, stored: &Stored) -> View {
+        let scale = Scale::leaving(self.resize.saturating_mul(2), stored.width.min(stored.height));
+        View { scale, area: self.region(stored).reach(self.side, scale) }
+    }
+
+    /// Resizes a region straight from the pixels as stored, then turns and normalises the small square.
+    fn shrink(&self, image: &impl IntoImageView, region: Region, turn: Turn) -> Option<Input> {
+        let kind = image.pixel_type()?;
+        let square = self.resize(image, region)?;
         let bytes = square.buffer();
         let narrow = |c: usize, at: usize| self.table[c][usize::from(bytes[at])];
         let wide = |c: usize, at: usize| {
             let value = u16::from_ne_bytes([bytes[2 * at], bytes[2 * at + 1]]);
             (f32::from(value) / 65_535.0 - self.mean[c]) / self.std[c]
         };
-        let side = self.side as usize;
+        // One or two channels are grey, and grey with alpha.
+        let place = |channels: usize, at: usize, c: usize| if channels < 3 { at * channels } else { at * channels + c };
+        let eight = |channels| self.turned(turn, |at| array::from_fn(|c| narrow(c, place(channels, at, c))));
+        let sixteen = |channels| self.turned(turn, |at| array::from_fn(|c| wide(c, place(channels, at, c))));
         Some(match kind {
-            PixelType::U8 => turned::<1>(turn, side, narrow),
-            PixelType::U8x2 => turned::<2>(turn, side, narrow),
-            PixelType::U8x3 => turned::<3>(turn, side, narrow),
-            PixelType::U8x4 => turned::<4>(turn, side, narrow),
-            PixelType::U16 => turned::<1>(turn, side, wide),
-            PixelType::U16x2 => turned::<2>(turn, side, wide),
-            PixelType::U16x3 => turned::<3>(turn, side, wide),
-            PixelType::U16x4 => turned::<4>(turn, side, wide),
+            PixelType::U8 => eight(1),
+            PixelType::U8x2 => eight(2),
+            PixelType::U8x3 => eight(3),
+            PixelType::U8x4 => eight(4),
+            PixelType::U16 => sixteen(1),
+            PixelType::U16x2 => sixteen(2),
+            PixelType::U16x3 => sixteen(3),
+            PixelType::U16x4 => sixteen(4),
             _ => return None,
         })
     }
-}
 
-/// The pixels of a square as they are displayed. `value` is that of a channel, stored at a place.
-fn turned<const CHANNELS: usize>(turn: Turn, side: usize, value: impl Fn(usize, usize) -> f32) -> Input {
-    let mut input = vec![0.0; side * side * 3];
-    for (y, row) in input.chunks_exact_mut(side * 3).enumerate() {
-        for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
-            let stored = turn.stored_index(x, y, side) * CHANNELS;
-            for (c, to) in pixel.iter_mut().enumerate() {
-                // One or two channels are grey, and grey with alpha.
-                *to = value(c, if CHANNELS < 3 { stored } else { stored + c });
+    /// Resizes a region of each component and converts the small squares to RGB. That is linear, so the order hardly matters, except
+    /// where black is a factor, and in pictures decoded in full: where few pixels make one, it counts that each is held within bounds.
+    fn shrink_planes(&self, planes: &[Plane], colour: Colour, region: Region, turn: Turn) -> Option<Input> {
+        let luma = planes.first()?;
+        let linear = match colour {
+            Colour::Grey | Colour::Rgb => true,
+            Colour::YCbCr => luma.across < 1.0,
+            Colour::Cmyk | Colour::Ycck => false,
+        };
+        if !linear {
+            let rgb = colour::packed(planes, colour)?;
+            let image = ImageRef::new(luma.width, luma.height, &rgb, PixelType::U8x3).ok()?;
+            return self.shrink(&image, region.within(luma), turn);
+        }
+        let squares = planes.iter().map(|plane| {
+            let image = ImageRef::new(plane.width, plane.height, &plane.samples, PixelType::U8).ok()?;
+            self.resize(&image, region.within(plane))
+        });
+        let squares = squares.collect::<Option<Vec<_>>>()?;
+        let squares: Vec<&[u8]> = squares.iter().map(Image::buffer).collect();
+        Some(match (colour, &squares[..]) {
+            (Colour::YCbCr, [luma, blue, red]) => self.turned(turn, |at| {
+                let rgb = colour::rgb_of_ycc([luma[at], blue[at], red[at]]);
+                array::from_fn(|c| (rgb[c] / 255.0 - self.mean[c]) / self.std[c])
+            }),
+            (Colour::Rgb, [red, green, blue]) => self.turned(turn, |at| {
+                [
+                    self.table[0][usize::from(red[at])],
+                    self.table[1][usize::from(green[at])],
+                    self.table[2][usize::from(blue[at])],
+                ]
+            }),
+            (_, [grey, ..]) => self.turned(turn, |at| array::from_fn(|c| self.table[c][usize::from(grey[at])])),
+            _ => return None,
+        })
+    }
+
+    /// A region as a square, in the pixels of the image.
+    fn resize(&self, image: &impl IntoImageView, region: Region) -> Option<Image<'static>> {
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .use_alpha(false)
+            .crop(region.left, region.top, region.width, region.height);
+        let mut square = Image::new(self.side, self.side, image.pixel_type()?);
+        Resizer::new().resize(image, &mut square, &options).ok()?;
+        Some(square)
+    }
+
+    /// The pixels of a square as they are displayed. `pixel` is the one stored at a place.
+    fn turned(&self, turn: Turn, pixel: impl Fn(usize) -> [f32; 3]) -> Input {
+        let side = self.side as usize;
+        let mut input = vec![0.0; side * side * 3];
+        for (y, row) in input.chunks_exact_mut(side * 3).enumerate() {
+            for (x, to) in row.chunks_exact_mut(3).enumerate() {
+                to.copy_from_slice(&pixel(turn.stored_index(x, y, side)));
             }
         }
+        Input(input)
     }
-    Input(input)
 }
 
 #[cfg(test)]
@@ -125,6 +188,7 @@ pub(crate) mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
+    use crate::model::jpeg::Area;
 
     static EXPECTED: &[u8] = include_bytes!("../../tests/fixtures/expected.safetensors");
 
@@ -176,6 +240,42 @@ pub(crate) mod tests {
             let lossy = [".jpg", "lossy.webp", "alpha.webp"].iter().any(|end| key.ends_with(end));
             let limit = if lossy { 1.0 } else { 0.3 };
             assert!(difference < limit, "{key}: {difference} / 255 mean absolute error");
+        }
+    }
+
+    /// The mean absolute difference between an input made in the usual way and one of all pixels in full, in steps of 1/255.
+    fn difference_to_full(preprocessor: &Preprocessor, bytes: &[u8]) -> f64 {
+        let all = |stored: &Stored| View { scale: Scale::Full, area: Area::all((stored.width, stored.height)) };
+        let limits = Limits::default();
+        let full = preprocessor.input(&decode::decode(bytes, &limits, all).unwrap()).unwrap();
+        let usual = preprocessor.prepare(bytes, &limits).unwrap();
+        let differences = full.0.iter().zip(&usual.0).enumerate();
+        let sum: f64 = differences.map(|(i, (a, b))| f64::from((a - b).abs() * preprocessor.std[i % 3] * 255.0)).sum();
+        sum / full.0.len() as f64
+    }
+
+    #[test]
+    fn inputs_of_smaller_pictures_are_near_those_of_all_pixels() {
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+        let names =
+            ["baseline-420.jpg", "baseline-444.jpg", "baseline-422.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg"];
+        for bytes in names.map(|name| std::fs::read(images.join(name)).unwrap()) {
+            for (resize, side) in [(64, 64), (50, 40), (45, 45), (25, 20), (22, 22), (12, 12), (5, 5)] {
+                let difference = difference_to_full(&preprocessor(resize, side), &bytes);
+                assert!(difference < 4.0, "{resize}, {side}: {difference} / 255 mean absolute error");
+            }
+        }
+    }
+
+    /// Of a picture that is decoded in full, what lies outside of the view makes no difference at all.
+    #[test]
+    fn only_the_view_counts() {
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+        for name in ["baseline-420.jpg", "baseline-422.jpg", "progressive.jpg", "restarts.jpg"] {
+            let bytes = std::fs::read(images.join(name)).unwrap();
+            for (resize, side) in [(200, 8), (128, 64), (151, 150)] {
+                assert_eq!(difference_to_full(&preprocessor(resize, side), &bytes), 0.0, "{name}, {resize}, {side}");
+            }
         }
     }
 

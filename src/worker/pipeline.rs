@@ -294,9 +294,9 @@ impl Pipeline {
             Ok(header) => header,
             Err(error) => return Ok(Prepared { input: Err(error.to_string()), image_sequencer }),
         };
-        // Four bytes a pixel, and never more than there are permits, so that one huge image can still run alone.
+        // Never more than there are permits, so that one huge image can still run alone.
         let most = kibibytes(self.settings.pixel_budget);
-        let needed = u32::try_from(kibibytes(header.pixels * 4).min(most)).unwrap_or(u32::MAX);
+        let needed = u32::try_from(kibibytes(header.memory).min(most)).unwrap_or(u32::MAX);
         let _pixels = self.pixels.acquire_many(needed).await.map_err(closed)?;
         let (answer, decoded) = oneshot::channel();
         let (classifier, metrics) = (Arc::clone(&self.classifier), Arc::clone(&self.metrics));

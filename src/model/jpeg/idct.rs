@@ -1,0 +1,114 @@
+//! Inverse cosine transforms of a block to 8 x 8, 4 x 4, 2 x 2 or one sample, in integers, as the Independent JPEG Group's library rounds
+//! them: after Loeffler, Ligtenberg and Moschytz, with 13 bits for constants and two more between the passes. The smaller ones give the
+//! averages of 2 x 2, 4 x 4 and 8 x 8 samples of the largest: coefficients whose averages are zero drop out.
+
+use super::simd::{Lanes, Simd, sample};
+
+const CONSTANT_BITS: i32 = 13;
+const PASS_BITS: i32 = 2;
+
+/// The block's rows, dequantised.
+#[inline(always)]
+fn rows<S: Simd>(simd: S, coefficients: &[i16; 64], quantisation: &[i32; 64]) -> [S::Vector; 8] {
+    let (coefficients, quantisation) = (coefficients.as_chunks::<8>().0, quantisation.as_chunks::<8>().0);
+    let row = |y: usize| simd.row(&coefficients[y], &quantisation[y]);
+    [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)]
+}
+
+/// A block of one value.
+#[inline(always)]
+pub(super) fn flat(dc: i16, quantisation: i32, side: usize, out: &mut [u8], stride: usize) {
+    let value = sample(i32::from(dc).wrapping_mul(quantisation).wrapping_add(4) >> 3);
+    match side {
+        1 => out[0] = value,
+        2 => (0..2).for_each(|y| out[y * stride..][..2].fill(value)),
+        4 => (0..4).for_each(|y| out[y * stride..][..4].fill(value)),
+        _ => (0..8).for_each(|y| out[y * stride..][..8].fill(value)),
+    }
+}
+
+/// Eight samples of eight coefficients, times 8 and two to the power of [`CONSTANT_BITS`].
+#[inline(always)]
+fn eight_points<V: Lanes>(c: [V; 8]) -> [V; 8] {
+    let z = (c[2] + c[6]) * 4433;
+    let (even2, even3) = (z - c[6] * 15_137, z + c[2] * 6270);
+    let even0 = (c[0] + c[4]).shift_left::<CONSTANT_BITS>();
+    let even1 = (c[0] - c[4]).shift_left::<CONSTANT_BITS>();
+    let (e0, e3, e1, e2) = (even0 + even3, even0 - even3, even1 + even2, even1 - even2);
+
+    let (z1, z2, z3, z4) = (c[7] + c[1], c[5] + c[3], c[7] + c[3], c[5] + c[1]);
+    let z5 = (z3 + z4) * 9633;
+    let (z1, z2) = (z1 * -7373, z2 * -20_995);
+    let (z3, z4) = (z5 - z3 * 16_069, z5 - z4 * 3196);
+    let o0 = c[7] * 2446 + z1 + z3;
+    let o1 = c[5] * 16_819 + z2 + z4;
+    let o2 = c[3] * 25_172 + z2 + z3;
+    let o3 = c[1] * 12_299 + z1 + z4;
+    [e0 + o3, e1 + o2, e2 + o1, e3 + o0, e3 - o0, e2 - o1, e1 - o2, e0 - o3]
+}
+
+/// The block in full.
+#[inline(always)]
+pub(super) fn eight<S: Simd>(
+    simd: S,
+    coefficients: &[i16; 64],
+    quantisation: &[i32; 64],
+    out: &mut [u8],
+    stride: usize,
+) {
+    let down = eight_points(rows(simd, coefficients, quantisation));
+    let between = Lanes::transpose(Lanes::descale_all::<{ CONSTANT_BITS - PASS_BITS }, 8>(down));
+    let across = Lanes::descale_all::<{ CONSTANT_BITS + PASS_BITS + 3 }, 8>(eight_points(between));
+    for (y, row) in Lanes::transpose(across).iter().enumerate() {
+        out[y * stride..][..8].copy_from_slice(&row.samples());
+    }
+}
+
+/// Four averages of two samples of eight coefficients, of which the fifth drops out. Times 16 and two to the power of
+/// [`CONSTANT_BITS`].
+#[inline(always)]
+fn four_points<V: Lanes>(c: [V; 8]) -> [V; 4] {
+    let even0 = c[0].shift_left::<{ CONSTANT_BITS + 1 }>();
+    let even1 = c[2] * 15_137 - c[6] * 6270;
+    let (e0, e1) = (even0 + even1, even0 - even1);
+    let o1 = c[5] * 11_893 - c[7] * 1730 - c[3] * 17_799 + c[1] * 8697;
+    let o0 = c[3] * 7373 - c[7] * 4176 - c[5] * 4926 + c[1] * 20_995;
+    [e0 + o0, e1 + o1, e1 - o1, e0 - o0]
+}
+
+/// The block at half its size.
+#[inline(always)]
+pub(super) fn four<S: Simd>(
+    simd: S,
+    coefficients: &[i16; 64],
+    quantisation: &[i32; 64],
+    out: &mut [u8],
+    stride: usize,
+) {
+    let down = four_points(rows(simd, coefficients, quantisation));
+    let [a, b, c, d] = Lanes::descale_all::<{ CONSTANT_BITS - PASS_BITS + 1 }, 4>(down);
+    // The second half of the lanes is of no use from here on.
+    let across = four_points(Lanes::transpose([a, b, c, d, a, b, c, d]));
+    let [a, b, c, d] = Lanes::descale_all::<{ CONSTANT_BITS + PASS_BITS + 3 + 1 }, 4>(across);
+    let samples: [S::Vector; 8] = Lanes::transpose([a, b, c, d, a, b, c, d]);
+    for (y, row) in samples[..4].iter().enumerate() {
+        out[y * stride..][..4].copy_from_slice(&row.samples()[..4]);
+    }
+}
+
+/// The block at a quarter of its size: two averages of four samples of eight coefficients, of which the even ones but the first drop out.
+#[inline(always)]
+pub(super) fn two<S: Simd>(simd: S, coefficients: &[i16; 64], quantisation: &[i32; 64], out: &mut [u8], stride: usize) {
+    let c = rows(simd, coefficients, quantisation);
+    let even = c[0].shift_left::<{ CONSTANT_BITS + 2 }>();
+    let odd = c[5] * 6967 - c[7] * 5906 - c[3] * 10_426 + c[1] * 29_692;
+    for (y, row) in [even + odd, even - odd].iter().enumerate() {
+        let c = row.descale::<{ CONSTANT_BITS - PASS_BITS + 2 }>().lanes();
+        let term = |at: usize, by: i32| c[at].wrapping_mul(by);
+        let even = c[0] << (CONSTANT_BITS + 2);
+        let odd = term(5, 6967).wrapping_sub(term(7, 5906)).wrapping_sub(term(3, 10_426)).wrapping_add(term(1, 29_692));
+        const BITS: i32 = CONSTANT_BITS + PASS_BITS + 3 + 2;
+        let descale = |v: i32| sample(v.wrapping_add(1 << (BITS - 1)) >> BITS);
+        out[y * stride..][..2].copy_from_slice(&[descale(even.wrapping_add(odd)), descale(even.wrapping_sub(odd))]);
+    }
+}

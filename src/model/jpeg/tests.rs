@@ -1,0 +1,201 @@
+use std::{collections::BTreeSet, fs, path::Path};
+
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+use super::*;
+
+const SCALES: [(Scale, usize); 4] = [(Scale::Full, 1), (Scale::Half, 2), (Scale::Quarter, 4), (Scale::Eighth, 8)];
+
+fn fixtures() -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jpeg.safetensors")).unwrap()
+}
+
+/// The fixtures' files by name.
+fn files(fixtures: &SafeTensors<'_>) -> Vec<(String, Vec<u8>)> {
+    let names: BTreeSet<String> =
+        fixtures.names().into_iter().filter_map(|key| key.strip_suffix("/file")).map(str::to_owned).collect();
+    let file = |name: &str| fixtures.tensor(&format!("{name}/file")).unwrap().data().to_vec();
+    names.into_iter().map(|name| (name.clone(), file(&name))).collect()
+}
+
+fn decode(file: &[u8], scale: Scale, instructions: Instructions) -> Result<Vec<Plane>, Error> {
+    let jpeg = Jpeg::open(file)?;
+    let area = Area::all(jpeg.size());
+    jpeg.decode(scale, area, instructions)
+}
+
+#[test]
+fn samples_are_those_of_libjpeg() {
+    let bytes = fixtures();
+    let fixtures = SafeTensors::deserialize(&bytes).unwrap();
+    let mut compared = 0;
+    for (name, file) in files(&fixtures) {
+        for (scale, divisor) in SCALES {
+            let Ok(expected) = fixtures.tensor(&format!("{name}/{divisor}")) else { continue };
+            let [height, width, components] = *expected.shape() else { panic!("{name} has three dimensions") };
+            let planes = decode(&file, scale, Instructions::Detected).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+            assert_eq!(planes.len(), components, "{name}");
+            for (component, plane) in planes.iter().enumerate() {
+                let own = (plane.width as usize, plane.height as usize);
+                assert_eq!(plane.samples.len(), own.0 * own.1, "{name}");
+                // What libjpeg enlarges by repetition, which at other scales than this it does by interpolation.
+                let times = (width.div_ceil(own.0), height.div_ceil(own.1));
+                if divisor < 8 && times != (1, 1) {
+                    continue;
+                }
+                for y in 0..height {
+                    for x in 0..width {
+                        let found = plane.samples[y / times.1 * own.0 + x / times.0];
+                        let want = expected.data()[(y * width + x) * components + component];
+                        assert_eq!(found, want, "{name} at 1/{divisor}, component {component}, {x}, {y}");
+                    }
+                }
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 550, "{compared}");
+}
+
+#[test]
+fn instructions_make_no_difference() {
+    let bytes = fixtures();
+    for (name, file) in files(&SafeTensors::deserialize(&bytes).unwrap()) {
+        for (scale, divisor) in SCALES {
+            let [detected, portable] =
+                [Instructions::Detected, Instructions::Portable].map(|i| decode(&file, scale, i).unwrap());
+            assert_eq!(detected, portable, "{name} at 1/{divisor}");
+        }
+    }
+}
+
+/// The samples of `whole` where `part` is.
+fn cut(whole: &Plane, part: &Plane) -> Vec<u8> {
+    let rows = whole.samples.chunks_exact(whole.width as usize).skip(part.top as usize).take(part.height as usize);
+    rows.flat_map(|row| &row[part.left as usize..][..part.width as usize]).copied().collect()
+}
+
+#[test]
+fn a_part_is_as_it_is_in_the_whole() {
+    let bytes = fixtures();
+    let fixtures = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, file) in files(&fixtures).into_iter().filter(|(name, _)| name.contains("40x40") || !name.contains('x')) {
+        let (width, height) = Jpeg::open(&file).unwrap().size();
+        for (scale, divisor) in SCALES {
+            let whole = decode(&file, scale, Instructions::Detected).unwrap();
+            for (left, top) in [(0, 0), (9, 3), (17, 20), (width - 1, height - 1)] {
+                let area = Area { left, top, right: (left + 12).min(width), bottom: height.min(top + 9) };
+                let jpeg = Jpeg::open(&file).unwrap();
+                let needed = jpeg.bytes_needed(scale, area);
+                let part = jpeg.decode(scale, area, Instructions::Detected).unwrap();
+                for (part, whole) in part.iter().zip(&whole) {
+                    assert_eq!(part.samples, cut(whole, part), "{name} at 1/{divisor}, {area:?}");
+                    let (left, right) = (f64::from(part.left), f64::from(part.left + part.width));
+                    assert!(left <= f64::from(area.left) * part.across, "{name}");
+                    assert!(right >= (f64::from(area.right) * part.across).floor(), "{name}");
+                }
+                let taken: usize = part.iter().map(|p| p.samples.len()).sum();
+                assert!(needed >= taken as u64, "{name}: {needed} < {taken}");
+            }
+        }
+    }
+}
+
+/// A file with the frame header's marker and precision changed.
+fn other_frame(marker: u8, precision: u8) -> Vec<u8> {
+    let bytes = fixtures();
+    let fixtures = SafeTensors::deserialize(&bytes).unwrap();
+    let mut file = fixtures.tensor("444-8x8/file").unwrap().data().to_vec();
+    let frame = file.windows(3).position(|w| w == [0xff, 0xc0, 0]).unwrap();
+    (file[frame + 1], file[frame + 4]) = (marker, precision);
+    file
+}
+
+#[test]
+fn kinds_that_are_not_decoded_are_refused_by_name() {
+    for (marker, precision, reason) in [
+        (0xc1, 12, "12 bits a sample"),
+        (0xc3, 8, "lossless coding"),
+        (0xc5, 8, "hierarchical coding"),
+        (0xc9, 8, "arithmetic coding"),
+        (0xca, 8, "arithmetic coding"),
+        (0xcb, 8, "lossless coding"),
+    ] {
+        assert_eq!(Jpeg::open(&other_frame(marker, precision)).unwrap_err(), Error::Unsupported(reason));
+    }
+    assert!(Jpeg::open(&other_frame(0xc1, 8)).is_ok());
+}
+
+#[test]
+fn damage_is_an_error() {
+    let bytes = fixtures();
+    let fixtures = SafeTensors::deserialize(&bytes).unwrap();
+    let file = |name: &str| fixtures.tensor(&format!("{name}/file")).unwrap().data().to_vec();
+    let decode = |file: &[u8]| decode(file, Scale::Eighth, Instructions::Detected);
+
+    let mut restarts = file("restarts");
+    let marker = restarts.windows(2).position(|w| w == [0xff, 0xd1]).unwrap();
+    restarts[marker + 1] = 0xd3;
+    assert_eq!(decode(&restarts), Err(Error::Damaged("a restart marker is missing")));
+    restarts.drain(marker - 12..marker);
+    restarts[marker - 11] = 0xd1;
+    assert_eq!(decode(&restarts), Err(Error::Damaged("its data ends early")));
+
+    let mut two = file("best");
+    let end = two.len() - 2;
+    two.drain(end - 700..end);
+    assert_eq!(decode(&two), Err(Error::Damaged("its data ends early")));
+    for gone in [1, 2, 3, 100] {
+        let best = file("best");
+        assert_eq!(decode(&best[..best.len() - gone]), Err(Error::Truncated), "{gone}");
+    }
+    // Nothing after its start.
+    assert_eq!(Jpeg::open(&[0xff, 0xd8, 0xff, 0xd9]).unwrap_err(), Error::Damaged("it has no picture"));
+    assert_eq!(Jpeg::open(&[0xff, 0xd8]).unwrap_err(), Error::Truncated);
+}
+
+#[test]
+fn scans_are_limited_in_number() {
+    let bytes = fixtures();
+    let fixtures = SafeTensors::deserialize(&bytes).unwrap();
+    let file = fixtures.tensor("progressive-444-8x8/file").unwrap().data();
+    let scan = file.windows(2).rposition(|w| w == [0xff, 0xda]).unwrap();
+    let (start, last) = file.split_at(scan);
+    let many = [start, &last[..last.len() - 2].repeat(300), &last[last.len() - 2..]].concat();
+    let error = decode(&many, Scale::Full, Instructions::Detected).unwrap_err();
+    assert_eq!(error, Error::Unsupported("more than 256 scans"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Files with wrong bytes are decoded or refused, in the same way with all instructions, and within the memory foreseen.
+    #[test]
+    fn no_damage_panics(
+        file: prop::sample::Index,
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        scale in 0usize..4,
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let bytes = fixtures();
+        let files = files(&SafeTensors::deserialize(&bytes).unwrap());
+        let mut file = file.get(&files).1.clone();
+        for (at, value) in places {
+            let at = at.index(file.len());
+            file[at] = value;
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut.index(file.len()).max(2));
+        }
+        if let Ok(jpeg) = Jpeg::open(&file) {
+            let (width, height) = jpeg.size();
+            prop_assume!(u64::from(width) * u64::from(height) <= 1 << 18 && width > 0 && height > 0);
+            let area = Area::all((width, height));
+            let (scale, needed) = (SCALES[scale].0, jpeg.bytes_needed(SCALES[scale].0, area));
+            prop_assert!(needed <= 3 * 4 * (u64::from(width) + 64) * (u64::from(height) + 64));
+            let detected = jpeg.decode(scale, area, Instructions::Detected);
+            prop_assert_eq!(detected, decode(&file, scale, Instructions::Portable));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Compares whole processes, from files to labels, in one interleaved run: `make bench-pipeline`.
+
+`imgcls classify` and scripts of two processes (Pillow, with and without its scaled decoding of JPEG, + ONNX Runtime; Pillow + OpenVINO)
+label the same photos in turns, on as many threads as there are cores. Installs the peers from PyPI into target/peers/pipeline, makes the
+photos of the free pictures in scikit-image, and networks of seeded weights. Prints medians of seconds and of the ratios of each round.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+import venv
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+WORK = ROOT / "target" / "peers" / "pipeline"
+PACKAGES = ["numpy", "onnx", "onnxruntime", "openvino", "pillow", "safetensors", "scikit-image"]
+PEERS = ["pillow+onnxruntime", "draft+onnxruntime", "pillow+openvino"]
+PICTURES = ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg"]
+SMALL, LARGE = (500, 375), (4032, 3024)  # width, height
+# How many photos of each size.
+CASES = {"500x375": {SMALL: 200}, "12 megapixels": {LARGE: 16}, "mixture": {SMALL: 80, LARGE: 8}}
+NETWORKS = {64: 64, 224: 256}  # side of the input: shorter side after the resize
+
+
+def inside_venv() -> None:
+    """Makes the environment, and starts this script again in it."""
+    directory = WORK / "venv"
+    python = directory / "bin" / "python"
+    if pathlib.Path(sys.prefix) == directory:
+        return
+    if not python.exists():
+        venv.create(directory, with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    os.execv(python, [str(python), *sys.argv])
+
+
+def make_photo(path: pathlib.Path, picture, size: tuple[int, int], seed: int) -> None:
+    """A part of a picture, enlarged and with a sensor's grain, in a camera's quality."""
+    import numpy
+    from PIL import Image
+
+    random = numpy.random.default_rng(seed)
+    scale = random.uniform(0.6, 1) * min(picture.width / size[0], picture.height / size[1])
+    width, height = size[0] * scale, size[1] * scale
+    left, top = random.uniform(0, picture.width - width), random.uniform(0, picture.height - height)
+    part = picture.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+    grain = random.normal(0, 5.5, (size[1], size[0], 1))
+    photo = Image.fromarray((numpy.asarray(part) + grain).clip(0, 255).astype(numpy.uint8))
+    photo.save(path, quality=90, subsampling=2)
+
+
+def make_photos() -> dict[str, pathlib.Path]:
+    """A directory of photos for each case."""
+    import skimage
+    from PIL import Image
+
+    free = pathlib.Path(skimage.__file__).parent / "data"
+    pictures = [Image.open(free / name).convert("RGB") for name in PICTURES]
+    directories = {}
+    for case, sizes in CASES.items():
+        directories[case] = WORK / "photos" / case.replace(" ", "-")
+        directories[case].mkdir(parents=True, exist_ok=True)
+        photos = [size for size, count in sizes.items() for _ in range(count)]
+        for index, size in enumerate(photos):
+            # Sizes in turn, as they come from people.
+            path = directories[case] / f"{index * 37 % len(photos):04}.jpg"
+            if not path.exists():
+                make_photo(path, pictures[index % len(pictures)], size, index)
+    return directories
+
+
+def make_networks() -> None:
+    """For each input a bundle for imgcls and the same network as ONNX."""
+    import model
+
+    weights = WORK / "resnet18.safetensors"
+    if not weights.exists():
+        model.write_weights("resnet18", weights)
+    for side, resize in NETWORKS.items():
+        bundle = WORK / f"bundle-{side}"
+        bundle.mkdir(exist_ok=True)
+        (bundle / "weights.safetensors").write_bytes(weights.read_bytes())
+        (bundle / "labels.txt").write_text("".join(f"class {n}\n" for n in range(model.CLASSES)))
+        card = (ROOT / "assets" / "model" / "model.toml").read_text().splitlines()
+        own = {"name": f'"pipeline-{side}"', "input": side, "resize": resize,
+               "sha256": f'"{hashlib.sha256(weights.read_bytes()).hexdigest()}"'}
+        lines = [f"{key} = {own.get(key, value)}" for key, _, value in (line.partition(" = ") for line in card) if value]
+        (bundle / "model.toml").write_text("\n".join(lines) + "\n")
+        if not (onnx := WORK / f"resnet18-{side}-1.onnx").exists():
+            model.write_onnx("resnet18", weights, onnx, side, 1)
+
+
+def seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed\n{done.stderr}")
+    return time.perf_counter() - start
+
+
+def commands(binary: str, directory: pathlib.Path, side: int, processes: int) -> dict[str, list[str]]:
+    peer = [sys.executable, str(HERE / "pipeline_peer.py")]
+    network = [str(WORK / f"resnet18-{side}-1.onnx"), str(NETWORKS[side]), str(side), str(processes), str(directory)]
+    own = [binary, "classify", "--json", "--model", str(WORK / f"bundle-{side}"), "--threads", str(processes), str(directory)]
+    return {"imgcls": own} | {name: [*peer, name, *network] for name in PEERS}
+
+
+def compare(binary: str, rounds: int, processes: int) -> list[dict]:
+    rows = []
+    for case, directory in make_photos().items():
+        for side in NETWORKS:
+            times: dict[str, list[float]] = {}
+            for _ in range(rounds):
+                for name, command in commands(binary, directory, side, processes).items():
+                    times.setdefault(name, []).append(seconds(command))
+            row = {"photos": case, "input": side, "imgcls": statistics.median(times["imgcls"])}
+            for name in PEERS:
+                row[name] = statistics.median(times[name])
+                row[f"to {name}"] = statistics.median(a / b for a, b in zip(times["imgcls"], times[name]))
+            rows.append(row)
+            peers = "  ".join(f"{name} {row[name]:.2f} s (ratio {row[f'to {name}']:.2f})" for name in PEERS)
+            print(f"{case} at {side}: imgcls {row['imgcls']:.2f} s  {peers}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--binary", help="imgcls; built by cargo if left out")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="threads or processes of each")
+    arguments = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    inside_venv()
+    binary = arguments.binary
+    if binary is None:
+        subprocess.run(["cargo", "build", "--release", "--locked"], check=True, cwd=ROOT)
+        binary = str(ROOT / "target" / "release" / "imgcls")
+    make_networks()
+    rows = compare(binary, arguments.rounds, arguments.processes)
+    (WORK / "bench-pipeline.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
