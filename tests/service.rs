@@ -153,7 +153,7 @@ async fn a_worker_that_is_stopped_ends_by_itself_and_is_replaced() {
             let workers = server.workers();
             (status["fleet"]["running"] == 1 && workers.len() == 1).then(|| workers[0])
         };
-        let worker = eventually("a worker", working).await;
+        let worker = eventually("a worker", async || working().await).await;
         signal(worker, name);
         eventually("another worker", async || working().await.filter(|now| *now != worker)).await;
     }
