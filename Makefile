@@ -8,8 +8,10 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data
-	$(CARGO) run --release --locked -- serve
+run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data and the best model that can be had; MODEL=name or directory chooses
+	$(CARGO) build --release --locked
+	@model='$(MODEL)'; [ -n "$$model" ] || model=$$(target/release/imgcls model best) || exit; \
+	exec target/release/imgcls serve --model "$$model"
 
 test: ## All tests
 	$(CARGO) test --locked
@@ -35,8 +37,8 @@ bench-peers: ## Side by side with ONNX Runtime, OpenVINO, MNN and candle, in one
 install-lint:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --debug --locked cargo-deny --version ^0.18
 
-build: ## The binary, in target/release
-	$(CARGO) build --release --locked
+build: ## The binary, in target/release; MODEL=name or directory embeds another model
+	IMGCLS_EMBED='$(MODEL)' $(CARGO) build --release --locked
 
-dist: ## The binary as it is shipped: static, optimised as a whole
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --locked --target x86_64-unknown-linux-gnu
+dist: ## The binary as it is shipped: static, optimised as a whole; MODEL= as for build
+	IMGCLS_EMBED='$(MODEL)' RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --locked --target x86_64-unknown-linux-gnu

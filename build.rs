@@ -1,6 +1,6 @@
 //! Checks the model bundle that the binary embeds, and tells the crate where it is.
 //!
-//! `IMGCLS_EMBED=dir` at build time embeds another bundle than `assets/model`.
+//! `IMGCLS_EMBED` at build time embeds another bundle than `assets/model`: a directory, or the name of a model in the user's cache.
 
 use std::path::{Path, PathBuf};
 
@@ -20,14 +20,26 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=src/model/layout.rs");
     println!("cargo::rerun-if-env-changed=IMGCLS_EMBED");
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
-    let dir = std::env::var_os("IMGCLS_EMBED").filter(|dir| !dir.is_empty());
-    let dir = root.join(dir.map_or_else(|| PathBuf::from("assets/model"), PathBuf::from));
-    check(&dir).with_context(|| format!("the model bundle in {} cannot be embedded", dir.display()))?;
+    let model = std::env::var_os("IMGCLS_EMBED").filter(|model| !model.is_empty()).map(PathBuf::from);
+    let model = model.unwrap_or_else(|| PathBuf::from("assets/model"));
+    let in_cache =
+        cache().map(|cache| cache.join(&model)).filter(|dir| model.components().count() == 1 && dir.is_dir());
+    let dir = in_cache.unwrap_or_else(|| root.join(&model));
+    let name = check(&dir).with_context(|| format!("the model bundle in {} cannot be embedded", dir.display()))?;
+    println!("cargo::rustc-env=IMGCLS_EMBEDDED_NAME={name}");
     println!("cargo::rustc-env=IMGCLS_EMBEDDED_MODEL={}", dir.display());
     Ok(())
 }
 
-fn check(dir: &Path) -> Result<()> {
+/// The directory of models by name, as the program finds it.
+fn cache() -> Option<PathBuf> {
+    let absolute = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    Some(caches?.join("imgcls").join("models"))
+}
+
+/// Checks the bundle and returns the model's name.
+fn check(dir: &Path) -> Result<String> {
     let file = |name: &str| -> Result<Vec<u8>> {
         let path = dir.join(name);
         println!("cargo::rerun-if-changed={}", path.display());
@@ -36,6 +48,5 @@ fn check(dir: &Path) -> Result<()> {
     let text = |name: &str| String::from_utf8(file(name)?).with_context(|| format!("{name} is not UTF-8"));
     let (card, labels, weights) = (text(layout::CARD)?, text(layout::LABELS)?, file(layout::WEIGHTS)?);
     layout::check_digest(&card, &weights)?;
-    layout::parse(&card, &labels, &weights)?;
-    Ok(())
+    Ok(layout::parse(&card, &labels, &weights)?.card.name)
 }

@@ -34,6 +34,10 @@ pub enum Command {
     Reset(roles::reset::ResetArgs),
     /// Labels local files; needs no service.
     Classify(roles::classify::ClassifyArgs),
+    /// Lists, fetches, makes and shows models.
+    Model(roles::model::ModelArgs),
+    /// Makes a model that knows your own classes, from folders of pictures.
+    Train(roles::train::TrainArgs),
     /// Shows queue, fleet, results and workers.
     Status(roles::status::StatusArgs),
     /// Looks into the queue and the dead letters.

@@ -2,7 +2,11 @@
 
 use std::{io, process::ExitCode};
 
-use imgcls::{config::ConfigError, model::BundleError, roles::ScaleError};
+use imgcls::{
+    config::ConfigError,
+    model::{BundleError, shelf::ShelfError},
+    roles::ScaleError,
+};
 
 /// Bad usage, configuration, scenario or model bundle.
 const USAGE: u8 = 2;
@@ -13,7 +17,8 @@ const CANNOT_ACT: u8 = 4;
 
 /// The exit code of a command that failed.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
-    let is_usage = error.chain().any(|cause| cause.is::<ConfigError>() || cause.is::<BundleError>());
+    let is_usage =
+        error.chain().any(|cause| cause.is::<ConfigError>() || cause.is::<BundleError>() || cause.is::<ShelfError>());
     match error.downcast_ref::<ScaleError>() {
         Some(ScaleError::Usage(_)) => ExitCode::from(USAGE),
         Some(ScaleError::Read(_)) => ExitCode::from(CANNOT_READ),

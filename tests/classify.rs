@@ -73,7 +73,7 @@ fn directories_are_read_in_natural_order_and_failures_do_not_stop_the_rest() {
         let good = ["in/2.png", "in/10.png", "in/deep/1.PNG"].contains(&path);
         assert_eq!(line["label"].is_string(), good, "{line}");
         assert_eq!(line["error"].is_string(), !good, "{line}");
-        assert_eq!(line["model"], "resnet18-cifar10");
+        assert_eq!(line["model"], "resnet18-cifar10@e8fc3770");
         if good {
             assert_eq!(line["top"].as_array().unwrap().len(), 3);
             assert_eq!(line["top"][0]["label"], line["label"]);
@@ -176,4 +176,18 @@ fn a_bundle_from_a_directory_is_checked() {
         message.contains("labels.txt has 2 labels, but the last layer, fc.weight in weights.safetensors, has 10 rows"),
         "{message}"
     );
+}
+
+#[test]
+fn features_come_with_json_where_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.png"), picture(1)).unwrap();
+    std::fs::write(dir.path().join("b.png"), b"no picture").unwrap();
+    let found = lines(&classify(&["--json", "--features", "a.png", "b.png"], dir.path()));
+    let features = found[0]["features"].as_array().unwrap();
+    assert_eq!(features.len(), 512);
+    assert!(features.iter().all(|v| v.as_f64().is_some_and(|v| v >= 0.0)), "they come out of a ReLU");
+    assert!(found[1].get("features").is_none());
+    assert!(lines(&classify(&["--json", "a.png"], dir.path()))[0].get("features").is_none());
+    assert_eq!(classify(&["--features", "a.png"], dir.path()).status.code(), Some(2));
 }

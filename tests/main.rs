@@ -7,6 +7,7 @@ mod classify;
 mod cli;
 mod door;
 mod durability;
+mod model;
 mod scale;
 mod service;
 mod support;

@@ -17,8 +17,10 @@ pub struct Raw {
     pub backend: StoresKind,
     /// Directory of the local backend, and of uploads in progress on either.
     pub data_dir: PathBuf,
-    /// Directory of a model bundle; empty for the embedded one.
+    /// Name of a model, or directory of a bundle; empty for the embedded one.
     pub model: PathBuf,
+    /// Address that stands in for scheme and host where known models are fetched; empty for none.
+    pub model_mirror: String,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Limits for one image.
@@ -159,6 +161,7 @@ impl Default for Raw {
             backend: StoresKind::Local,
             data_dir: PathBuf::from("imgcls-data"),
             model: PathBuf::new(),
+            model_mirror: String::new(),
             log_format: LogFormat::Text,
             limits: Limits {
                 max_bytes: ByteSize(limits.max_bytes),

@@ -12,7 +12,7 @@ pub struct Serve {
     pub stores: Stores,
     /// Uploads in progress are below it, whatever the stores.
     pub data_dir: PathBuf,
-    /// Directory of a model bundle; `None` for the embedded one.
+    /// Name of a model, or directory of a bundle; `None` for the embedded one.
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
@@ -36,7 +36,7 @@ pub struct Workers {
 pub struct Work {
     /// Where the stores are.
     pub stores: Stores,
-    /// Directory of a model bundle; `None` for the embedded one.
+    /// Name of a model, or directory of a bundle; `None` for the embedded one.
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
@@ -47,7 +47,7 @@ pub struct Work {
 /// What `imgcls classify` needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classify {
-    /// Directory of a model bundle; `None` for the embedded one.
+    /// Name of a model, or directory of a bundle; `None` for the embedded one.
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
@@ -123,7 +123,7 @@ impl Raw {
         Ok(self.scaling.clone())
     }
 
-    /// The directory of a model bundle, `None` for the embedded one.
+    /// The name of a model or directory of a bundle, `None` for the embedded one.
     #[must_use]
     pub fn model(&self) -> Option<PathBuf> {
         Some(self.model.clone()).filter(|dir| !dir.as_os_str().is_empty())

@@ -10,7 +10,10 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 
 pub use super::layout::Card;
-use super::layout::{self, LayoutError, Parts};
+use super::{
+    layout::{self, LayoutError, Parts},
+    shelf::{self, Place, ShelfError},
+};
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +34,16 @@ pub enum BundleError {
         /// The file and what is wrong with it.
         source: LayoutError,
     },
+    /// A name or directory that leads to no model.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     /// The tensor library refuses the weights.
     #[error("cannot take over the weights: {0}")]
     Tensor(#[from] candle_core::Error),
 }
+
+/// The embedded weights.
+static WEIGHTS: &[u8] = include_bytes!(concat!(env!("IMGCLS_EMBEDDED_MODEL"), "/weights.safetensors"));
 
 /// A checked model.
 pub struct Bundle {
@@ -53,6 +62,12 @@ impl fmt::Debug for Bundle {
 }
 
 impl Bundle {
+    /// The name of the bundle in the binary.
+    pub const EMBEDDED_NAME: &'static str = env!("IMGCLS_EMBEDDED_NAME");
+
+    /// Size of the embedded weights in bytes.
+    pub const EMBEDDED_BYTES: u64 = WEIGHTS.len() as u64;
+
     /// The bundle in the binary. Its SHA-256 was checked when it was built.
     ///
     /// # Errors
@@ -60,18 +75,20 @@ impl Bundle {
     pub fn embedded() -> Result<Self, BundleError> {
         const CARD: &str = include_str!(concat!(env!("IMGCLS_EMBEDDED_MODEL"), "/model.toml"));
         const LABELS: &str = include_str!(concat!(env!("IMGCLS_EMBEDDED_MODEL"), "/labels.txt"));
-        static WEIGHTS: &[u8] = include_bytes!(concat!(env!("IMGCLS_EMBEDDED_MODEL"), "/weights.safetensors"));
 
         let refused = |source| BundleError::Layout { dir: env!("IMGCLS_EMBEDDED_MODEL").into(), source };
         Self::from_parts(layout::parse(CARD, LABELS, WEIGHTS).map_err(refused)?)
     }
 
-    /// The bundle in `dir`, the one in the binary without a directory.
+    /// The bundle of a model by its name or directory, the one in the binary without either.
     ///
     /// # Errors
-    /// As for [`Self::load`] and [`Self::embedded`].
-    pub fn open(dir: Option<&Path>) -> Result<Self, BundleError> {
-        dir.map_or_else(Self::embedded, Self::load)
+    /// [`BundleError::Shelf`] if there is none; as for [`Self::load`] and [`Self::embedded`].
+    pub fn open(model: Option<&Path>) -> Result<Self, BundleError> {
+        match shelf::find(model.unwrap_or(Path::new("")))? {
+            Place::Embedded => Self::embedded(),
+            Place::Dir(dir) => Self::load(&dir),
+        }
     }
 
     /// The bundle in `dir`, checked as the build checks the embedded one.

@@ -90,7 +90,15 @@ impl Classifier {
     /// # Errors
     /// [`ModelError`].
     pub fn classify(&self, inputs: &[Input], top: usize) -> Result<Vec<Vec<Score>>, ModelError> {
-        self.outputs(inputs)?.logits.chunks_exact(self.labels.len()).map(|logits| self.best(logits, top)).collect()
+        self.scores(&self.outputs(inputs)?, top)
+    }
+
+    /// The `top` most likely labels by the outputs of each image, as [`Self::classify`] returns them.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFinite`].
+    pub fn scores(&self, outputs: &Outputs, top: usize) -> Result<Vec<Vec<Score>>, ModelError> {
+        outputs.logits.chunks_exact(self.labels.len()).map(|logits| self.best(logits, top)).collect()
     }
 
     /// Runs the network once, so that the first image does not wait for memory and lazy preparations.

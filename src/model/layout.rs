@@ -44,10 +44,22 @@ pub struct Card {
     /// Accuracy in per cent that was measured; `source` or the comment beside it says on what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top1: Option<f64>,
+    /// Probability below which the most likely label is marked as uncertain, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_confidence: Option<f32>,
     /// Where the weights come from.
     pub source: String,
     /// Under what licence they are, an SPDX expression.
     pub licence: String,
+}
+
+impl Card {
+    /// The model's name with the first 8 digits of its weights' SHA-256, as results have it: `name@hash8`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let hash: String = self.sha256.chars().take(8).flat_map(char::to_lowercase).collect();
+        format!("{}@{hash}", self.name)
+    }
 }
 
 /// Why a bundle is refused; every message names the file, and in it the tensor, key or line.
@@ -170,7 +182,11 @@ pub fn is_counter(name: &str) -> bool {
     name.ends_with(".num_batches_tracked")
 }
 
-fn parse_card(text: &str) -> Result<Card, LayoutError> {
+/// Reads a card and checks its values.
+///
+/// # Errors
+/// [`LayoutError::Card`] and [`LayoutError::CardValue`].
+pub fn parse_card(text: &str) -> Result<Card, LayoutError> {
     let card: Card = toml::from_str(text)?;
     let refuse = |key, reason: &str| Err(LayoutError::CardValue { key, reason: reason.to_owned() });
     if card.name.trim().is_empty() {
@@ -188,6 +204,9 @@ fn parse_card(text: &str) -> Result<Card, LayoutError> {
     }
     if !card.std.iter().all(|v| v.is_finite() && *v > 0.0) {
         return refuse("std", "must be three numbers above 0");
+    }
+    if card.min_confidence.is_some_and(|least| !(0.0..=1.0).contains(&least)) {
+        return refuse("min_confidence", "must be 0 to 1");
     }
     if card.sha256.len() != 64 || !card.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
         return refuse("sha256", "must be 64 hexadecimal digits");

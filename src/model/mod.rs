@@ -2,15 +2,20 @@
 
 pub mod architecture;
 pub mod bundle;
+pub mod catalogue;
 pub mod classifier;
 pub mod decode;
 pub mod format;
 mod geometry;
+pub mod import;
 pub mod kernel;
 pub mod layout;
 pub mod network;
 pub mod preprocess;
+pub mod pull;
 pub mod reference;
+pub mod shelf;
+pub mod train;
 
 pub use architecture::Architecture;
 pub use bundle::{Bundle, BundleError, Card};

@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, IsTerminal, Read, Write},
+    io::{self, IsTerminal, Write},
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -22,20 +21,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use super::files::{self, Item};
 use crate::{
     backend::host_name,
     config::{
         ByteSize, Classify,
         flags::{Overrides, positive, threads, value_name},
     },
-    contract::{Outcome, Score, order},
+    contract::{Outcome, Score},
     model::{Bundle, Classifier, Engine, Limits, Parallel},
 };
-
-/// Files in a directory that count as images; what is named on the command line always does. The last five are named
-/// so that a folder of them gets a reason and not silence.
-const EXTENSIONS: [&str; 14] =
-    ["png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "heic", "heif", "avif", "tif", "tiff"];
 
 /// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.
 const MOST_VALUES: usize = 4 << 20;
@@ -52,11 +47,14 @@ pub struct ClassifyArgs {
     /// Print one JSON object a line instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Print what the last layer gets of each image too, the network's features; with --json
+    #[arg(long, requires = "json")]
+    pub features: bool,
     /// How many labels to tell for each image
     #[arg(long, value_name = "N", default_value = "5", value_parser = positive)]
     pub top: NonZero<usize>,
-    /// Directory of a model bundle to use instead of the embedded one
-    #[arg(long, value_name = "DIR")]
+    /// The model: a name, as `imgcls model list` shows it, or a bundle's directory
+    #[arg(long, value_name = "NAME|DIR")]
     pub model: Option<PathBuf>,
     /// What runs the network
     #[arg(long, value_enum)]
@@ -90,21 +88,6 @@ impl ClassifyArgs {
     }
 }
 
-/// One line of output: a path and where its bytes are.
-#[derive(Debug)]
-struct Item {
-    path: PathBuf,
-    source: Source,
-}
-
-#[derive(Debug)]
-enum Source {
-    File,
-    Stdin,
-    /// A path that leads to no image.
-    Nothing(String),
-}
-
 /// Labels the files. Returns failure if some could not be labelled. A reader that closes the output early is no failure.
 ///
 /// # Errors
@@ -112,7 +95,7 @@ enum Source {
 pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     let Classify { model, limits, worker } = config;
     let bundle = Bundle::open(model.as_deref())?;
-    let items = find(&args.paths);
+    let items = files::find(&args.paths);
     let threads = worker.all_threads().get();
     // Given enough images, a call of its own for each thread beats one call that they share: no thread waits for another.
     let calls = threads.min(items.len()).max(1);
@@ -120,74 +103,14 @@ pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     let classifier = Classifier::new(bundle, worker.engine, parallel)?;
     let mut printer = Printer::new(&items, &classifier, args.json);
     let mut failed = false;
-    let labeller = Labeller { classifier: &classifier, limits: &limits, top: args.top.get() };
-    let done = label_all(&items, &labeller, calls, worker.batch, |item, outcome| {
-        failed |= outcome.error().is_some();
-        printer.print(item, outcome)
+    let labeller = Labeller { classifier: &classifier, limits: &limits, top: args.top.get(), features: args.features };
+    let done = label_all(&items, &labeller, calls, worker.batch, |item, answer| {
+        failed |= answer.outcome.error().is_some();
+        printer.print(item, answer)
     });
     printer.finish();
     done?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// The items that the paths stand for, in the order given, those of a directory in natural order.
-fn find(paths: &[PathBuf]) -> Vec<Item> {
-    let mut items: Vec<Item> = Vec::new();
-    for path in paths {
-        if path.as_os_str() == "-" {
-            let again = items.iter().any(|item| matches!(item.source, Source::Stdin));
-            let source =
-                if again { Source::Nothing("standard input can be read only once".to_owned()) } else { Source::Stdin };
-            items.push(Item { path: path.clone(), source });
-        } else if path.is_dir() {
-            let before = items.len();
-            walk(path, &mut items);
-            if items.len() == before {
-                items.push(Item {
-                    path: path.clone(),
-                    source: Source::Nothing("no images in the directory".to_owned()),
-                });
-            }
-        } else {
-            items.push(Item { path: path.clone(), source: Source::File });
-        }
-    }
-    items
-}
-
-/// Adds the image files below a directory. Links to directories are not followed, as they may lead round in circles.
-fn walk(dir: &Path, items: &mut Vec<Item>) {
-    let entries = match fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
-        Ok(entries) => entries,
-        Err(e) => {
-            items.push(Item {
-                path: dir.to_owned(),
-                source: Source::Nothing(format!("cannot read the directory: {e}")),
-            });
-            return;
-        }
-    };
-    let mut paths: Vec<(String, PathBuf, bool)> = entries
-        .into_iter()
-        .map(|entry| {
-            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            (order::sort_key(&entry.file_name().to_string_lossy()), entry.path(), is_dir)
-        })
-        .collect();
-    paths.sort();
-    for (_, path, is_dir) in paths {
-        if is_dir {
-            walk(&path, items);
-        } else if is_image_name(&path) && path.is_file() {
-            items.push(Item { path, source: Source::File });
-        }
-    }
-}
-
-fn is_image_name(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-    !hidden && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
 
 /// Labels the items on `calls` threads and hands their outcomes to `emit` in their order. Each thread decodes a batch, then runs the network on
@@ -197,7 +120,7 @@ fn label_all(
     labeller: &Labeller<'_>,
     calls: usize,
     batch: usize,
-    mut emit: impl FnMut(&Item, &Outcome) -> Result<()>,
+    mut emit: impl FnMut(&Item, &Answer) -> Result<()>,
 ) -> Result<()> {
     let batch = batch.min(MOST_VALUES / labeller.classifier.preprocessor().input_len()).max(1);
     // As equal as can be, so that all threads end together.
@@ -246,7 +169,7 @@ fn label_batches(
     labeller: &Labeller<'_>,
     permits: &Mutex<Receiver<()>>,
     next: &AtomicUsize,
-    done: &Sender<(usize, Result<Vec<Outcome>>)>,
+    done: &Sender<(usize, Result<Vec<Answer>>)>,
 ) {
     while next.load(Ordering::Relaxed) < items.len().div_ceil(batch) {
         let permit = permits.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -254,7 +177,7 @@ fn label_batches(
         let (Ok(()), Some(items)) = (permit, items.chunks(batch).nth(at)) else { return };
         // Otherwise a panic would take the permit along, and all would wait for this batch.
         let outcomes = catch_unwind(AssertUnwindSafe(|| labeller.label(items)))
-            .unwrap_or_else(|_| Err(anyhow!("a thread panicked on a batch from {} on", items[0].path.display())));
+            .unwrap_or_else(|_| Err(anyhow!("a thread panicked on a batch from {} on", items[0].path().display())));
         if done.send((at, outcomes)).is_err() {
             return;
         }
@@ -266,15 +189,23 @@ struct Labeller<'a> {
     classifier: &'a Classifier,
     limits: &'a Limits,
     top: usize,
+    features: bool,
+}
+
+/// What there is to say of an item.
+struct Answer {
+    outcome: Outcome,
+    /// Where they are wanted, and the image could be read.
+    features: Option<Vec<f32>>,
 }
 
 impl Labeller<'_> {
-    /// Outcomes of the items, in their order.
-    fn label(&self, items: &[Item]) -> Result<Vec<Outcome>> {
+    /// Answers to the items, in their order.
+    fn label(&self, items: &[Item]) -> Result<Vec<Answer>> {
         let mut inputs = Vec::new();
         let mut failures = Vec::new();
         for item in items {
-            let input = read(item, self.limits.max_bytes).and_then(|bytes| {
+            let input = item.read(self.limits.max_bytes).and_then(|bytes| {
                 self.classifier.preprocessor().prepare(&bytes, self.limits).map_err(|e| e.to_string())
             });
             match input {
@@ -285,29 +216,20 @@ impl Labeller<'_> {
                 Err(error) => failures.push(Some(Outcome::Failed { error })),
             }
         }
-        let mut labelled = self.classifier.classify(&inputs, self.top)?.into_iter();
-        let outcome = |failure: Option<Outcome>| match failure {
-            Some(failed) => Ok(failed),
+        let outputs = self.classifier.outputs(&inputs)?;
+        let mut scores = self.classifier.scores(&outputs, self.top)?.into_iter();
+        let mut features = outputs.features.chunks_exact((outputs.features.len() / inputs.len().max(1)).max(1));
+        let answer = |failure: Option<Outcome>| match failure {
+            Some(outcome) => Ok(Answer { outcome, features: None }),
             None => {
-                let scores = labelled.next().context("an input has no result")?;
-                Outcome::labelled(scores).context("the model has no labels")
+                let scores = scores.next().context("an input has no result")?;
+                let outcome = Outcome::labelled(scores).context("the model has no labels")?;
+                let features = features.next().filter(|_| self.features).map(<[f32]>::to_vec);
+                Ok(Answer { outcome, features })
             }
         };
-        failures.into_iter().map(outcome).collect()
+        failures.into_iter().map(answer).collect()
     }
-}
-
-/// An item's bytes, one more than the limit at most.
-fn read(item: &Item, max_bytes: u64) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let most = max_bytes.saturating_add(1);
-    let result = match &item.source {
-        Source::Nothing(why) => return Err(why.clone()),
-        Source::Stdin => io::stdin().lock().take(most).read_to_end(&mut bytes),
-        Source::File => File::open(&item.path).and_then(|file| file.take(most).read_to_end(&mut bytes)),
-    };
-    result.map_err(|e| format!("cannot read the file: {e}"))?;
-    Ok(bytes)
 }
 
 /// A line of `--json`.
@@ -320,12 +242,14 @@ struct Line<'a> {
     model: &'a str,
     worker: &'a str,
     classified_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    features: Option<&'a [f32]>,
 }
 
 /// Writes outcomes as they come, and a progress bar on a terminal if it takes long.
-struct Printer<'a> {
+struct Printer {
     json: bool,
-    model: &'a str,
+    model: String,
     worker: String,
     path_width: usize,
     label_width: usize,
@@ -335,14 +259,14 @@ struct Printer<'a> {
     bar: Option<ProgressBar>,
 }
 
-impl<'a> Printer<'a> {
-    fn new(items: &[Item], classifier: &'a Classifier, json: bool) -> Self {
+impl Printer {
+    fn new(items: &[Item], classifier: &Classifier, json: bool) -> Self {
         let widest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0).min(60);
         Self {
             json,
-            model: &classifier.card().name,
+            model: classifier.card().id(),
             worker: format!("{}-{}", host_name(), std::process::id()),
-            path_width: widest(&mut items.iter().map(|item| shown(&item.path).chars().count())),
+            path_width: widest(&mut items.iter().map(|item| shown(item.path()).chars().count())),
             label_width: widest(&mut classifier.labels().iter().map(|label| label.chars().count())),
             total: items.len() as u64,
             done: 0,
@@ -351,8 +275,8 @@ impl<'a> Printer<'a> {
         }
     }
 
-    fn print(&mut self, item: &Item, outcome: &Outcome) -> Result<()> {
-        let line = if self.json { self.json_line(item, outcome)? } else { self.row(item, outcome) };
+    fn print(&mut self, item: &Item, answer: &Answer) -> Result<()> {
+        let line = if self.json { self.json_line(item, answer)? } else { self.row(item, &answer.outcome) };
         let write = || {
             let mut out = io::stdout().lock();
             out.write_all(line.as_bytes()).and_then(|()| out.flush())
@@ -373,26 +297,29 @@ impl<'a> Printer<'a> {
         Ok(())
     }
 
-    fn json_line(&self, item: &Item, outcome: &Outcome) -> Result<String> {
-        let path = item.path.to_string_lossy();
-        let location = match item.source {
-            Source::Stdin => "-".into(),
-            _ => std::path::absolute(&item.path).unwrap_or_else(|_| item.path.clone()).to_string_lossy().into_owned(),
+    fn json_line(&self, item: &Item, answer: &Answer) -> Result<String> {
+        let path = item.path().to_string_lossy();
+        let location = if item.is_stdin() {
+            "-".to_owned()
+        } else {
+            let absolute = std::path::absolute(item.path()).unwrap_or_else(|_| item.path().to_owned());
+            absolute.to_string_lossy().into_owned()
         };
         let now = OffsetDateTime::now_utc();
         let line = Line {
             image: &path,
-            outcome,
+            outcome: &answer.outcome,
             location: &location,
-            model: self.model,
+            model: &self.model,
             worker: &self.worker,
             classified_at: now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339)?,
+            features: answer.features.as_deref(),
         };
         Ok(serde_json::to_string(&line)? + "\n")
     }
 
     fn row(&self, item: &Item, outcome: &Outcome) -> String {
-        let path = shown(&item.path);
+        let path = shown(item.path());
         let (path_width, label_width) = (self.path_width, self.label_width);
         match outcome {
             Outcome::Failed { error } => format!("{path:path_width$}  error: {error}\n"),

@@ -2,16 +2,20 @@
 
 pub mod classify;
 pub mod config;
+pub mod model;
 pub mod queue;
 pub mod reset;
 pub mod scale;
 pub mod serve;
 pub mod setup;
 pub mod status;
+pub mod train;
 pub mod work;
 
 pub use scale::ScaleError;
 
 mod confirm;
+mod files;
 mod notify;
+mod pictures;
 mod signals;

@@ -46,8 +46,8 @@ pub struct ServeArgs {
     /// Run no worker processes and no scaling; others do.
     #[arg(long)]
     no_workers: bool,
-    /// Directory of a model bundle; default: the embedded one.
-    #[arg(long, value_name = "DIR")]
+    /// The model: a name, as `imgcls model list` shows it, or a bundle's directory.
+    #[arg(long, value_name = "NAME|DIR")]
     model: Option<String>,
 }
 
@@ -141,10 +141,20 @@ fn listen(address: SocketAddr, has_token: bool) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
+/// With fewer classes, most pictures of the world are of none of them.
+const FEW_CLASSES: usize = 100;
+
 /// What pages tell of the model; its weights are not kept, workers have their own.
 fn facts(bundle: Bundle) -> ModelFacts {
-    let note = format!("It knows {} classes only and gives one of them to every picture.", bundle.labels.len());
-    ModelFacts { name: bundle.card.name, labels: bundle.labels, note }
+    let classes = bundle.labels.len();
+    let note = if classes < FEW_CLASSES {
+        format!(
+            "It knows {classes} classes only and gives one of them to every picture: what is none of them gets a wrong label."
+        )
+    } else {
+        format!("It knows {classes} classes.")
+    };
+    ModelFacts { name: bundle.card.id(), labels: bundle.labels, note }
 }
 
 /// How a worker process is started: this binary with these flags and its share of the cores.

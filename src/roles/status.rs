@@ -24,7 +24,7 @@ pub struct StatusArgs {
 /// # Errors
 /// If the backend cannot be read.
 pub async fn run(args: StatusArgs, stores: Stores, model: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let model = Bundle::open(model.as_deref())?.card.name;
+    let model = Bundle::open(model.as_deref())?.card.id();
     let clock = Arc::new(SystemClock);
     let backend = backend::open_existing(&stores, Arc::<SystemClock>::clone(&clock)).await?;
     let now_ms = clock.now_ms();

@@ -39,8 +39,8 @@ pub struct WorkArgs {
     /// What runs the network.
     #[arg(long, value_enum)]
     engine: Option<Engine>,
-    /// Directory of a model bundle; default: the embedded one.
-    #[arg(long, value_name = "DIR")]
+    /// The model: a name, as `imgcls model list` shows it, or a bundle's directory.
+    #[arg(long, value_name = "NAME|DIR")]
     model: Option<String>,
     /// End when standard input closes, so that a supervisor that is killed leaves no worker behind.
     #[arg(long, hide = true)]

@@ -317,7 +317,7 @@ impl Pipeline {
             image: task.image.clone(),
             outcome: finding.outcome,
             location: self.backend.images.location(&task.image),
-            model: self.classifier.card().name.clone(),
+            model: self.classifier.card().id(),
             worker: self.settings.worker.clone(),
             classified_at,
             sequencer: task.event.sequencer.clone(),

@@ -1,5 +1,7 @@
 //! Fixtures: the real server on a free port with a data directory of its own, and pictures drawn by program.
 
+pub(crate) mod pth;
+
 use std::{
     io::{BufRead, BufReader, Cursor},
     path::{Path, PathBuf},

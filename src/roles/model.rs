@@ -1,0 +1,332 @@
+//! `imgcls model`: the models that are there, or can be had.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing::warn;
+
+use crate::model::{
+    Architecture, Bundle,
+    catalogue::{self, Known},
+    import,
+    layout::{self, Card},
+    pull::{self, Settings},
+    shelf::{self, Place, ShelfError},
+};
+
+/// How long to try until the first byte comes, where a user waits for it.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// The same for each model where a better one would be nice and another will do.
+const LITTLE_PATIENCE: Duration = Duration::from_secs(2);
+/// After a try in vain to get a better model, for how long there is no other.
+const NEXT_TRY: Duration = Duration::from_secs(24 * 3600);
+/// File in the cache whose time says when the last try was in vain.
+const IN_VAIN: &str = ".no-better-model";
+
+/// Lists, fetches, makes and shows models.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    #[command(subcommand)]
+    command: ModelCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelCommand {
+    /// Lists the built-in model, those in the cache and those that can be fetched.
+    List,
+    /// Fetches a known model into the cache.
+    Pull {
+        /// The name, as `imgcls model list` shows it.
+        name: String,
+    },
+    /// Fetches the best known model that can be had at once, else takes the built-in one; prints its name.
+    Best,
+    /// Makes a bundle of weights from elsewhere.
+    Import(Box<ImportArgs>),
+    /// Shows what a model is.
+    Show {
+        /// A name, or a bundle's directory.
+        #[arg(value_name = "NAME|DIR")]
+        model: PathBuf,
+        /// Print its labels instead, one a line.
+        #[arg(long)]
+        labels: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// The weights: a .pth file of PyTorch (a state dict) or safetensors.
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// The labels, one a line, in the order of the last layer's rows.
+    #[arg(long, value_name = "FILE")]
+    labels: PathBuf,
+    /// The network.
+    #[arg(long, value_name = "NAME", value_parser = architecture)]
+    architecture: Architecture,
+    /// Directory to make.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Name of the model; that of the directory by default.
+    #[arg(long)]
+    name: Option<String>,
+    /// Side of the square that the network sees, in pixels; 224 by default.
+    #[arg(long, value_name = "PIXELS")]
+    input: Option<u32>,
+    /// The shorter side after the resize, in pixels; 8/7 of the input by default.
+    #[arg(long, value_name = "PIXELS")]
+    resize: Option<u32>,
+    /// Mean of red, green and blue on values in 0..1; by default what the architecture's ImageNet weights need.
+    #[arg(long, value_name = "R,G,B", value_parser = three)]
+    mean: Option<[f32; 3]>,
+    /// Standard deviation of red, green and blue; as for `--mean`.
+    #[arg(long, value_name = "R,G,B", value_parser = three)]
+    std: Option<[f32; 3]>,
+    /// Where the weights come from; their file by default.
+    #[arg(long, value_name = "TEXT")]
+    source: Option<String>,
+    /// Their licence, an SPDX expression.
+    #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
+    licence: String,
+}
+
+/// Runs the command; `mirror` stands in for the hosts of known models, unless it is empty.
+///
+/// # Errors
+/// If a model cannot be found, fetched, read or written.
+pub async fn run(args: ModelArgs, mirror: String) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout();
+    match args.command {
+        ModelCommand::List => write!(out, "{}", list()?)?,
+        ModelCommand::Pull { name } => {
+            let known = catalogue::find(&name).ok_or(ShelfError::Unknown(name))?;
+            let dir = fetch(known, &mirror, PATIENCE).await?;
+            writeln!(out, "{} is in {}", known.name, dir.display())?;
+        }
+        ModelCommand::Best => writeln!(out, "{}", best(&mirror).await)?,
+        ModelCommand::Import(args) => {
+            let card = make(&args)?;
+            writeln!(out, "{} is in {}; use it with --model", card.name, args.out.display())?;
+        }
+        ModelCommand::Show { model, labels } => {
+            let place = shelf::find(&model)?;
+            let bundle = Bundle::open(Some(&model))?;
+            let text = if labels { bundle.labels.join("\n") + "\n" } else { shown(&bundle, &place) };
+            write!(out, "{text}")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the name of an architecture.
+fn architecture(text: &str) -> Result<Architecture, String> {
+    let names = || Architecture::ALL.map(Architecture::name).join(", ");
+    let found = Architecture::ALL.into_iter().find(|architecture| architecture.name() == text);
+    found.ok_or_else(|| format!("there is no architecture of that name; {} are known", names()))
+}
+
+/// Reads three numbers.
+fn three(text: &str) -> Result<[f32; 3], String> {
+    let numbers: Option<Vec<f32>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
+    numbers
+        .and_then(|numbers| numbers.try_into().ok())
+        .ok_or_else(|| "must be three numbers, such as 0.5,0.5,0.5".into())
+}
+
+/// Fetches a model with a progress bar.
+async fn fetch(known: &Known, mirror: &str, patience: Duration) -> anyhow::Result<PathBuf> {
+    let cache = shelf::cache()?;
+    // Draws nothing unless standard error is a terminal.
+    let bar = ProgressBar::new(known.source.bytes());
+    let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
+    let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(known.name);
+    let settings = Settings { cache: &cache, mirror, patience };
+    let pulled = pull::pull(known, settings, |bytes| bar.set_position(bytes)).await;
+    bar.finish_and_clear();
+    Ok(pulled?)
+}
+
+/// The name of the best model that can be had, with a line on standard error that says why it is this one.
+async fn best(mirror: &str) -> &'static str {
+    let in_vain = shelf::cache().ok().map(|cache| cache.join(IN_VAIN));
+    let tried = in_vain.as_ref().and_then(|path| path.metadata().ok()?.modified().ok()?.elapsed().ok());
+    let may_try = tried.is_none_or(|ago| ago > NEXT_TRY);
+    let mut reasons = Vec::new();
+    for known in const { &catalogue::ALL } {
+        if known.name == Bundle::EMBEDDED_NAME {
+            break;
+        }
+        if may_try || shelf::find(Path::new(known.name)).is_ok() {
+            match fetch(known, mirror, LITTLE_PATIENCE).await {
+                Ok(_) => {
+                    eprintln!("model {}: {:.1} % of ImageNet's pictures, 1000 classes", known.name, known.top1);
+                    return known.name;
+                }
+                Err(error) => reasons.push(format!("{error:#}")),
+            }
+        }
+    }
+    if let Some(path) = in_vain.filter(|_| may_try) {
+        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, ""));
+        if let Err(error) = written {
+            warn!(%error, path = %path.display(), "cannot note that no better model can be had");
+        }
+    }
+    let why =
+        if reasons.is_empty() { "the last try for a better one was in vain".to_owned() } else { reasons.join("; ") };
+    eprintln!(
+        "model {}, the built-in one: {why}. `imgcls model pull {}` tries again",
+        Bundle::EMBEDDED_NAME,
+        catalogue::ALL[0].name
+    );
+    Bundle::EMBEDDED_NAME
+}
+
+/// Makes a bundle of foreign weights.
+fn make(args: &ImportArgs) -> anyhow::Result<Card> {
+    let usual = catalogue::usual_card(args.architecture);
+    let input = args.input.unwrap_or(usual.input);
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    let file = args.weights.file_name().unwrap_or_default().to_string_lossy();
+    let card = Card {
+        name,
+        input,
+        resize: args.resize.unwrap_or(input * usual.resize / usual.input),
+        mean: args.mean.unwrap_or(usual.mean),
+        std: args.std.unwrap_or(usual.std),
+        source: args.source.clone().unwrap_or_else(|| format!("imported from {file}")),
+        licence: args.licence.clone(),
+        ..usual
+    };
+    let labels = import::read_labels(&args.labels)?;
+    let weights = import::read_weights(&args.weights)?;
+    import::write_bundle(card, &labels, &weights, &[], &args.out)
+        .with_context(|| format!("cannot import {}", args.weights.display()))
+}
+
+/// A line of `imgcls model list`.
+struct Row {
+    name: String,
+    state: &'static str,
+    architecture: &'static str,
+    classes: String,
+    top1: Option<f64>,
+    bytes: u64,
+    licence: String,
+}
+
+impl Row {
+    fn of_bundle(state: &'static str, name: String, card: &Card, classes: usize, bytes: u64) -> Self {
+        let Card { architecture, top1, licence, .. } = card;
+        let (architecture, classes) = (architecture.name(), classes.to_string());
+        Self { name, state, architecture, classes, top1: *top1, bytes, licence: licence.clone() }
+    }
+
+    /// A bundle in the cache, by its small files.
+    fn of_dir(name: String, dir: &Path) -> anyhow::Result<Self> {
+        let read = |file: &str| {
+            let path = dir.join(file);
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let card = layout::parse_card(&read(layout::CARD)?).with_context(|| format!("the model {name} is damaged"))?;
+        let bytes = dir.join(layout::WEIGHTS).metadata()?.len();
+        Ok(Self::of_bundle("in the cache", name, &card, read(layout::LABELS)?.lines().count(), bytes))
+    }
+
+    fn of_known(known: &Known) -> Self {
+        Self {
+            name: known.name.to_owned(),
+            state: "to be pulled",
+            architecture: known.architecture.name(),
+            classes: "1000".to_owned(),
+            top1: Some(known.top1),
+            bytes: known.source.bytes(),
+            licence: known.licence.to_owned(),
+        }
+    }
+}
+
+/// All models as a table.
+fn list() -> anyhow::Result<String> {
+    let embedded = Bundle::embedded()?;
+    let (name, card) = (embedded.card.name.clone(), &embedded.card);
+    let mut rows = vec![Row::of_bundle("built in", name, card, embedded.labels.len(), Bundle::EMBEDDED_BYTES)];
+    for (name, dir) in shelf::cached() {
+        match Row::of_dir(name, &dir) {
+            Ok(row) => rows.push(row),
+            Err(error) => warn!("{error:#}"),
+        }
+    }
+    let is_new = |known: &&Known| rows.iter().all(|row| row.name != known.name);
+    let known: Vec<Row> = catalogue::ALL.iter().filter(is_new).map(Row::of_known).collect();
+    rows.extend(known);
+
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max("name".len());
+    let mut text = format!(
+        "{:width$}  {:12}  {:18}  {:>7}  {:>6}  {:>7}  licence\n",
+        "name", "where", "architecture", "classes", "top-1", "size"
+    );
+    for Row { name, state, architecture, classes, top1, bytes, licence } in rows {
+        let top1 = top1.map_or_else(|| "-".to_owned(), |top1| format!("{top1:.1} %"));
+        let size = format!("{:.1} MB", bytes as f64 / 1e6);
+        writeln!(text, "{name:width$}  {state:12}  {architecture:18}  {classes:>7}  {top1:>6}  {size:>7}  {licence}")?;
+    }
+    Ok(text)
+}
+
+/// A model for people.
+fn shown(bundle: &Bundle, place: &Place) -> String {
+    let Card { name, architecture, input, resize, mean, std, sha256, top1, min_confidence, source, licence } =
+        &bundle.card;
+    let place = match place {
+        Place::Embedded => "built in".to_owned(),
+        Place::Dir(dir) => dir.display().to_string(),
+    };
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let rows = [
+        ("name", name.clone()),
+        ("where", place),
+        ("architecture", architecture.name().to_owned()),
+        ("classes", bundle.labels.len().to_string()),
+        ("top-1", or_none(top1.map(|top1| format!("{top1} %")))),
+        ("unsure below", or_none(min_confidence.map(|least| format!("{:.0} %", least * 100.0)))),
+        ("input", format!("{input} x {input} pixels, the centre of {resize}")),
+        ("mean", format!("{mean:?}")),
+        ("std", format!("{std:?}")),
+        ("SHA-256", sha256.clone()),
+        ("source", source.clone()),
+        ("licence", licence.clone()),
+    ];
+    rows.iter().map(|(key, value)| format!("{key:12}  {value}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_numbers_are_three_numbers() {
+        assert_eq!(three("0.1, 0.2,3"), Ok([0.1, 0.2, 3.0]));
+        for bad in ["", "1,2", "1,2,3,4", "a,b,c"] {
+            assert!(three(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_architectures_are_told_the_known_ones() {
+        assert_eq!(architecture("resnet34"), Ok(Architecture::ResNet34));
+        assert!(architecture("vgg16").unwrap_err().contains("resnet18, resnet34"));
+    }
+}

@@ -1,0 +1,199 @@
+//! Models by name and own classes, with the real binary and a cache of their own.
+
+use std::{
+    io::{BufRead as _, BufReader, Cursor, Write as _},
+    net::TcpListener,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::support::{imgcls, pth};
+
+/// The command with the directory as its cache, and no proxy of the machine's.
+fn with_cache(cache: &Path, args: &[&str]) -> Command {
+    let mut command = imgcls();
+    for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(proxy).env_remove(proxy.to_lowercase());
+    }
+    command.args(args).env("XDG_CACHE_HOME", cache);
+    command
+}
+
+fn run(mut command: Command) -> (Option<i32>, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// A picture of one colour with some noise.
+fn picture([r, g, b]: [u8; 3], seed: u32) -> Vec<u8> {
+    let image = image::RgbImage::from_fn(48, 48, |x, y| {
+        let noise = (x.wrapping_mul(7919) ^ y.wrapping_mul(104_729) ^ seed.wrapping_mul(2_654_435_761)) % 24;
+        let with = |value: u8| value.saturating_add(u8::try_from(noise).unwrap());
+        image::Rgb([with(r), with(g), with(b)])
+    });
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// The tensors of a ResNet-18 with `classes` outputs, small and all positive.
+fn resnet18(classes: usize) -> Vec<pth::Named> {
+    let tensors = imgcls::model::Architecture::ResNet18.network(classes).tensors();
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let count: usize = shape.iter().product();
+        let values = (0..count).map(|at| ((at * 31 + name.len()) % 101) as f32 / 101.0 * 0.02 + 0.001).collect();
+        (name, shape, values)
+    };
+    tensors.into_iter().map(tensor).collect()
+}
+
+#[test]
+fn a_model_that_is_not_there_ends_with_2_and_the_command_that_fetches_it() {
+    let cache = tempfile::tempdir().unwrap();
+    let (code, list, _) = run(with_cache(cache.path(), &["model", "list"]));
+    assert_eq!(code, Some(0));
+    for want in
+        ["resnet18-cifar10", "built in", "85.8 %", "resnet18-imagenet", "to be pulled", "69.8 %", "BSD-3-Clause"]
+    {
+        assert!(list.contains(want), "{list}");
+    }
+    for args in [
+        &["classify", "--model", "resnet18-imagenet", "x.png"][..],
+        &["serve", "--model", "resnet18-imagenet"],
+        &["work", "--model", "resnet18-imagenet"],
+        &["train", "x", "--out", "y", "--base", "resnet18-imagenet"],
+        &["model", "show", "resnet18-imagenet"],
+    ] {
+        let mut command = with_cache(cache.path(), args);
+        command.current_dir(cache.path());
+        let (code, out, err) = run(command);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {err}");
+        assert!(err.contains("`imgcls model pull resnet18-imagenet` fetches it"), "{err}");
+    }
+    let (code, _, err) = run(with_cache(cache.path(), &["model", "pull", "resnet19"]));
+    assert!(code == Some(2) && err.contains("`imgcls model list` shows the names"), "{err}");
+}
+
+#[test]
+fn imported_weights_are_a_model_by_directory_and_by_name() {
+    let cache = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = cache.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let weights = file("w.pth", &pth::archive(&resnet18(3)));
+    let labels = file("l.txt", b"one\ntwo\nthree\n");
+    let short = file("s.txt", b"one\ntwo\n");
+    let picture = file("p.png", &picture([200, 20, 20], 1));
+    let out = cache.path().join("imgcls/models/three");
+    let out = out.to_str().unwrap();
+    let import = |labels: &str, architecture: &str| {
+        let args = ["model", "import", "--weights", &weights, "--labels", labels, "--architecture", architecture];
+        run(with_cache(cache.path(), &[&args[..], &["--out", out, "--input", "64"]].concat()))
+    };
+    let (code, _, err) = import(&short, "resnet18");
+    assert!(code == Some(1) && err.contains("has 2 labels, but the last layer") && err.contains("has 3 rows"), "{err}");
+    let (code, _, err) = import(&labels, "resnet34");
+    assert!(code == Some(1) && err.contains("no tensor layer") && err.contains("ResNet-34"), "{err}");
+    let (code, _, err) = import(&labels, "vgg16");
+    assert!(code == Some(2) && err.contains("no architecture of that name"), "{err}");
+    assert!(!Path::new(out).exists());
+    let (code, _, err) = import(&labels, "resnet18");
+    assert_eq!(code, Some(0), "{err}");
+
+    let (code, shown, _) = run(with_cache(cache.path(), &["model", "show", "three"]));
+    assert!(code == Some(0) && shown.contains("64 x 64 pixels, the centre of 73"), "{shown}");
+    assert_eq!(run(with_cache(cache.path(), &["model", "show", out, "--labels"])).1, "one\ntwo\nthree\n");
+    let (_, list, _) = run(with_cache(cache.path(), &["model", "list"]));
+    assert!(list.lines().any(|line| line.starts_with("three") && line.contains("in the cache")), "{list}");
+    for model in ["three", out] {
+        let (code, line, err) = run(with_cache(cache.path(), &["classify", "--json", "--model", model, &picture]));
+        assert_eq!(code, Some(0), "{err}");
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["top"].as_array().unwrap().len(), 3);
+        assert!(line["model"].as_str().unwrap().starts_with("three@"), "{line}");
+    }
+}
+
+#[test]
+fn a_pull_goes_through_the_proxy_and_fails_soon_without_a_network() {
+    let cache = tempfile::tempdir().unwrap();
+    let pull = ["model", "pull", "resnet18-imagenet"];
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let started = Instant::now();
+    let mut command = with_cache(cache.path(), &pull);
+    command.env("IMGCLS_MODEL_MIRROR", format!("http://127.0.0.1:{port}"));
+    let (code, _, err) = run(command);
+    assert!(code == Some(1) && err.contains("behind a proxy set HTTPS_PROXY"), "{err}");
+    assert!(started.elapsed() < Duration::from_secs(20), "an error within ten seconds, and the machine may be busy");
+
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = proxy.local_addr().unwrap();
+    let request = std::thread::spawn(move || {
+        let (mut stream, _) = proxy.accept().unwrap();
+        let mut first = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut first).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello").unwrap();
+        first
+    });
+    let mut command = with_cache(cache.path(), &pull);
+    command.env("HTTP_PROXY", format!("http://{address}")).env("NO_PROXY", "other.invalid");
+    command.args(["--set", "model_mirror=http://mirror.invalid/deep"]);
+    let (code, _, err) = run(command);
+    assert!(code == Some(1) && err.contains("another size than 46830571 bytes"), "{err}");
+    let first = request.join().unwrap();
+    assert_eq!(first, "GET http://mirror.invalid/deep/models/resnet18-f37072fd.pth HTTP/1.1\r\n");
+}
+
+#[test]
+fn own_classes_are_learnt_from_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("colours");
+    let colours = [("red", [200, 20, 20]), ("green", [20, 180, 40]), ("blue", [20, 40, 200])];
+    for (name, colour) in colours {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+        for seed in 0..6 {
+            std::fs::write(folder.join(name).join(format!("{seed}.png")), picture(colour, seed)).unwrap();
+        }
+    }
+    std::fs::write(folder.join("red/broken.png"), b"no picture").unwrap();
+    std::fs::copy(folder.join("red/0.png"), folder.join("red/copy.png")).unwrap();
+    for class in ["green", "blue"] {
+        std::fs::write(folder.join(class).join("both.png"), picture([90, 90, 90], 9)).unwrap();
+    }
+    let train = |out: &str, folder: &Path| {
+        let out = dir.path().join(out);
+        let args = ["train", folder.to_str().unwrap(), "--out", out.to_str().unwrap(), "--seed", "3"];
+        run(with_cache(dir.path(), &args))
+    };
+    let (code, report, err) = train("first", &folder);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(report.contains("18 in 3 classes, 4 left out") && report.contains("accuracy  100.0 %"), "{report}");
+    for want in ["broken.png: ", "copy.png: a copy of", "the same picture is in \"blue\"", "fewer than 20 pictures"] {
+        assert!(err.contains(want), "{err}");
+    }
+    let model = dir.path().join("first");
+    assert!(std::fs::read_to_string(model.join("CARD.md")).unwrap().contains("accuracy  100.0 %"));
+    for (name, colour) in colours {
+        let path = dir.path().join("new.png");
+        std::fs::write(&path, picture(colour, 77)).unwrap();
+        let args = ["classify", "--json", "--model", model.to_str().unwrap(), path.to_str().unwrap()];
+        let (_, line, err) = run(with_cache(dir.path(), &args));
+        assert!(line.contains(&format!("\"label\":\"{name}\"")), "{line}{err}");
+    }
+
+    // The same seed gives the same weights.
+    assert_eq!(train("second", &folder).0, Some(0));
+    let weights = |model: &str| std::fs::read(dir.path().join(model).join("weights.safetensors")).unwrap();
+    assert!(weights("first") == weights("second"));
+
+    for seed in 0..3 {
+        std::fs::remove_file(folder.join(format!("red/{seed}.png"))).unwrap();
+    }
+    let (code, _, err) = train("third", &folder);
+    assert!(code == Some(1) && err.contains("a class needs 5 pictures at least, but red has 4"), "{err}");
+    assert!(!dir.path().join("third").exists());
+}
