@@ -21,6 +21,8 @@ pub struct Raw {
     pub model: PathBuf,
     /// Address that stands in for scheme and host where known models are fetched; empty for none.
     pub model_mirror: String,
+    /// Probability below which a label is marked as uncertain; 0 for the model's own threshold, if its card has one.
+    pub min_confidence: f64,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Limits for one image.
@@ -162,6 +164,7 @@ impl Default for Raw {
             data_dir: PathBuf::from("imgcls-data"),
             model: PathBuf::new(),
             model_mirror: String::new(),
+            min_confidence: 0.0,
             log_format: LogFormat::Text,
             limits: Limits {
                 max_bytes: ByteSize(limits.max_bytes),

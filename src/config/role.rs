@@ -40,6 +40,8 @@ pub struct Work {
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
+    /// Probability below which a label is uncertain; `None` for the model's own threshold.
+    pub min_confidence: Option<f32>,
     /// The worker.
     pub worker: Worker,
 }
@@ -51,6 +53,8 @@ pub struct Classify {
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
+    /// Probability below which a label is uncertain; `None` for the model's own threshold.
+    pub min_confidence: Option<f32>,
     /// Threads, engine and batch.
     pub worker: Worker,
 }
@@ -94,8 +98,8 @@ impl Raw {
     /// # Errors
     /// [`ConfigError::Invalid`], naming the key.
     pub fn work(&self) -> Result<Work, ConfigError> {
-        let Classify { model, limits, worker } = self.classify()?;
-        Ok(Work { stores: self.stores()?, model, limits, worker })
+        let Classify { model, limits, min_confidence, worker } = self.classify()?;
+        Ok(Work { stores: self.stores()?, model, limits, min_confidence, worker })
     }
 
     /// The part of `imgcls classify`.
@@ -103,7 +107,15 @@ impl Raw {
     /// # Errors
     /// [`ConfigError::Invalid`], naming the key.
     pub fn classify(&self) -> Result<Classify, ConfigError> {
-        Ok(Classify { model: self.model(), limits: self.limits.resolve()?, worker: self.worker.resolve()? })
+        if !(0.0..=1.0).contains(&self.min_confidence) {
+            return Err(ConfigError::invalid("min_confidence must be 0 to 1"));
+        }
+        Ok(Classify {
+            model: self.model(),
+            limits: self.limits.resolve()?,
+            min_confidence: Some(self.min_confidence as f32).filter(|least| *least > 0.0),
+            worker: self.worker.resolve()?,
+        })
     }
 
     /// The part of `imgcls scale`.

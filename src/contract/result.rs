@@ -26,6 +26,9 @@ pub enum Outcome {
         confidence: f32,
         /// The most likely labels, best first; at most five.
         top: Vec<Score>,
+        /// Whether the probability is below what counts as sure.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        uncertain: bool,
     },
     /// It could not be classified.
     Failed {
@@ -39,7 +42,22 @@ impl Outcome {
     #[must_use]
     pub fn labelled(top: Vec<Score>) -> Option<Self> {
         let best = top.first()?;
-        Some(Self::Labelled { label: best.label.clone(), confidence: best.confidence, top })
+        Some(Self::Labelled { label: best.label.clone(), confidence: best.confidence, top, uncertain: false })
+    }
+
+    /// The same, marked as uncertain if the probability is below `least`.
+    #[must_use]
+    pub fn doubted_below(mut self, least: f32) -> Self {
+        if let Self::Labelled { confidence, uncertain, .. } = &mut self {
+            *uncertain = *confidence < least;
+        }
+        self
+    }
+
+    /// Whether the label is uncertain.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Labelled { uncertain: true, .. })
     }
 
     /// The label, unless the image failed.

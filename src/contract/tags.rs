@@ -8,7 +8,7 @@ use super::{Classification, Outcome};
 pub const MAX_VALUE_CHARS: usize = 256;
 
 /// The keys that we write; tags with other keys are somebody else's and are kept.
-pub const KEYS: [&str; 5] = ["Image", "Classification", "Confidence", "ClassifiedBy", "ClassifiedOn"];
+pub const KEYS: [&str; 6] = ["Image", "Classification", "Confidence", "ClassifiedBy", "ClassifiedOn", "Uncertain"];
 
 /// A tag to set, or, without a value, to remove.
 pub type Tag = (&'static str, Option<String>);
@@ -16,7 +16,7 @@ pub type Tag = (&'static str, Option<String>);
 /// The tags for a classified image; for a failed one, the removal of those of an earlier label.
 #[must_use]
 pub fn tags(classification: &Classification) -> Vec<Tag> {
-    let Outcome::Labelled { label, confidence, .. } = &classification.outcome else {
+    let Outcome::Labelled { label, confidence, uncertain, .. } = &classification.outcome else {
         return KEYS.map(|key| (key, None)).to_vec();
     };
     let values = [
@@ -26,7 +26,8 @@ pub fn tags(classification: &Classification) -> Vec<Tag> {
         value(&classification.worker),
         classification.classified_at_text(),
     ];
-    KEYS.into_iter().zip(values.map(Some)).collect()
+    let uncertain = uncertain.then(|| "true".to_owned());
+    KEYS.into_iter().zip(values.map(Some).into_iter().chain([uncertain])).collect()
 }
 
 /// `text` with what S3 refuses in a tag value replaced by `_`, cut to 256 characters. Allowed are letters, numbers, spaces and
@@ -70,7 +71,7 @@ mod tests {
             let outcome = if failed {
                 Outcome::Failed { error: label }
             } else {
-                Outcome::Labelled { label, confidence, top: Vec::new() }
+                Outcome::Labelled { label, confidence, top: Vec::new(), uncertain: confidence < 0.5 }
             };
             let tags = tags(&Classification {
                 image, outcome, location: String::new(), model: String::new(), worker,

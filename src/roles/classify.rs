@@ -93,7 +93,7 @@ impl ClassifyArgs {
 /// # Errors
 /// If the model cannot be loaded, or the output fails; failures of files are told in the output.
 pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
-    let Classify { model, limits, worker } = config;
+    let Classify { model, limits, min_confidence, worker } = config;
     let bundle = Bundle::open(model.as_deref())?;
     let items = files::find(&args.paths);
     let threads = worker.all_threads().get();
@@ -103,7 +103,13 @@ pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     let classifier = Classifier::new(bundle, worker.engine, parallel)?;
     let mut printer = Printer::new(&items, &classifier, args.json);
     let mut failed = false;
-    let labeller = Labeller { classifier: &classifier, limits: &limits, top: args.top.get(), features: args.features };
+    let labeller = Labeller {
+        classifier: &classifier,
+        limits: &limits,
+        top: args.top.get(),
+        features: args.features,
+        min_confidence: min_confidence.or(classifier.card().min_confidence).unwrap_or(0.0),
+    };
     let done = label_all(&items, &labeller, calls, worker.batch, |item, answer| {
         failed |= answer.outcome.error().is_some();
         printer.print(item, answer)
@@ -190,6 +196,7 @@ struct Labeller<'a> {
     limits: &'a Limits,
     top: usize,
     features: bool,
+    min_confidence: f32,
 }
 
 /// What there is to say of an item.
@@ -224,6 +231,7 @@ impl Labeller<'_> {
             None => {
                 let scores = scores.next().context("an input has no result")?;
                 let outcome = Outcome::labelled(scores).context("the model has no labels")?;
+                let outcome = outcome.doubted_below(self.min_confidence);
                 let features = features.next().filter(|_| self.features).map(<[f32]>::to_vec);
                 Ok(Answer { outcome, features })
             }
@@ -323,7 +331,8 @@ impl Printer {
         let (path_width, label_width) = (self.path_width, self.label_width);
         match outcome {
             Outcome::Failed { error } => format!("{path:path_width$}  error: {error}\n"),
-            Outcome::Labelled { label, confidence, top } => {
+            Outcome::Labelled { label, confidence, top, uncertain } => {
+                let label = if *uncertain { format!("not sure: {label}") } else { label.clone() };
                 let percent = confidence * 100.0;
                 let rest: Vec<String> = top
                     .iter()

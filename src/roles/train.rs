@@ -78,7 +78,7 @@ pub fn run(args: &TrainArgs, config: Classify) -> Result<ExitCode> {
     if args.out.symlink_metadata().is_ok() {
         return Err(import::ImportError::Exists(args.out.clone()).into());
     }
-    let Classify { model, limits, worker } = config;
+    let Classify { model, limits, worker, .. } = config;
     let base = Bundle::open(model.as_deref())?;
     let threads = worker.all_threads().get();
     let pictures = Pictures::find(&args.folder)?;

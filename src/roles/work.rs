@@ -86,7 +86,7 @@ pub async fn run(args: WorkArgs, config: Work) -> anyhow::Result<ExitCode> {
         // It holds no message yet.
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    let settings = settings(&config, &*instance, args.until_empty);
+    let settings = settings(&config, &*instance, &classifier, args.until_empty);
     info!(worker = settings.worker, model = classifier.card().name, threads = settings.threads, "working");
     // A supervised one is none of the service manager's: its supervisor is.
     if !args.supervised {
@@ -123,7 +123,7 @@ async fn classifier(config: &Work) -> anyhow::Result<Classifier> {
     .await?
 }
 
-fn settings(config: &Work, instance: &dyn Instance, until_empty: bool) -> Settings {
+fn settings(config: &Work, instance: &dyn Instance, classifier: &Classifier, until_empty: bool) -> Settings {
     Settings {
         worker: format!("{}-{}", instance.id(), std::process::id()),
         threads: config.worker.all_threads().get(),
@@ -131,6 +131,7 @@ fn settings(config: &Work, instance: &dyn Instance, until_empty: bool) -> Settin
         receivers: config.worker.receivers,
         pixel_budget: config.worker.pixel_budget,
         limits: config.limits,
+        min_confidence: config.min_confidence.or(classifier.card().min_confidence).unwrap_or(0.0),
         until_empty,
     }
 }

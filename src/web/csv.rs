@@ -25,7 +25,8 @@ pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Resu
     // The first page before the headers leave, so that a store that is down is an error and no empty file.
     let first = ask(app.backend.results.page(&query)).await?;
     let head = line(
-        ["image", "label", "confidence", "error", "location", "model", "worker", "classified_at"].map(String::from),
+        ["image", "label", "confidence", "error", "location", "model", "worker", "classified_at", "uncertain"]
+            .map(String::from),
     )?;
     let pages = stream::try_unfold((Some(first), query, head), move |(page, query, head)| {
         let app = Arc::clone(&app);
@@ -47,7 +48,7 @@ pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Resu
     Ok((headers, Body::from_stream(pages)).into_response())
 }
 
-fn cells(row: &Classification) -> [String; 8] {
+fn cells(row: &Classification) -> [String; 9] {
     let (label, confidence, error) = match &row.outcome {
         Outcome::Labelled { label, confidence, .. } => (label.as_str(), format!("{confidence:.4}"), ""),
         Outcome::Failed { error } => ("", String::new(), error.as_str()),
@@ -61,11 +62,12 @@ fn cells(row: &Classification) -> [String; 8] {
         row.model.clone(),
         row.worker.clone(),
         row.classified_at_text(),
+        row.outcome.is_uncertain().to_string(),
     ]
 }
 
 /// One record, its cells defused: spreadsheets run cells that begin with one of these as formulas.
-fn line(cells: [String; 8]) -> Result<Vec<u8>> {
+fn line(cells: [String; 9]) -> Result<Vec<u8>> {
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
     let defused =
         cells.map(|cell| if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell });
@@ -81,10 +83,10 @@ mod tests {
 
     #[test]
     fn formulas_are_defused_and_cells_quoted() {
-        let cells = ["=1+1", "+a", "-b", "@c", "x,\"y\"", "plain", "", "0.5"].map(String::from);
+        let cells = ["=1+1", "+a", "-b", "@c", "x,\"y\"", "plain", "", "0.5", "false"].map(String::from);
         assert_eq!(
             String::from_utf8(line(cells).unwrap()).unwrap(),
-            "'=1+1,'+a,'-b,'@c,\"x,\"\"y\"\"\",plain,,0.5\r\n"
+            "'=1+1,'+a,'-b,'@c,\"x,\"\"y\"\"\",plain,,0.5,false\r\n"
         );
     }
 }

@@ -48,8 +48,8 @@ impl Row {
             when: result.classified_at_text().replace('T', " ").replace('Z', " UTC"),
         };
         match &result.outcome {
-            Outcome::Labelled { label, confidence, top } => {
-                row.label.clone_from(label);
+            Outcome::Labelled { label, confidence, top, uncertain } => {
+                row.label = if *uncertain { format!("not sure: {label}") } else { label.clone() };
                 row.confidence = format!("{confidence:.3}");
                 row.percent = percent(*confidence);
                 let others = top.iter().skip(1).map(|s| format!("{} {}", s.label, percent(s.confidence)));

@@ -61,6 +61,7 @@ impl Server {
             receivers: 1,
             pixel_budget: config.worker.pixel_budget,
             limits: config.limits,
+            min_confidence: 0.0,
             until_empty: false,
         };
         let worker = worker::Worker {

@@ -268,7 +268,9 @@ impl Pipeline {
         let outcome = match input {
             Ok(input) => {
                 let top = self.batcher.classify(input).await?;
-                Outcome::labelled(top).ok_or_else(|| Fate::Retried("the network gave no scores".to_owned()))?
+                let outcome = Outcome::labelled(top);
+                let outcome = outcome.ok_or_else(|| Fate::Retried("the network gave no scores".to_owned()))?;
+                outcome.doubted_below(self.settings.min_confidence)
             }
             Err(error) => Outcome::Failed { error },
         };

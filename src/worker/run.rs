@@ -42,6 +42,8 @@ pub struct Settings {
     pub pixel_budget: u64,
     /// Limits for one image.
     pub limits: Limits,
+    /// Probability below which a label is uncertain.
+    pub min_confidence: f32,
     /// End when the queue is empty.
     pub until_empty: bool,
 }

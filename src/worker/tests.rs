@@ -58,6 +58,7 @@ impl Fixture {
             receivers: 2,
             pixel_budget: 1 << 20,
             limits: Limits::default(),
+            min_confidence: 0.0,
             until_empty: true,
         };
         let stop = CancellationToken::new();

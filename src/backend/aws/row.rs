@@ -37,6 +37,8 @@ pub(crate) const S3_LOCATION: &str = "S3Location";
 pub(crate) const CONFIDENCE: &str = "Confidence";
 /// The five best labels, as JSON.
 pub(crate) const TOP: &str = "Top";
+/// There, and true, if the label is uncertain.
+pub(crate) const UNCERTAIN: &str = "Uncertain";
 /// Why the image failed; absent for a classified one.
 pub(crate) const ERROR: &str = "Error";
 /// The model's name.
@@ -128,14 +130,19 @@ pub(crate) fn attributes(result: &Classification) -> Result<(Vec<Attribute>, Vec
         set.push((SEQUENCER, s(sequencer.as_str())));
     }
     let remove = match &result.outcome {
-        Outcome::Labelled { label, confidence, top } => {
+        Outcome::Labelled { label, confidence, top, uncertain } => {
             let top = serde_json::to_string(top).map_err(|e| unreadable("the best labels", &e))?;
             set.extend([(CLASSIFICATION, s(label)), (CONFIDENCE, n(confidence)), (TOP, s(top))]);
-            vec![ERROR]
+            if *uncertain {
+                set.push((UNCERTAIN, AttributeValue::Bool(true)));
+                vec![ERROR]
+            } else {
+                vec![ERROR, UNCERTAIN]
+            }
         }
         Outcome::Failed { error } => {
             set.push((ERROR, s(error)));
-            vec![CLASSIFICATION, CONFIDENCE, TOP]
+            vec![CLASSIFICATION, CONFIDENCE, TOP, UNCERTAIN]
         }
     };
     Ok((set, remove))
@@ -158,7 +165,7 @@ fn read(item: &Item) -> Option<Classification> {
             let label = text(item, CLASSIFICATION)?.to_owned();
             let confidence = number(item, CONFIDENCE)?;
             let top = text(item, TOP).and_then(|t| serde_json::from_str::<Vec<Score>>(t).ok()).unwrap_or_default();
-            Outcome::Labelled { label, confidence, top }
+            Outcome::Labelled { label, confidence, top, uncertain: item.contains_key(UNCERTAIN) }
         }
     };
     Some(Classification {
@@ -216,7 +223,7 @@ mod tests {
             let outcome = if failed {
                 Outcome::Failed { error: label }
             } else {
-                Outcome::labelled(vec![Score { label, confidence }, Score { label: "x".into(), confidence: 0.0 }]).unwrap()
+                Outcome::labelled(vec![Score { label, confidence }, Score { label: "x".into(), confidence: 0.0 }]).unwrap().doubted_below(0.5)
             };
             let result = Classification {
                 image, outcome, location: "s3://b/k".into(), model: "m".into(), worker: "w".into(),
