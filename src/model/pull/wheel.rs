@@ -83,6 +83,10 @@ pub(super) async fn fetch(package: &str, bytes: u64, dir: &Path, patience: Durat
         .map_err(WheelError::NoPython)?;
     let messages = timeout(LONGEST, outcome(&mut child, patience)).await.map_err(|_| WheelError::TooSlow)??;
     if let Some(messages) = messages {
+        // What pip says of connections that fail, before it says that there is no such package.
+        if messages.contains("Retrying (") {
+            return Err(WheelError::NoNetwork);
+        }
         let last = messages.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
         return Err(WheelError::Pip(last.trim().to_owned()));
     }
