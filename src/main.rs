@@ -59,7 +59,10 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<ExitCode> {
             let raw = plain()?;
             in_runtime(roles::status::run(args, raw.stores()?, raw.model()))
         }
-        Command::Queue(args) => in_runtime(roles::queue::run(args, plain()?.stores()?)),
+        Command::Queue(args) => {
+            let raw = plain()?;
+            in_runtime(roles::queue::run(args, raw.stores()?, raw.model()))
+        }
         Command::Config(args) => roles::config::run(&args, &layers(&global, &global.overrides())?),
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => manual(command.as_deref()),

@@ -23,7 +23,7 @@ FLOORS = [
     {"backend", "telemetry"},
     {"config"},
     {"model"},
-    {"contract", "clock", "private", "tls"},
+    {"contract", "clock", "private", "retry", "tls"},
 ]
 
 

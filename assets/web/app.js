@@ -264,7 +264,7 @@ async function lookup(names) {
   const { results, missing } = await response.json();
   for (const result of results) {
     if (result.error) uploads.labelled(result.image, "failed", result.error);
-    else uploads.labelled(result.image, "done", `${result.label} ${Math.round(result.confidence * 100)} %`);
+    else uploads.labelled(result.image, "done", `${result.uncertain ? "not sure: " : ""}${result.label} ${Math.round(result.confidence * 100)} %`);
   }
   // One of those that have no result may have been removed, and will never have one.
   if (missing.length && !results.length) {

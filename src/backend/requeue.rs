@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use serde::Deserialize;
 
 use super::{Backend, PageQuery, Result, within};
-use crate::contract::ImageName;
+use crate::contract::{Classification, ImageName};
 
 /// Names handled at a time.
 const BATCH: usize = 500;
@@ -21,28 +21,31 @@ pub enum Which {
     All,
     /// Those whose row says that they failed.
     Failed,
+    /// Those whose row is of another model.
+    Stale,
     /// Those without a row. Images that still wait in the queue are among them; classifying one twice does no harm.
     Missing,
 }
 
-/// Sends an event for each of these images and returns how many. Memory does not depend on how many there are.
+/// Sends an event for each of these images and returns how many. Memory does not depend on how many there are. `model` is the present one, as rows have it.
 ///
 /// # Errors
 /// The store's; what was sent until then stays sent.
-pub async fn requeue(backend: &Backend, which: Which) -> Result<u64> {
+pub async fn requeue(backend: &Backend, which: Which, model: &str) -> Result<u64> {
     match which {
-        Which::Failed => requeue_failed(backend).await,
+        Which::Failed => requeue_rows(backend, |row| row.outcome.error().is_some()).await,
+        Which::Stale => requeue_rows(backend, |row| row.model != model).await,
         Which::All | Which::Missing => requeue_listed(backend, which).await,
     }
 }
 
-async fn requeue_failed(backend: &Backend) -> Result<u64> {
+async fn requeue_rows(backend: &Backend, is_meant: impl Fn(&Classification) -> bool) -> Result<u64> {
     let mut sent = 0;
     let mut query = PageQuery { limit: BATCH, ..PageQuery::default() };
     loop {
         let page = within(TIMEOUT, backend.results.page(&query)).await?;
-        let failed = page.results.into_iter().filter(|row| row.outcome.error().is_some()).map(|row| row.image);
-        sent += send(backend, failed.collect()).await?;
+        let meant = page.results.into_iter().filter(&is_meant).map(|row| row.image);
+        sent += send(backend, meant.collect()).await?;
         match page.next {
             Some(next) => query.after = Some(next),
             None => return Ok(sent),

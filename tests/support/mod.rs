@@ -157,13 +157,7 @@ impl Drop for Server {
     }
 }
 
-fn spawn(
-    dir: &Path,
-    address: &str,
-    args: &[String],
-    variables: &[(String, String)],
-    log: &Path,
-) -> (Child, String) {
+fn spawn(dir: &Path, address: &str, args: &[String], variables: &[(String, String)], log: &Path) -> (Child, String) {
     let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
     let mut child = imgcls()
         .args(["serve", "--data-dir"])

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use reqwest::{
     Client, Response, StatusCode,
     header::{CONTENT_RANGE, RANGE},
@@ -15,13 +14,12 @@ use reqwest::{
 use tokio::time::Instant;
 
 use super::client;
+use crate::retry::Retry;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Tries in a row that may bring nothing, once something has come.
-const ATTEMPTS: usize = 6;
-const FIRST_DELAY: Duration = Duration::from_millis(250);
-const LONGEST_DELAY: Duration = Duration::from_secs(10);
+const RETRY: Retry = Retry { attempts: 7, first: Duration::from_millis(250), longest: Duration::from_secs(10) };
 
 /// Why a file did not come.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +172,5 @@ impl Download<'_> {
 
 /// The waits between tries, until too many in a row have brought nothing.
 fn delays() -> impl Iterator<Item = Duration> {
-    let builder = ExponentialBuilder::default().with_min_delay(FIRST_DELAY).with_max_delay(LONGEST_DELAY);
-    builder.with_jitter().with_max_times(ATTEMPTS).build()
+    (1..RETRY.attempts).map(|failures| RETRY.pause(failures))
 }
