@@ -68,7 +68,7 @@ impl Identity {
         let policy = account.aws(&format!("iam get-role-policy --role-name {name} --policy-name {policy}"));
         let policy = &policy["PolicyDocument"];
         let file = dir.join(format!("{role}.json"));
-        std::fs::write(&file, policy.to_string()).unwrap();
+        std::fs::write(&file, as_emulated(policy).to_string()).unwrap();
         account.aws(&format!("iam create-user --user-name {role}"));
         let document = format!("file://{}", file.display());
         account.aws(&format!("iam put-user-policy --user-name {role} --policy-name all --policy-document {document}"));
@@ -113,6 +113,23 @@ impl Identity {
         let spare: Vec<_> = self.allowed.difference(&called).collect();
         assert!(missing.is_empty() && spare.is_empty(), "{role}: missing {missing:?}, never called {spare:?}");
     }
+}
+
+/// A policy as the emulator wants it: there batches are actions of their own, and tasks that move messages are on no resource.
+fn as_emulated(policy: &Value) -> Value {
+    let mut policy = policy.clone();
+    let tasks = ["sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks"];
+    let statements = policy["Statement"].as_array_mut().unwrap();
+    let Some(queue) = statements.iter_mut().find(|statement| statement["Sid"] == "Queue") else { return policy };
+    let actions = queue["Action"].as_array_mut().unwrap();
+    let has_tasks = actions.iter().any(|action| action == tasks[0]);
+    let batches: Vec<Value> =
+        actions.iter().filter_map(Value::as_str).map(|action| Value::from(format!("{action}Batch"))).collect();
+    actions.extend(batches);
+    if has_tasks {
+        statements.push(serde_json::json!({ "Effect": "Allow", "Action": tasks, "Resource": "*" }));
+    }
+    policy
 }
 
 /// The actions of a policy, those of the boot excepted, which must be as expected.
