@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, VersioningConfiguration};
 use serde_json::Value;
 
@@ -44,6 +45,8 @@ fn permission(call: &Call) -> String {
         "ListOrGetBucket" => "ListBucket",
         "OtherBucket" | "DeleteObject" if of_version() => "DeleteObjectVersion",
         "OtherBucket" => "DeleteObject",
+        // Its other half is a put, which a worker makes on its own too.
+        "TransactWriteItems" => "DeleteItem",
         other => other.strip_suffix("Batch").filter(|_| service == "SQS").unwrap_or(other),
     };
     format!("{}:{action}", service.to_lowercase())
@@ -115,11 +118,15 @@ impl Identity {
     }
 }
 
-/// A policy as the emulator wants it: there batches are actions of their own, and tasks that move messages are on no resource.
+/// A policy as the emulator wants it: there batches and transactions are actions of their own, and tasks that move messages are on no
+/// resource.
 fn as_emulated(policy: &Value) -> Value {
     let mut policy = policy.clone();
     let tasks = ["sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks"];
     let statements = policy["Statement"].as_array_mut().unwrap();
+    if let Some(results) = statements.iter_mut().find(|statement| statement["Sid"] == "Results") {
+        results["Action"].as_array_mut().unwrap().push("dynamodb:TransactWriteItems".into());
+    }
     let Some(queue) = statements.iter_mut().find(|statement| statement["Sid"] == "Queue") else { return policy };
     let actions = queue["Action"].as_array_mut().unwrap();
     let has_tasks = actions.iter().any(|action| action == tasks[0]);
@@ -201,6 +208,20 @@ pub(crate) fn client(token: &str) -> reqwest::Client {
     bearer.set_sensitive(true);
     let headers = std::iter::once((reqwest::header::AUTHORIZATION, bearer)).collect();
     reqwest::Client::builder().default_headers(headers).build().unwrap()
+}
+
+/// Leaves heartbeats of so many workers behind that the next one sums them up.
+async fn leave_old_heartbeats(system: &System) {
+    for i in 0..70 {
+        let worker = format!("gone-{i}");
+        let beat = serde_json::json!({
+            "worker": worker, "started_at_ms": 0, "seen_at_ms": 1, "in_flight": 0, "draining": true, "done": 0, "failed": 0,
+            "busy_ms": 0, "minutes": {}, "labels": {},
+        });
+        let put = system.dynamodb.put_item().table_name(&system.names.table);
+        let put = put.item("Shard", AttributeValue::N("-2".to_owned())).item("SortKey", AttributeValue::S(worker));
+        put.item("Heartbeat", AttributeValue::S(beat.to_string())).send().await.unwrap();
+    }
 }
 
 /// Everything that a worker does; its group takes it away in the end.
@@ -324,6 +345,7 @@ async fn roles_allow_what_is_called_and_nothing_else() {
     for role in [first, second] {
         assert!(!role.log().contains("not authorized"), "{}", role.log());
     }
+    leave_old_heartbeats(&system).await;
     system.put("d.png", &pictures()[0]).await;
     let scale = async || {
         let mut command = system.tool(&["scale"]);
