@@ -76,6 +76,11 @@ impl Clock {
         self.variables.clone()
     }
 
+    /// Sets it right.
+    pub(super) fn set_right(&mut self) {
+        self.step(-self.ahead);
+    }
+
     /// Sets it on, or back, by so many seconds.
     pub(super) fn step(&mut self, seconds: i64) {
         self.ahead += seconds;

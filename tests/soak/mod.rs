@@ -126,6 +126,7 @@ async fn judge(mut system: System, truth: &Truth) {
     no_messages(&system).await;
     let model = truth.pictures.models[system.model].name.as_str();
     truth.check(&system, Some(model));
+    system.set_clock_right();
     system.restart();
     let contents = truth.check(&system, Some(model));
     assert!(

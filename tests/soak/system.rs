@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{VISIBILITY, clock::Clock, ledger::Resets, pictures::Pictures, schedule::Action};
-use crate::support::{Server, signal};
+use crate::support::{Server, signal_if_there};
 
 /// Room on the disk, of which uploads leave some free.
 const DISK_MIB: u64 = 512;
@@ -126,6 +126,13 @@ impl System {
         }
     }
 
+    /// Sets the clock right: files have the real time, and what is swept at a start goes by both.
+    pub(super) fn set_clock_right(&mut self) {
+        if let Some(clock) = &mut self.clock {
+            clock.set_right();
+        }
+    }
+
     /// Stops the server, which must end well by itself, and starts it again with the current model.
     pub(super) fn restart(&mut self) {
         self.calm();
@@ -158,12 +165,12 @@ impl System {
 
     fn signal_worker(&self, name: &str, n: usize) {
         if let Some(pid) = self.worker(n) {
-            signal(name, pid);
+            signal_if_there(pid, name);
         }
     }
 
     fn stop(&mut self, pid: u32, time: Duration) {
-        signal("STOP", pid);
+        signal_if_there(pid, "STOP");
         self.stopped.push((Instant::now() + time, pid));
     }
 
@@ -177,7 +184,7 @@ impl System {
 
 /// Lets a stopped process go on, and says that it need not be kept in mind.
 fn continue_process(pid: u32) -> bool {
-    signal("CONT", pid);
+    signal_if_there(pid, "CONT");
     false
 }
 
