@@ -31,6 +31,11 @@ pub(super) fn packed(planes: &[Plane], colour: Colour) -> Option<Vec<u8>> {
                 *pixel = rounded(rgb_of_ycc([*luma, *blue, *red]));
             }
         }
+        (Colour::Rgb, [green, blue]) => {
+            for ((pixel, red), (green, blue)) in pixels.zip(green.iter().zip(blue)) {
+                *pixel = [*red, *green, *blue];
+            }
+        }
         (Colour::Cmyk | Colour::Ycck, [second, third, black]) => {
             for ((pixel, first), ((second, third), black)) in pixels.zip(second.iter().zip(third).zip(black)) {
                 let inks = [*first, *second, *third];

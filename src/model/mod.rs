@@ -17,6 +17,7 @@ pub mod preprocess;
 pub mod pull;
 pub mod reference;
 pub mod shelf;
+pub mod thumbnail;
 pub mod train;
 
 pub use architecture::Architecture;
@@ -27,3 +28,4 @@ pub use format::{Format, FormatError, sniff};
 pub use kernel::Parallel;
 pub use network::Engine;
 pub use preprocess::{Input, Preprocessor};
+pub use thumbnail::thumbnail;

@@ -6,7 +6,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, Uri, header},
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
@@ -24,9 +24,10 @@ use super::{
     error::{Error, Result},
     etag,
     results::image_in,
+    thumbnails::{self, Wanted},
 };
 use crate::{
-    backend,
+    backend::{self, StoredImage},
     contract::ImageName,
     model::{Limits, format},
 };
@@ -35,7 +36,7 @@ use crate::{
 const MEMORY_KIB: u64 = 64 << 10;
 
 /// So long a request waits for its share of that memory.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A body is handed out in pieces of this size, so that its memory is given back when the client has it.
 const PIECE: usize = 256 << 10;
@@ -49,24 +50,34 @@ fn kib(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 4)
 }
 
-/// `GET /images/{name}`
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    path: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
-) -> Result<Response> {
-    let image = image_in(path)?;
+/// The image with the share of memory that it takes.
+pub(crate) async fn fetch(app: &App, image: &ImageName) -> Result<(StoredImage, OwnedSemaphorePermit)> {
     let max_bytes = app.config.limits.max_bytes;
     let share = Arc::clone(&app.image_memory).acquire_many_owned(kib(max_bytes));
     let mut share = match timeout(PATIENCE, share).await {
         Ok(Ok(share)) => share,
         _ => return Err(Error::unavailable("too many images are being sent; try again")),
     };
-    let stored = ask(app.backend.images.get(&image, max_bytes)).await?;
+    let stored = ask(app.backend.images.get(image, max_bytes)).await?;
     // What this one does not need, others may use at once.
     if let Some(rest) = share.split(share.num_permits().saturating_sub(kib(stored.bytes.len() as u64) as usize)) {
         drop(rest);
     }
+    Ok((stored, share))
+}
+
+/// `GET /images/{name}`
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let image = image_in(path)?;
+    if let Some(wanted) = Wanted::new(&uri)? {
+        return thumbnails::get(&app, &image, wanted, &headers).await;
+    }
+    let (stored, share) = fetch(&app, &image).await?;
     // A name may get other bytes after a reset, so a copy is asked about each time.
     let cache = CacheControl::new().with_private().with_no_cache();
     let mut response = etag::conditional(&headers, cache, stored.bytes, |bytes| body(bytes, share, &image));
@@ -109,6 +120,7 @@ pub(crate) async fn delete(
     let image = image_in(path)?;
     let was_there = ask(backend::remove(&app.backend, &image)).await?;
     app.status.forget();
+    app.thumbnails.forget(Some(&image));
     if !was_there {
         return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
     }

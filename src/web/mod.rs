@@ -44,6 +44,7 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod thumbnails;
 mod upload;
 
 pub use error::Error;
@@ -80,6 +81,7 @@ pub struct App {
     part_heads: Arc<Semaphore>,
     waiters: Arc<classify::Waiters>,
     image_memory: Arc<Semaphore>,
+    thumbnails: thumbnails::Thumbnails,
     metrics: metrics::Metrics,
     status: shared::Shared<status::Status>,
     readiness: shared::Shared<ready::Checks>,
@@ -103,6 +105,7 @@ impl App {
             part_heads: body::large_heads(),
             waiters: classify::Waiters::new(Arc::clone(&backend.results)),
             image_memory: images::memory(&config.limits),
+            thumbnails: thumbnails::Thumbnails::open(&config.data_dir.join("thumbnails"))?,
             metrics: metrics::Metrics::new(),
             status: shared::Shared::default(),
             readiness: shared::Shared::default(),

@@ -73,6 +73,7 @@ pub(crate) async fn post(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
     });
     tracing::info!(?report, "everything is reset");
     app.status.forget();
+    app.thumbnails.forget(None);
     if !accept.html {
         return Ok(Json(report).into_response());
     }

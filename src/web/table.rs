@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::params::PageParams;
+use super::{params::PageParams, thumbnails};
 use crate::{
     backend::Page,
     contract::{Classification, Outcome},
@@ -20,6 +20,7 @@ fn encode(text: &str) -> String {
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) url: String,
+    pub(crate) thumbnail: String,
     pub(crate) label: String,
     /// 0 to 1, as text for the meter.
     pub(crate) confidence: String,
@@ -38,6 +39,7 @@ impl Row {
         let mut row = Self {
             name: result.image.to_string(),
             url: format!("/images/{}", encode(result.image.as_str())),
+            thumbnail: format!("/images/{}?size=128&v={}", encode(result.image.as_str()), thumbnails::version(result)),
             label: String::new(),
             confidence: String::new(),
             percent: String::new(),

@@ -356,10 +356,29 @@ async fn results_images_and_reset() {
     }
     let page = server.get("/results").await.text().await.unwrap();
     assert!(page.contains("=1+1 &#34;q&#34;, é.png"), "{page}");
+    let thumbnail = page.split("src=\"").find(|part| part.starts_with("/images/2_x.png?size=128")).unwrap();
+    let thumbnail = thumbnail.split('"').next().unwrap().replace("&#38;", "&");
+    // The first is made, the second is kept.
+    for _ in 0..2 {
+        let small = server.get(&thumbnail).await;
+        assert_eq!(small.headers()[header::CONTENT_TYPE], "image/jpeg");
+        let cache = small.headers()[header::CACHE_CONTROL].to_str().unwrap();
+        assert!(["private", "max-age=31536000", "immutable"].iter().all(|part| cache.contains(part)), "{cache}");
+        let etag = small.headers()[header::ETAG].clone();
+        assert!(small.bytes().await.unwrap().starts_with(&[0xff, 0xd8]));
+        let again = server.client.get(format!("{}{thumbnail}", server.url)).header(header::IF_NONE_MATCH, etag);
+        assert_eq!(again.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
+    }
+    let unversioned = server.get("/images/2_x.png?size=64").await;
+    assert!(unversioned.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("no-cache"));
+    for wrong in ["size=100", "size=big", "sise=64"] {
+        assert_eq!(server.get(&format!("/images/2_x.png?{wrong}")).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
+    }
 
     let delete = server.client.delete(format!("{}/images/2_x.png", server.url)).send().await.unwrap();
     assert_eq!(delete.status(), StatusCode::OK);
     assert_eq!(server.get("/images/2_x.png").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(server.get(&thumbnail).await.status(), StatusCode::NOT_FOUND);
     assert_eq!(server.get("/api/results/2_x.png").await.status(), StatusCode::NOT_FOUND);
     let report: Value = server.client.post(format!("{}/reset", server.url)).send().await.unwrap().json().await.unwrap();
     assert_eq!((&report["images"], &report["results"]), (&json!(2), &json!(2)), "{report}");

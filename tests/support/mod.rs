@@ -106,7 +106,7 @@ impl Server {
 
     /// SIGTERM; answers how it ended.
     pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
-        signal("TERM", self.child.id());
+        signal_if_there(self.child.id(), "TERM");
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.child.try_wait().expect("the server is our child") {
@@ -145,8 +145,8 @@ impl Server {
     }
 }
 
-/// Sends a signal to a process, which may have ended.
-pub(crate) fn signal(name: &str, pid: u32) {
+/// Sends a signal to a process, unless it has ended.
+pub(crate) fn signal_if_there(pid: u32, name: &str) {
     let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
     sent.expect("kill runs");
 }

@@ -1,0 +1,151 @@
+//! Small pictures of images, for pages.
+
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use image::{DynamicImage, GrayImage, RgbImage, codecs::jpeg::JpegEncoder};
+
+use super::{
+    colour,
+    decode::{self, DecodeError, Decoded, Limits, Pixels, Stored, View},
+    format::Format,
+    jpeg::{Area, Colour, Scale},
+};
+
+/// Quality of thumbnails, of 100.
+const QUALITY: u8 = 80;
+
+/// Images that take more memory than this have none.
+const MOST_MEMORY: u64 = 256 << 20;
+
+/// A JPEG of at most `side` pixels across and down, turned for display; what is transparent becomes white. Small images stay as they are.
+///
+/// # Errors
+/// [`DecodeError`] of the image in `bytes`.
+pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, DecodeError> {
+    let view = |stored: &Stored| View {
+        scale: Scale::leaving(side.saturating_mul(2), stored.width.max(stored.height)),
+        area: Area::all((stored.width, stored.height)),
+    };
+    let header = decode::measure(bytes, limits, view)?;
+    if header.memory > MOST_MEMORY {
+        return Err(DecodeError::TooMuchMemory(header.format));
+    }
+    let decoded = decode::decode(bytes, limits, view)?;
+    let (format, orientation) = (decoded.format, decoded.stored.orientation);
+    let damaged = |reason: &str| DecodeError::Damaged { format, reason: reason.to_owned() };
+    let mut small = shrunk(decoded, side).ok_or_else(|| damaged("its pixels cannot be resized"))?;
+    small.apply_orientation(orientation);
+    let mut file = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
+    encoder_result(small.write_with_encoder(encoder), format)?;
+    Ok(file)
+}
+
+fn encoder_result(result: image::ImageResult<()>, format: Format) -> Result<(), DecodeError> {
+    result.map_err(|e| DecodeError::Damaged { format, reason: format!("no thumbnail can be made of it: {e}") })
+}
+
+/// The picture with its longer side at most `side`, opaque and of 8 bits.
+fn shrunk(Decoded { stored, pixels, .. }: Decoded, side: u32) -> Option<DynamicImage> {
+    let image = match pixels {
+        Pixels::Packed(image) => image,
+        Pixels::Planes(planes, colour) => {
+            let (width, height) = (planes.first()?.width, planes.first()?.height);
+            match colour {
+                Colour::Grey => GrayImage::from_raw(width, height, planes.into_iter().next()?.samples)?.into(),
+                _ => RgbImage::from_raw(width, height, colour::packed(&planes, colour)?)?.into(),
+            }
+        }
+    };
+    let long = stored.width.max(stored.height);
+    let scaled = |length: u32| {
+        let scaled = u64::from(length) * u64::from(side.min(long)) / u64::from(long);
+        u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
+    };
+    let mut small = DynamicImage::new(scaled(stored.width), scaled(stored.height), image.color());
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    Resizer::new().resize(&image, &mut small, &options).ok()?;
+    Some(if small.color().has_alpha() { on_white(&small) } else { opaque(small) })
+}
+
+fn opaque(image: DynamicImage) -> DynamicImage {
+    if image.color().has_color() { image.into_rgb8().into() } else { image.into_luma8().into() }
+}
+
+fn on_white(image: &DynamicImage) -> DynamicImage {
+    let rgba = image.to_rgba8();
+    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
+        let [red, green, blue, alpha] = rgba.get_pixel(x, y).0.map(u16::from);
+        image::Rgb([red, green, blue].map(|v| ((v * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
+    })
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ImageFormat, Rgba, RgbaImage};
+
+    use super::*;
+
+    fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    /// The thumbnail's pixels.
+    fn small(bytes: &[u8], side: u32) -> RgbImage {
+        let file = thumbnail(bytes, &Limits::default(), side).unwrap();
+        image::load_from_memory_with_format(&file, ImageFormat::Jpeg).unwrap().into_rgb8()
+    }
+
+    fn is_near(found: Rgb, want: Rgb) -> bool {
+        found.iter().zip(want).all(|(a, b)| a.abs_diff(b) < 12)
+    }
+    type Rgb = [u8; 3];
+
+    /// Left half red, right half blue.
+    fn halves(width: u32, height: u32) -> DynamicImage {
+        RgbImage::from_fn(width, height, |x, _| image::Rgb(if x < width / 2 { [200, 30, 30] } else { [30, 30, 200] }))
+            .into()
+    }
+
+    #[test]
+    fn thumbnails_keep_the_proportions_and_are_not_enlarged() {
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp] {
+            for (width, height, side, size) in
+                [(600, 400, 128, (128, 85)), (90, 900, 64, (6, 64)), (40, 30, 128, (40, 30)), (2000, 3, 64, (64, 1))]
+            {
+                let found = small(&encoded(&halves(width, height), format), side);
+                assert_eq!(found.dimensions(), size, "{format:?} of {width} x {height}");
+                if size.1 > 20 && size.0 > 20 {
+                    assert!(is_near(found.get_pixel(4, 10).0, [200, 30, 30]), "{format:?}");
+                    assert!(is_near(found.get_pixel(size.0 - 5, 10).0, [30, 30, 200]), "{format:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_transparent_becomes_white() {
+        let image = RgbaImage::from_pixel(300, 200, Rgba([10, 10, 10, 0]));
+        assert!(is_near(small(&encoded(&image.into(), ImageFormat::Png), 64).get_pixel(30, 20).0, [255; 3]));
+    }
+
+    #[test]
+    fn pictures_are_turned_for_display() {
+        let mut file = encoded(&halves(600, 400), ImageFormat::Jpeg);
+        // EXIF: little-endian, one entry, orientation 6: the first column is on top.
+        let exif = [&b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"[..]].concat();
+        let length = (exif.len() as u16 + 2).to_be_bytes();
+        file.splice(2..2, [&[0xff, 0xe1], &length[..], &exif].concat());
+        let found = small(&file, 128);
+        assert_eq!(found.dimensions(), (85, 128));
+        assert!(is_near(found.get_pixel(40, 5).0, [200, 30, 30]));
+        assert!(is_near(found.get_pixel(40, 120).0, [30, 30, 200]));
+    }
+
+    #[test]
+    fn a_file_that_is_no_image_has_none() {
+        assert!(thumbnail(b"text", &Limits::default(), 64).is_err());
+    }
+}

@@ -1,0 +1,315 @@
+//! Small pictures of stored images: made when one is first asked for, and kept on this machine's disk.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    num::NonZero,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use axum::{
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use headers::CacheControl;
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+
+use super::{
+    App, ask,
+    error::{Error, Result},
+    etag, images,
+    params::parameters,
+};
+use crate::{
+    contract::{Classification, Digest, ImageName},
+    model,
+};
+
+/// Sizes that can be asked for: pixels along the longer side.
+const SIZES: [u32; 3] = [64, 128, 256];
+
+/// So many bytes of them are kept; what has not been used for longest goes first.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// How long a browser keeps what does not change.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A thumbnail that is asked for.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// One of [`SIZES`].
+    size: u32,
+    /// The [`version`] that the page knows. An answer to it may be kept, as the page asks for another when the image is another.
+    version: Option<String>,
+}
+
+impl Wanted {
+    /// What follows an image's address. `None` asks for the image itself.
+    ///
+    /// # Errors
+    /// 400 for other parameters, and for a size that there is not.
+    pub(crate) fn new(uri: &Uri) -> Result<Option<Self>> {
+        let [size, version] = parameters(uri, ["size", "v"])?;
+        if size.is_empty() {
+            return Ok(None);
+        }
+        let known = size.parse().ok().filter(|size| SIZES.contains(size));
+        let size = known.ok_or_else(|| Error::bad_request("size must be 64, 128 or 256 pixels"))?;
+        Ok(Some(Self { size, version: Some(version).filter(|v| !v.is_empty()) }))
+    }
+}
+
+/// Names what a row is about: other bytes under the same name come with another row.
+pub(crate) fn version(row: &Classification) -> String {
+    let sequencer = row.sequencer.as_ref().map_or("", |s| s.as_str());
+    Digest::of(format!("{sequencer} {}", row.classified_at_text()).as_bytes()).to_hex()[..16].to_owned()
+}
+
+/// Thumbnails on disk. Copies only: losing some costs time, no more.
+#[derive(Debug)]
+pub(crate) struct Thumbnails {
+    dir: PathBuf,
+    max_bytes: u64,
+    /// One permit for each that is being made.
+    making: Semaphore,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    files: HashMap<String, File>,
+    bytes: u64,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct File {
+    bytes: u64,
+    /// [`Kept::uses`] when it was last used.
+    used: u64,
+}
+
+impl Kept {
+    fn add(&mut self, key: String, bytes: u64) {
+        self.uses += 1;
+        if let Some(former) = self.files.insert(key, File { bytes, used: self.uses }) {
+            self.bytes -= former.bytes;
+        }
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, key: &str) {
+        if let Some(file) = self.files.remove(key) {
+            self.bytes -= file.bytes;
+        }
+    }
+
+    /// Removes what has not been used for longest, down to nine tenths of `max_bytes` so that it need not be done each time.
+    fn shrink(&mut self, max_bytes: u64) -> Vec<String> {
+        if self.bytes <= max_bytes {
+            return Vec::new();
+        }
+        let mut by_use: Vec<_> = self.files.iter().map(|(key, file)| (file.used, key.clone())).collect();
+        by_use.sort_unstable();
+        let mut gone = Vec::new();
+        for (_, key) in by_use {
+            if self.bytes <= max_bytes / 10 * 9 {
+                break;
+            }
+            self.remove(&key);
+            gone.push(key);
+        }
+        gone
+    }
+}
+
+impl Thumbnails {
+    /// Those kept in `dir`, which is made if need be.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        Self::with_limit(dir, MAX_BYTES)
+    }
+
+    fn with_limit(dir: &Path, max_bytes: u64) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let (entry, data) = entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?)))?;
+            let key = entry.to_string_lossy().into_owned();
+            if key.ends_with(".jpg") {
+                found.push((data.modified()?, key, data.len()));
+            } else {
+                // Cut off while it was written.
+                fs::remove_file(dir.join(entry))?;
+            }
+        }
+        found.sort_unstable();
+        let mut kept = Kept::default();
+        found.into_iter().for_each(|(_, key, bytes)| kept.add(key, bytes));
+        // Half of the cores: the other half answers, and labels on a machine that does both.
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let making = Semaphore::new((cores / 2).clamp(1, 4));
+        Ok(Self { dir: dir.to_owned(), max_bytes, making, kept: Mutex::new(kept) })
+    }
+
+    fn kept<T>(&self, f: impl FnOnce(&mut Kept) -> T) -> T {
+        f(&mut self.kept.lock())
+    }
+
+    /// A kept thumbnail.
+    fn read(&self, key: &str) -> Option<Vec<u8>> {
+        self.kept(|kept| {
+            kept.uses += 1;
+            let uses = kept.uses;
+            kept.files.get_mut(key).map(|file| file.used = uses)
+        })?;
+        // Files are not flushed, so a power cut may leave half of one.
+        let whole = |bytes: &Vec<u8>| bytes.starts_with(&[0xff, 0xd8]) && bytes.ends_with(&[0xff, 0xd9]);
+        let bytes = fs::read(self.dir.join(key)).ok().filter(whole);
+        if bytes.is_none() {
+            self.kept(|kept| kept.remove(key));
+        }
+        bytes
+    }
+
+    /// Keeps a thumbnail.
+    fn write(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        let part = self.dir.join(format!("{key}.{:016x}", rand::random::<u64>()));
+        fs::write(&part, bytes)?;
+        fs::rename(part, self.dir.join(key))?;
+        let gone = self.kept(|kept| {
+            kept.add(key.to_owned(), bytes.len() as u64);
+            kept.shrink(self.max_bytes)
+        });
+        gone.iter().try_for_each(|key| fs::remove_file(self.dir.join(key)))
+    }
+
+    /// Removes the thumbnails of an image that is gone, or of all. A few small files: no need to leave the thread for it.
+    pub(crate) fn forget(&self, image: Option<&ImageName>) {
+        let prefix = image.map(prefix).unwrap_or_default();
+        let gone: Vec<String> = self.kept(|kept| {
+            let gone: Vec<_> = kept.files.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+            gone.iter().for_each(|key| kept.remove(key));
+            gone
+        });
+        for key in gone {
+            if let Err(error) = fs::remove_file(self.dir.join(&key)) {
+                tracing::warn!(key, %error, "a thumbnail cannot be removed");
+            }
+        }
+    }
+}
+
+/// What the keys of an image's thumbnails begin with.
+fn prefix(image: &ImageName) -> String {
+    format!("{}-", &Digest::of(image.as_str().as_bytes()).to_hex()[..32])
+}
+
+/// `GET /images/{name}?size=128`
+pub(crate) async fn get(app: &Arc<App>, image: &ImageName, wanted: Wanted, headers: &HeaderMap) -> Result<Response> {
+    let Wanted { size, version } = wanted;
+    let cache = match version {
+        Some(_) => CacheControl::new().with_private().with_max_age(A_YEAR).with_immutable(),
+        None => CacheControl::new().with_private().with_no_cache(),
+    };
+    let key = version.map(|version| {
+        let version = &Digest::of(version.as_bytes()).to_hex()[..16];
+        format!("{}{version}-{size}.jpg", prefix(image))
+    });
+    let bytes = match kept(app, image, key.clone()).await? {
+        Some(bytes) => bytes,
+        None => made(app, image, key, size).await?,
+    };
+    let full = |bytes: Vec<u8>| ([(header::CONTENT_TYPE, "image/jpeg")], bytes).into_response();
+    let mut response = etag::conditional(headers, cache, bytes, full);
+    let policy = HeaderValue::from_static("default-src 'none'; sandbox");
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    Ok(response)
+}
+
+/// The thumbnail from the disk, as long as the image is there.
+async fn kept(app: &Arc<App>, image: &ImageName, key: Option<String>) -> Result<Option<Vec<u8>>> {
+    let Some(key) = key else { return Ok(None) };
+    if !ask(app.backend.images.exists(image)).await? {
+        return Err(Error::not_found(format!("there is no image {image}")).of_image(image));
+    }
+    let app = Arc::clone(app);
+    Ok(spawn_blocking(move || app.thumbnails.read(&key)).await.unwrap_or_default())
+}
+
+/// A new thumbnail, which is kept if it has a key.
+async fn made(app: &Arc<App>, image: &ImageName, key: Option<String>, size: u32) -> Result<Vec<u8>> {
+    let Ok(Ok(_making)) = timeout(images::PATIENCE, app.thumbnails.making.acquire()).await else {
+        return Err(Error::unavailable("too many thumbnails are being made; try again"));
+    };
+    let (stored, _share) = images::fetch(app, image).await?;
+    let making = Arc::clone(app);
+    let made = spawn_blocking(move || {
+        let bytes = model::thumbnail(&stored.bytes, &making.config.limits, size)?;
+        // A full disk is no reason to show nothing.
+        if let Some(key) = key
+            && let Err(error) = making.thumbnails.write(&key, &bytes)
+        {
+            tracing::warn!(%error, "a thumbnail cannot be kept");
+        }
+        Ok::<_, model::DecodeError>(bytes)
+    });
+    let made = made.await.map_err(|_| Error::unavailable("the thumbnail could not be made"))?;
+    made.map_err(|error| Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).of_image(image))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(length: usize) -> Vec<u8> {
+        [&[0xff, 0xd8][..], &vec![1; length - 4], &[0xff, 0xd9]].concat()
+    }
+
+    #[test]
+    fn what_is_used_least_goes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let thumbnails = Thumbnails::with_limit(dir.path(), 100).unwrap();
+        for key in ["a.jpg", "b.jpg", "c.jpg"] {
+            thumbnails.write(key, &file(30)).unwrap();
+        }
+        assert_eq!(thumbnails.read("a.jpg"), Some(file(30)));
+        thumbnails.write("d.jpg", &file(30)).unwrap();
+        assert_eq!(thumbnails.read("b.jpg"), None);
+        assert!(["a.jpg", "c.jpg", "d.jpg"].iter().all(|key| thumbnails.read(key).is_some()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        // Larger than all that is allowed: it goes at once.
+        thumbnails.write("e.jpg", &file(200)).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let thumbnails = Thumbnails::open(dir.path()).unwrap();
+        let [one, two]: [ImageName; 2] = ["1.png", "2.png"].map(|name| name.parse().unwrap());
+        let key = |image| format!("{}0-64.jpg", prefix(image));
+        for image in [&one, &two] {
+            thumbnails.write(&key(image), &file(30)).unwrap();
+        }
+        thumbnails.forget(Some(&one));
+        assert_eq!((thumbnails.read(&key(&one)), thumbnails.read(&key(&two))), (None, Some(file(30))));
+        thumbnails.forget(None);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_restart_finds_what_is_kept_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        Thumbnails::open(dir.path()).unwrap().write("a.jpg", &file(30)).unwrap();
+        fs::write(dir.path().join("b.jpg"), &file(30)[..20]).unwrap();
+        fs::write(dir.path().join("c.jpg.0123"), file(30)).unwrap();
+        let thumbnails = Thumbnails::open(dir.path()).unwrap();
+        assert_eq!(thumbnails.read("a.jpg"), Some(file(30)));
+        assert_eq!(thumbnails.read("b.jpg"), None);
+        assert!(!dir.path().join("c.jpg.0123").exists());
+    }
+}
