@@ -82,6 +82,7 @@ async fn whatever_befalls_it_nothing_is_lost_doubled_or_wrong() {
     }
     assert!(acknowledged as u64 >= seconds, "only {acknowledged} were acknowledged");
     no_messages(&system).await;
+    eventually("the end of workers that were asked to stop", async || system.all_have_ended().then_some(())).await;
     check_usage(&system, &at_start);
     judge(system, &Truth { seed, ledgers, resets, pictures }).await;
     println!("{acknowledged} acknowledged");

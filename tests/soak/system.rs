@@ -31,6 +31,8 @@ pub(super) struct System {
     resets: Arc<Resets>,
     /// Stopped processes, and until when.
     stopped: Vec<(Instant, u32)>,
+    /// Workers that were asked to stop.
+    asked: Vec<u32>,
     /// The disk is full until then.
     full_until: Option<Instant>,
     clock: Option<Clock>,
@@ -48,7 +50,19 @@ impl System {
         let server = Server::start_in(&data, &dir.join("log"), arguments(&pictures, 0), variables);
         let url = watch::Sender::new(server.url.clone());
         let started = Instant::now();
-        Self { server, url, model: 0, started, pictures, resets, stopped: Vec::new(), full_until: None, clock, disk }
+        Self {
+            server,
+            url,
+            model: 0,
+            started,
+            pictures,
+            resets,
+            stopped: Vec::new(),
+            asked: Vec::new(),
+            full_until: None,
+            clock,
+            disk,
+        }
     }
 
     /// Waits so long, and lets stopped processes go on and frees the disk when it is time.
@@ -78,8 +92,17 @@ impl System {
     /// Does it.
     pub(super) async fn perform(&mut self, action: Action, client: &reqwest::Client) {
         match action {
-            Action::KillWorker(n) => self.signal_worker("KILL", n),
-            Action::TermWorker(n) => self.signal_worker("TERM", n),
+            Action::KillWorker(n) => {
+                if let Some(pid) = self.worker(n) {
+                    signal_if_there(pid, "KILL");
+                }
+            }
+            Action::TermWorker(n) => {
+                if let Some(pid) = self.worker(n) {
+                    signal_if_there(pid, "TERM");
+                    self.asked.push(pid);
+                }
+            }
             Action::StopWorker(n, time) => {
                 if let Some(pid) = self.worker(n) {
                     self.stop(pid, time);
@@ -163,10 +186,11 @@ impl System {
         (!workers.is_empty()).then(|| workers[n % workers.len()])
     }
 
-    fn signal_worker(&self, name: &str, n: usize) {
-        if let Some(pid) = self.worker(n) {
-            signal_if_there(pid, name);
-        }
+    /// Whether every worker that was asked to stop has ended.
+    pub(super) fn all_have_ended(&self) -> bool {
+        let data = self.server.dir.display().to_string();
+        let command_line = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        !self.asked.iter().any(|pid| command_line(pid).contains(&data))
     }
 
     fn stop(&mut self, pid: u32, time: Duration) {
