@@ -29,7 +29,8 @@ lint: install-lint ## Formatting, clippy, documentation, layers, licences, sourc
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) deny check bans licenses sources
-	python3 tests/layers.py
+	python3 tests/layers.py --circles
+	python3 tests/unused.py
 	@if $(CARGO) deny fetch db; then $(CARGO) deny check --disable-fetch advisories; \
 		else echo "lint: the advisory database cannot be had here; advisories are NOT checked" >&2; fi
 

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -158,7 +159,7 @@ async fn network(page: &WebDriver, offline: bool) {
     conditions.latency = 5;
     conditions.download_throughput = 1 << 20;
     conditions.upload_throughput = 400 << 10;
-    ChromeDevTools::new(page.handle.clone()).set_network_conditions(&conditions).await.unwrap();
+    ChromeDevTools::new(Arc::clone(&page.handle)).set_network_conditions(&conditions).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

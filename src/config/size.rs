@@ -25,7 +25,7 @@ pub struct ByteSize(pub u64);
 impl Display for ByteSize {
     /// Writes it in the largest binary unit that divides it, so that it reads back as the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match UNITS[..3].iter().find(|(_, bytes)| self.0 >= *bytes && self.0 % bytes == 0) {
+        match UNITS[..3].iter().find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes)) {
             Some((unit, bytes)) => write!(f, "{}{unit}", self.0 / bytes),
             None => write!(f, "{}", self.0),
         }

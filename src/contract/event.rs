@@ -266,7 +266,7 @@ mod tests {
             sequencer: Some(Sequencer::new("0055AED6DCD90281E5")),
             time: Some("2026-01-02T03:04:05Z".to_owned()),
         };
-        assert_eq!(parse(&event("Object Created")).unwrap(), [created.clone()]);
+        assert_eq!(parse(&event("Object Created")).unwrap(), std::slice::from_ref(&created));
         assert_eq!(parse(&event("Object Deleted")).unwrap(), []);
         let envelope = serde_json::json!({ "Type": "Notification", "Message": event("Object Created") });
         assert_eq!(parse(&envelope.to_string()).unwrap(), [created]);

@@ -63,7 +63,7 @@ impl fmt::Debug for Bundle {
 
 impl Bundle {
     /// The name of the bundle in the binary.
-    pub const EMBEDDED_NAME: &'static str = env!("IMGCLS_EMBEDDED_NAME");
+    pub const EMBEDDED_NAME: &'static str = shelf::EMBEDDED_NAME;
 
     /// Size of the embedded weights in bytes.
     pub const EMBEDDED_BYTES: u64 = WEIGHTS.len() as u64;

@@ -29,3 +29,7 @@ pub use kernel::Parallel;
 pub use network::Engine;
 pub use preprocess::{Input, Preprocessor};
 pub use thumbnail::thumbnail;
+
+#[cfg(test)]
+#[path = "../../tests/support/pth.rs"]
+mod sample;

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{bundle::Bundle, catalogue, layout};
+use super::{catalogue, layout};
+
+/// The name of the model in the binary.
+pub const EMBEDDED_NAME: &str = env!("IMGCLS_EMBEDDED_NAME");
 
 /// Most bytes of a name.
 const MOST_NAME: usize = 64;
@@ -63,7 +66,7 @@ pub fn check_name(name: &str) -> Result<(), ShelfError> {
 pub fn find(model: &Path) -> Result<Place, ShelfError> {
     let is_bundle = |dir: &Path| dir.join(layout::CARD).is_file();
     let text = model.to_string_lossy();
-    if text.is_empty() || text == Bundle::EMBEDDED_NAME {
+    if text.is_empty() || text == EMBEDDED_NAME {
         return Ok(Place::Embedded);
     }
     if check_name(&text).is_ok() {
@@ -105,7 +108,7 @@ mod tests {
     #[test]
     fn what_leads_to_no_model_says_so() {
         assert_eq!(find(Path::new("")), Ok(Place::Embedded));
-        assert_eq!(find(Path::new(Bundle::EMBEDDED_NAME)), Ok(Place::Embedded));
+        assert_eq!(find(Path::new(EMBEDDED_NAME)), Ok(Place::Embedded));
         assert_eq!(find(Path::new("no-such-model")), Err(ShelfError::Unknown("no-such-model".to_owned())));
         assert_eq!(find(Path::new("no/such/dir")), Err(ShelfError::NoBundle("no/such/dir".into())));
         let dir = tempfile::tempdir().unwrap();

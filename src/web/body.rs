@@ -129,9 +129,9 @@ impl BoundedBody {
             return Err(BodyError::TooLarge(self.limit));
         }
         match before + bytes.len() {
-            ..=SMALL_HEAD => {}
-            ..=MAX_UNUSED if self.large.is_some() => {}
-            ..=MAX_UNUSED => {
+            0..=SMALL_HEAD => {}
+            unused if unused <= MAX_UNUSED && self.large.is_some() => {}
+            unused if unused <= MAX_UNUSED => {
                 let permit = Arc::clone(&self.heads).try_acquire_owned();
                 self.large = Some(permit.map_err(|_| BodyError::Busy)?);
             }

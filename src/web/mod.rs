@@ -28,6 +28,7 @@ mod login;
 mod metrics;
 mod multipart;
 mod outcome;
+mod outgoing;
 mod pace;
 mod params;
 mod part;
@@ -104,7 +105,7 @@ impl App {
             storing: Arc::new(Semaphore::new(multipart::MAX_STORING)),
             part_heads: body::large_heads(),
             waiters: classify::Waiters::new(Arc::clone(&backend.results)),
-            image_memory: images::memory(&config.limits),
+            image_memory: outgoing::memory(&config.limits),
             thumbnails: thumbnails::Thumbnails::open(&config.data_dir.join("thumbnails"))?,
             metrics: metrics::Metrics::new(),
             status: shared::Shared::default(),

@@ -1,7 +1,7 @@
 //! The parameters of an address.
 
 use axum::{
-    extract::{FromRequestParts, Query},
+    extract::{FromRequestParts, Path, Query, rejection::PathRejection},
     http::{Uri, request::Parts},
 };
 
@@ -88,6 +88,12 @@ fn cursor(key: &str, value: &str) -> Result<Option<ImageName>> {
         "" => Ok(None),
         value => value.parse().map(Some).map_err(|error| Error::bad_request(format!("{key}: {error}"))),
     }
+}
+
+/// The image that the last part of the address names.
+pub(crate) fn image_in(path: Result<Path<String>, PathRejection>) -> Result<ImageName> {
+    let Path(name) = path.map_err(|error| Error::bad_request(error.body_text()))?;
+    name.parse().map_err(|error| Error::not_found(format!("there is no such image: {error}")))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::{
     App, ask,
     error::{Error, Result},
     frame::{Frame, render},
-    params::{MAX_LIMIT, PageParams},
+    params::{MAX_LIMIT, PageParams, image_in},
     status,
     table::Table,
 };
@@ -55,12 +55,6 @@ pub(crate) async fn page(State(app): State<Arc<App>>, params: PageParams) -> Res
 pub(crate) async fn list(State(app): State<Arc<App>>, params: PageParams) -> Result<Json<Page>> {
     let query = params.query()?;
     Ok(Json(ask(app.backend.results.page(&query)).await?))
-}
-
-/// The image that the last part of the address names.
-pub(crate) fn image_in(path: Result<Path<String>, PathRejection>) -> Result<ImageName> {
-    let Path(name) = path.map_err(|error| Error::bad_request(error.body_text()))?;
-    name.parse().map_err(|error| Error::not_found(format!("there is no such image: {error}")))
 }
 
 /// The answer about an image that has no result yet.

@@ -21,7 +21,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use super::{
     App, ask,
     error::{Error, Result},
-    etag, images,
+    etag, outgoing,
     params::parameters,
 };
 use crate::{
@@ -242,10 +242,10 @@ async fn kept(app: &Arc<App>, image: &ImageName, key: Option<String>) -> Result<
 
 /// A new thumbnail, which is kept if it has a key.
 async fn made(app: &Arc<App>, image: &ImageName, key: Option<String>, size: u32) -> Result<Vec<u8>> {
-    let Ok(Ok(_making)) = timeout(images::PATIENCE, app.thumbnails.making.acquire()).await else {
+    let Ok(Ok(_making)) = timeout(outgoing::PATIENCE, app.thumbnails.making.acquire()).await else {
         return Err(Error::unavailable("too many thumbnails are being made; try again"));
     };
-    let (stored, _share) = images::fetch(app, image).await?;
+    let (stored, _share) = outgoing::fetch(app, image).await?;
     let making = Arc::clone(app);
     let made = spawn_blocking(move || {
         let bytes = model::thumbnail(&stored.bytes, &making.config.limits, size)?;

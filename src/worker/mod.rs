@@ -14,10 +14,12 @@ mod pipeline;
 mod protection;
 mod publish;
 mod run;
+mod settings;
 mod turn;
 
 pub use metrics::Metrics;
-pub use run::{Settings, Summary, Worker};
+pub use run::{Summary, Worker};
+pub use settings::Settings;
 
 #[cfg(test)]
 mod tests;

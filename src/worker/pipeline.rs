@@ -21,7 +21,7 @@ use super::{
     metrics::{Metrics, Stage},
     protection::Protection,
     publish::publish,
-    run::Settings,
+    settings::Settings,
     turn::Turns,
 };
 use crate::{

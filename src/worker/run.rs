@@ -17,36 +17,16 @@ use super::{
     metrics::Metrics,
     pipeline::{Pipeline, RECEIVE, kibibytes},
     protection::Protection,
+    settings::Settings,
 };
 use crate::{
     backend::{Backend, Instance},
     clock::Clock,
-    model::{Classifier, Limits},
+    model::Classifier,
 };
 
 /// Time that a stopping worker has to finish what it started.
 const DRAIN: Duration = Duration::from_secs(25);
-
-/// How a worker works.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Its name in heartbeats and rows.
-    pub worker: String,
-    /// Threads of the network, and as many that decode.
-    pub threads: usize,
-    /// Most images in one batch.
-    pub batch: usize,
-    /// Concurrent receivers.
-    pub receivers: usize,
-    /// Bytes of decoded pixels in memory at a time.
-    pub pixel_budget: u64,
-    /// Limits for one image.
-    pub limits: Limits,
-    /// Probability below which a label is uncertain.
-    pub min_confidence: f32,
-    /// End when the queue is empty.
-    pub until_empty: bool,
-}
 
 /// What a worker did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -275,6 +275,9 @@ fn images_per_minute(samples: &[Sample]) -> Vec<(f64, f64)> {
 /// The original's readings of its queue in its largest run, every 30 seconds from the first one on.
 const ORIGINAL: [u64; 8] = [2136, 1998, 1741, 1305, 1000, 812, 509, 275];
 
+/// What a curve is, its colour, and its points: seconds and values.
+type Curve = (&'static str, &'static str, Vec<(f64, f64)>);
+
 /// The curves of a rehearsal as SVG: depth beside the original's, fleet, images a minute.
 fn chart(samples: &[Sample]) -> String {
     const WIDTH: f64 = 760.0;
@@ -285,7 +288,7 @@ fn chart(samples: &[Sample]) -> String {
     let desired = samples.iter().map(|s| (s.at_s, f64::from(s.desired))).collect::<Vec<_>>();
     let running = samples.iter().map(|s| (s.at_s, s.running as f64)).collect::<Vec<_>>();
     let rate = images_per_minute(samples);
-    let panels: [(&str, [(&str, &str, Vec<(f64, f64)>); 2]); 3] = [
+    let panels: [(&str, [Curve; 2]); 3] = [
         ("messages", [("the original, March 2021", "#c44", original), ("rehearsal", "#26c", depth)]),
         ("workers", [("desired", "#999", desired), ("running", "#26c", running)]),
         (

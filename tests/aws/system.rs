@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -112,11 +112,6 @@ impl System {
             .env("IMGCLS_AWS_QUEUE_URL", &self.names.queue)
             .env("IMGCLS_AWS_TABLE", &self.names.table);
         command
-    }
-
-    /// A directory for files of this system.
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     /// Starts a role and writes its log to a file.

@@ -8,7 +8,7 @@ use sha2::Digest as _;
 use super::{
     bucket::{Bucket, GET, LIST, MAX_KEYS, PUT, cut},
     client::status,
-    tags::Tagged,
+    tagged::Tagged,
 };
 use crate::{
     backend::{Error, ErrorKind, Images, Put, Result, Retry, StoredImage, Upload},

@@ -23,6 +23,7 @@ mod results;
 mod row;
 mod scaler;
 pub mod setup;
+mod tagged;
 mod tags;
 mod workers;
 

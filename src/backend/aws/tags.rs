@@ -1,6 +1,6 @@
 //! Tags of images on S3.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use aws_sdk_s3::types::{self, Tagging};
@@ -16,9 +16,6 @@ use crate::{
 
 /// S3's limit of tags on one object.
 const MAX_TAGS: usize = 10;
-
-/// How many downloads the store remembers the tag count of.
-const REMEMBERED: usize = 4096;
 
 const GET_TAGS: Call = Call::new("read the tags of", "s3:GetObjectTagging");
 const PUT_TAGS: Call = Call::new("tag", "s3:PutObjectTagging");
@@ -59,31 +56,5 @@ impl Tags for S3Images {
         let got = self.bucket.client.get_object_tagging().bucket(&self.bucket.name).key(&key).send().await;
         let got = got.map_err(|e| GET_TAGS.error(&self.bucket.uri(&key), &e))?;
         Ok(got.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect())
-    }
-}
-
-/// What recent downloads told of tags, so that tagging an image without any takes one call. Bounded; what is forgotten
-/// costs a call.
-#[derive(Debug, Default)]
-pub(super) struct Tagged {
-    images: HashMap<ImageName, bool>,
-    order: VecDeque<ImageName>,
-}
-
-impl Tagged {
-    /// Remembers whether an image has tags.
-    pub(super) fn remember(&mut self, image: &ImageName, has_some: bool) {
-        if self.images.insert(image.clone(), has_some).is_none() {
-            self.order.push_back(image.clone());
-        }
-        while self.order.len() > REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.images.remove(&oldest);
-            }
-        }
-    }
-
-    fn forget(&mut self, image: &ImageName) -> Option<bool> {
-        self.images.remove(image)
     }
 }

@@ -31,6 +31,7 @@ mod queue;
 mod queue_time;
 mod reset;
 mod results;
+mod row;
 mod scaler;
 mod schema;
 mod supervisor;

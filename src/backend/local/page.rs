@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{images::stored_name, results::classification};
+use super::{images::stored_name, row::classification};
 use crate::{
     backend::{Page, PageQuery, Result},
     contract::{Classification, ImageName, order::sort_key},

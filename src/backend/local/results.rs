@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{Store, images::corrupt, page::page};
+use super::{Store, images::corrupt, page::page, row::classification};
 use crate::{
     backend::{Error, ErrorKind, Heartbeat, Page, PageQuery, Removed, Result, Results, Totals, Written},
     contract::{Classification, ImageName, Sequencer, order::sort_key},
@@ -117,10 +117,4 @@ fn put(db: &Connection, result: &Classification, released: Option<&str>) -> Resu
 /// Columns `body` and `sequencer`.
 fn row_text(row: &Row<'_>) -> rusqlite::Result<(String, Option<String>)> {
     Ok((row.get(0)?, row.get(1)?))
-}
-
-/// The row from these columns.
-pub(super) fn classification((body, sequencer): (String, Option<String>)) -> Result<Classification> {
-    let stored: Classification = serde_json::from_str(&body).map_err(|e| corrupt("results").because(e))?;
-    Ok(Classification { sequencer: sequencer.map(|s| Sequencer::new(&s)), ..stored })
 }

@@ -213,7 +213,7 @@ fn strided<'a>(arena: &Arena<'a>, arguments: Id) -> Option<Strided<'a>> {
     if shape.len() != strides.len() || shape.len() > 8 {
         return None;
     }
-    let storage = Storage { dtype: *dtype, key: *key, length: usize::try_from(*length).ok()? };
+    let storage = Storage { dtype: *dtype, key, length: usize::try_from(*length).ok()? };
     Some(Strided { storage, offset: usize::try_from(*offset).ok()?, shape, strides })
 }
 

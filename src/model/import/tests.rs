@@ -1,10 +1,7 @@
 use std::io::Write as _;
 
 use super::*;
-use crate::model::{Architecture, Bundle, catalogue};
-
-#[path = "../../../tests/support/pth.rs"]
-mod sample;
+use crate::model::{Architecture, Bundle, catalogue, sample};
 
 use sample::Named;
 

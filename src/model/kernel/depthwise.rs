@@ -67,6 +67,7 @@ impl Depthwise {
                 match (self.kernel, self.stride, row.width > S::LANES) {
                     // SAFETY: the caller's promise.
                     $(($kernel, $stride, true) => unsafe { simd.launch(Filter::<$kernel, $stride, 2>(self, panel, row)) },
+                    // SAFETY: as above.
                     ($kernel, $stride, false) => unsafe { simd.launch(Filter::<$kernel, $stride, 1>(self, panel, row)) },)+
                     _ => unreachable!("checked when it was made"),
                 }

@@ -6,10 +6,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::model::{Architecture, Bundle};
-
-#[path = "../../../tests/support/pth.rs"]
-mod sample;
+use crate::model::{Architecture, Bundle, sample};
 
 /// What the server does with a request.
 #[derive(Clone, Copy)]
