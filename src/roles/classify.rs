@@ -35,6 +35,9 @@ use crate::{
 /// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.
 const MOST_VALUES: usize = 4 << 20;
 
+/// Stands before an uncertain label.
+const NOT_SURE: &str = "not sure: ";
+
 /// A run that takes longer gets a progress bar.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
@@ -101,14 +104,15 @@ pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     let calls = threads.min(items.len()).max(1);
     let parallel = Parallel { calls, threads: threads / calls };
     let classifier = Classifier::new(bundle, worker.engine, parallel)?;
-    let mut printer = Printer::new(&items, &classifier, args.json);
+    let min_confidence = min_confidence.or(classifier.card().min_confidence).unwrap_or(0.0);
+    let mut printer = Printer::new(&items, &classifier, min_confidence, args.json);
     let mut failed = false;
     let labeller = Labeller {
         classifier: &classifier,
         limits: &limits,
         top: args.top.get(),
         features: args.features,
-        min_confidence: min_confidence.or(classifier.card().min_confidence).unwrap_or(0.0),
+        min_confidence,
     };
     let done = label_all(&items, &labeller, calls, worker.batch, |item, answer| {
         failed |= answer.outcome.error().is_some();
@@ -268,14 +272,15 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(items: &[Item], classifier: &Classifier, json: bool) -> Self {
+    fn new(items: &[Item], classifier: &Classifier, min_confidence: f32, json: bool) -> Self {
         let widest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0).min(60);
+        let doubt = if min_confidence > 0.0 { NOT_SURE.len() } else { 0 };
         Self {
             json,
             model: classifier.card().id(),
             worker: format!("{}-{}", host_name(), std::process::id()),
             path_width: widest(&mut items.iter().map(|item| shown(item.path()).chars().count())),
-            label_width: widest(&mut classifier.labels().iter().map(|label| label.chars().count())),
+            label_width: doubt + widest(&mut classifier.labels().iter().map(|label| label.chars().count())),
             total: items.len() as u64,
             done: 0,
             started: Instant::now(),
@@ -332,7 +337,7 @@ impl Printer {
         match outcome {
             Outcome::Failed { error } => format!("{path:path_width$}  error: {error}\n"),
             Outcome::Labelled { label, confidence, top, uncertain } => {
-                let label = if *uncertain { format!("not sure: {label}") } else { label.clone() };
+                let label = if *uncertain { format!("{NOT_SURE}{label}") } else { label.clone() };
                 let percent = confidence * 100.0;
                 let rest: Vec<String> = top
                     .iter()

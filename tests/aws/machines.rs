@@ -95,6 +95,7 @@ impl<'a> Machines<'a> {
     pub(crate) async fn group(system: &'a System, name: &str, size: Size, launch: Option<Launch>) -> Self {
         let moto = tokio::task::spawn_blocking(Emulator::moto).await.unwrap();
         let config = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
             .endpoint_url(&moto.url)
             .region(Region::from_static("eu-central-1"))
             .credentials_provider(Credentials::new(&system.account, "secret", None, None, "test"))

@@ -48,6 +48,7 @@ impl System {
     /// The system of an account at the emulator `upstream`; its processes talk to `endpoint`.
     pub(crate) async fn of(account: String, upstream: &str, endpoint: &str) -> Self {
         let config = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
             .endpoint_url(upstream)
             .region(Region::from_static("eu-central-1"))
             .credentials_provider(Credentials::new(&account, "secret", None, None, "test"))

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_config::imds;
+use aws_config::{imds, provider_config::ProviderConfig};
 use axum::{
     Router,
     extract::State,
@@ -15,7 +15,11 @@ use axum::{
     routing::put,
 };
 
-use super::{client::Clients, instance::Ec2Instance, tests::emulator};
+use super::{
+    client::{Clients, http_client},
+    instance::Ec2Instance,
+    tests::emulator,
+};
 use crate::{
     backend::{Departure, Fleet, Instance, host_name},
     config::Aws,
@@ -24,7 +28,13 @@ use crate::{
 /// What the stub says, by path.
 type Facts = Arc<Mutex<HashMap<&'static str, String>>>;
 
-/// Starts the stub and answers a client of it.
+/// A client of the metadata service at `url`.
+fn imds_of(url: String) -> imds::Client {
+    let provider = ProviderConfig::default().with_http_client(http_client());
+    imds::Client::builder().configure(&provider).endpoint(url).unwrap().max_attempts(1).build()
+}
+
+/// Starts the stub and returns a client of it.
 async fn metadata(facts: Facts) -> imds::Client {
     async fn fact(State(facts): State<Facts>, uri: Uri) -> impl IntoResponse {
         let fact = facts.lock().unwrap().get(uri.path().trim_start_matches("/latest/meta-data/")).cloned();
@@ -35,7 +45,7 @@ async fn metadata(facts: Facts) -> imds::Client {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
-    imds::Client::builder().endpoint(url).unwrap().max_attempts(1).build()
+    imds_of(url)
 }
 
 #[tokio::test]
@@ -97,7 +107,7 @@ async fn off_ec2_the_host_is_known_within_a_second_and_nobody_manages_it() {
     // It takes connections and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let imds = imds::Client::builder().endpoint(url).unwrap().max_attempts(1).build();
+    let imds = imds_of(url);
     let started = Instant::now();
     let instance = Ec2Instance::with(clients.autoscaling, imds, &config).await.unwrap();
     // Far below the minutes of a connection that hangs; a loaded machine may be late.

@@ -57,12 +57,13 @@ pub(crate) const ASKED_AT: &str = "AskedAt";
 pub(crate) const DELETED_AT: &str = "DeletedAt";
 
 /// A row's attributes besides its key.
-pub(crate) const ATTRIBUTES: [&str; 11] = [
+pub(crate) const ATTRIBUTES: [&str; 12] = [
     IMAGE_NAME,
     CLASSIFICATION,
     S3_LOCATION,
     CONFIDENCE,
     TOP,
+    UNCERTAIN,
     ERROR,
     MODEL,
     CLASSIFIED_BY,
@@ -205,7 +206,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_item_of_another_tool_panics(
-            values in proptest::collection::vec(proptest::option::of(any_attribute()), 11),
+            values in proptest::collection::vec(proptest::option::of(any_attribute()), ATTRIBUTES.len()),
         ) {
             let names = ATTRIBUTES.iter().map(|name| (*name).to_owned());
             let item: Item = names.zip(values).filter_map(|(name, value)| Some((name, value?))).collect();

@@ -141,7 +141,12 @@ async fn one_that_falls_silent_is_killed_and_replaced() {
     fleet.store.beat(&beat).await.unwrap();
     fleet.until("it was heard of", |s, _| s.in_service == 1).await;
     fleet.until("it is replaced", |s, pids| (s.in_service, s.pending) == (0, 1) && pids.len() == 2).await;
-    assert!(!Command::new("kill").args(["-0", &pids[0].to_string()]).status().unwrap().success());
+    // Its process stays in the kernel's table until the supervisor has read how it ended.
+    fleet
+        .until("it is gone", |_, _| {
+            !Command::new("kill").args(["-0", &pids[0].to_string()]).status().unwrap().success()
+        })
+        .await;
     fleet.end_by_force().await;
 }
 
