@@ -38,7 +38,7 @@ impl Pictures {
     pub(super) fn new(dir: &Path) -> Self {
         let mut bytes: Vec<Vec<u8>> = (0..PICTURES).map(picture).collect();
         // Some have the first bytes of an image and then nothing that decodes.
-        bytes.extend((0..4).map(|n| [&picture(1000 + n)[..60], &[0x5a; 40]].concat()));
+        bytes.extend((0..4_u8).map(|n| [&picture(1000 + u32::from(n))[..60], &[0x5a + n; 40]].concat()));
         let other = other_bundle(dir);
         let told = [None, Some(other)].map(|model| (classify(dir, &bytes, model.as_deref()), model));
         let clear: Vec<usize> = (0..bytes.len()).filter(|n| told.iter().all(|(told, _)| is_clear(&told[*n]))).collect();
@@ -50,7 +50,8 @@ impl Pictures {
             labels: clear.iter().map(|n| told[*n]["label"].as_str().map(str::to_owned)).collect(),
         });
         assert_ne!(models[0].name, models[1].name);
-        let by_digest = bytes.iter().enumerate().map(|(n, bytes)| (Digest::of(bytes), n)).collect();
+        let by_digest: HashMap<_, _> = bytes.iter().enumerate().map(|(n, bytes)| (Digest::of(bytes), n)).collect();
+        assert_eq!(by_digest.len(), bytes.len(), "pictures must differ, or nobody can say which of them is stored");
         Self { bytes, by_digest, models }
     }
 
