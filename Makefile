@@ -21,7 +21,7 @@ test: ## All tests
 soak: ## Ten minutes of whatever can befall the system; SOAK_SECONDS=… for as long, SOAK_SEED=… to repeat a schedule
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test it soak:: -- --nocapture
 
-test-asan: ## Tests of the kernels, the only unsafe code, under AddressSanitizer; builds nothing else
+test-asan: ## Tests of the network's kernels under AddressSanitizer; builds nothing else
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --package imgcls-kernels --target $(HOST)
 
 lint: install-lint ## Formatting, clippy, documentation, layers, licences, sources and advisories of dependencies

@@ -22,7 +22,7 @@ const EXTRA: usize = 32;
 pub(crate) enum Kind {
     /// Every call.
     Regular,
-    /// The health check; all else is refused for now.
+    /// The health check; other calls are asked to come back later.
     Extra,
 }
 
