@@ -104,8 +104,8 @@ pub trait Outputs: Send + Sync + Debug {
     /// Returns the object `key`.
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
 
-    /// Removes the object `key`, if it is there.
-    async fn delete(&self, key: &str) -> Result<()>;
+    /// Removes the objects of these keys that are there.
+    async fn delete(&self, keys: &[String]) -> Result<()>;
 
     /// Removes the object `key` if it still holds `body`: what another writer put there meanwhile stays.
     async fn delete_own(&self, key: &str, body: &[u8]) -> Result<()>;

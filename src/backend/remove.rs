@@ -20,7 +20,7 @@ pub async fn remove(backend: &Backend, image: &ImageName) -> Result<bool> {
             Removed::Row => return Ok(true),
             Removed::Nothing => return Ok(was_there),
             Removed::Labelled(label) => {
-                backend.outputs.delete(&output_key(image, &label)).await?;
+                backend.outputs.delete(&[output_key(image, &label)]).await?;
                 released = Some(label);
             }
         }

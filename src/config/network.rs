@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 /// A range of addresses, written `10.0.0.0/8` or `2001:db8::/32`; an address alone is the range that holds nothing else.
@@ -18,17 +18,26 @@ impl Network {
     }
 }
 
+/// A range of IPv4 addresses that is written as one of IPv6 addresses, as the former.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    match (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96)) {
+        (Some(v4), Some(prefix)) => Ipv4Net::new(v4, prefix).map_or(net, IpNet::V4),
+        _ => net,
+    }
+}
+
 impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let net = match text.parse::<IpAddr>() {
-            Ok(address) => IpNet::from(address.to_canonical()),
+            Ok(address) => IpNet::from(address),
             Err(_) => text.parse().map_err(|_| {
                 format!("{text:?} is neither an address nor a range of addresses such as \"10.0.0.0/8\"")
             })?,
         };
-        Ok(Self(net))
+        Ok(Self(canonical(net)))
     }
 }
 
@@ -64,6 +73,7 @@ mod tests {
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
             ("10.0.0.1", "::ffff:10.0.0.1", "10.0.0.2"),
             ("::ffff:10.0.0.1", "10.0.0.1", "10.0.0.2"),
+            ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.1"),
             ("2001:db8::/32", "2001:db8:1::1", "2001:db9::1"),
             ("::1", "::1", "127.0.0.1"),
         ] {

@@ -13,6 +13,7 @@ mod jpeg;
 pub mod kernel;
 pub mod layout;
 pub mod network;
+mod png;
 pub mod preprocess;
 pub mod pull;
 pub mod reference;

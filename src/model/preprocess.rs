@@ -16,6 +16,7 @@ use super::{
     decode::{self, DecodeError, Decoded, Header, Limits, Pixels, Stored, View},
     geometry::{Region, Turn},
     jpeg::{Colour, Plane, Scale},
+    png::{Columns, Rows},
 };
 
 /// The network's input for one image: `[side, side, 3]`, normalised.
@@ -76,6 +77,10 @@ impl Preprocessor {
         let input = match pixels {
             Pixels::Packed(image) => self.shrink(image, region, turn),
             Pixels::Planes(planes, colour) => self.shrink_planes(planes, *colour, region, turn),
+            Pixels::Rows(Rows { image, top }) => {
+                let top = (region.top - f64::from(*top)).max(0.0);
+                self.shrink(image, Region { left: 0.0, top, width: f64::from(self.side), ..region }, turn)
+            }
         };
         input.ok_or_else(|| DecodeError::Damaged { format: *format, reason: "its pixels cannot be resized".to_owned() })
     }
@@ -90,7 +95,10 @@ impl Preprocessor {
     /// What must be decoded: no smaller than twice what the resize makes, so that its filter still decides how the picture is smoothed.
     fn view(&self, stored: &Stored) -> View {
         let scale = Scale::leaving(self.resize.saturating_mul(2), stored.width.min(stored.height));
-        View { scale, area: self.region(stored).reach(self.side, scale) }
+        let region = self.region(stored);
+        let Region { left, width, .. } = region;
+        let columns = Columns { left, width, to: self.side, filter: FilterType::Bilinear, by_alpha: false };
+        View { scale, area: region.reach(self.side, scale), columns }
     }
 
     /// Resizes a region straight from the pixels as stored, then turns and normalises the small square.
@@ -188,7 +196,6 @@ pub(crate) mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
-    use crate::model::jpeg::Area;
 
     static EXPECTED: &[u8] = include_bytes!("../../tests/fixtures/expected.safetensors");
 
@@ -245,9 +252,8 @@ pub(crate) mod tests {
 
     /// The mean absolute difference between an input made in the usual way and one of all pixels in full, in steps of 1/255.
     fn difference_to_full(preprocessor: &Preprocessor, bytes: &[u8]) -> f64 {
-        let all = |stored: &Stored| View { scale: Scale::Full, area: Area::all((stored.width, stored.height)) };
         let limits = Limits::default();
-        let full = preprocessor.input(&decode::decode(bytes, &limits, all).unwrap()).unwrap();
+        let full = preprocessor.input(&decode::decode(bytes, &limits, View::all).unwrap()).unwrap();
         let usual = preprocessor.prepare(bytes, &limits).unwrap();
         let differences = full.0.iter().zip(&usual.0).enumerate();
         let sum: f64 = differences.map(|(i, (a, b))| f64::from((a - b).abs() * preprocessor.std[i % 3] * 255.0)).sum();

@@ -8,6 +8,7 @@ use super::{
     decode::{self, DecodeError, Decoded, Limits, Pixels, Stored, View},
     format::Format,
     jpeg::{Area, Colour, Scale},
+    png::{Columns, Rows},
 };
 
 /// Quality of thumbnails, of 100.
@@ -21,9 +22,16 @@ const MOST_MEMORY: u64 = 256 << 20;
 /// # Errors
 /// [`DecodeError`] of the image in `bytes`.
 pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, DecodeError> {
-    let view = |stored: &Stored| View {
-        scale: Scale::leaving(side.saturating_mul(2), stored.width.max(stored.height)),
-        area: Area::all((stored.width, stored.height)),
+    let view = |stored: &Stored| {
+        let columns = Columns {
+            left: 0.0,
+            width: f64::from(stored.width),
+            to: size(stored, side).0,
+            filter: FilterType::CatmullRom,
+            by_alpha: true,
+        };
+        let scale = Scale::leaving(side.saturating_mul(2), stored.width.max(stored.height));
+        View { scale, area: Area::all((stored.width, stored.height)), columns }
     };
     let header = decode::measure(bytes, limits, view)?;
     if header.memory > MOST_MEMORY {
@@ -47,7 +55,7 @@ fn encoder_result(result: image::ImageResult<()>, format: Format) -> Result<(), 
 /// The picture with its longer side at most `side`, opaque and of 8 bits.
 fn shrunk(Decoded { stored, pixels, .. }: Decoded, side: u32) -> Option<DynamicImage> {
     let image = match pixels {
-        Pixels::Packed(image) => image,
+        Pixels::Packed(image) | Pixels::Rows(Rows { image, .. }) => image,
         Pixels::Planes(planes, colour) => {
             let (width, height) = (planes.first()?.width, planes.first()?.height);
             match colour {
@@ -56,15 +64,21 @@ fn shrunk(Decoded { stored, pixels, .. }: Decoded, side: u32) -> Option<DynamicI
             }
         }
     };
+    let (width, height) = size(&stored, side);
+    let mut small = DynamicImage::new(width, height, image.color());
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    Resizer::new().resize(&image, &mut small, &options).ok()?;
+    Some(if small.color().has_alpha() { on_white(&small) } else { opaque(small) })
+}
+
+/// Width and height of the small picture, as stored.
+fn size(stored: &Stored, side: u32) -> (u32, u32) {
     let long = stored.width.max(stored.height);
     let scaled = |length: u32| {
         let scaled = u64::from(length) * u64::from(side.min(long)) / u64::from(long);
         u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
     };
-    let mut small = DynamicImage::new(scaled(stored.width), scaled(stored.height), image.color());
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    Resizer::new().resize(&image, &mut small, &options).ok()?;
-    Some(if small.color().has_alpha() { on_white(&small) } else { opaque(small) })
+    (scaled(stored.width), scaled(stored.height))
 }
 
 fn opaque(image: DynamicImage) -> DynamicImage {

@@ -156,10 +156,9 @@ impl Auth {
     /// # Errors
     /// 401 for a wrong token, 429 where too many were wrong.
     pub(crate) fn present(&self, token: &str, address: IpAddr) -> Result<Level> {
-        let now_ms = self.clock.now_ms();
-        self.limiter.check(address, now_ms)?;
+        self.limiter.check(address)?;
         self.level_of(token).ok_or_else(|| {
-            self.limiter.failed(address, now_ms);
+            self.limiter.failed(address);
             tracing::warn!(%address, "a wrong token was presented");
             Error::new(StatusCode::UNAUTHORIZED, "the token is wrong")
         })

@@ -1,13 +1,13 @@
 //! The pipeline: receives messages and follows each to its end, with bounds on everything that is held.
 //!
-//! receive -> fetch -> decode -> network -> publish -> delete. Each message is a task; semaphores bound how many are held, how many
-//! are fetched and decoded at a time, and how many bytes of pixels are in memory.
+//! receive -> fetch -> decode -> network -> publish -> delete. Each message is a task; a semaphore bounds how many are held, and the
+//! intake what they take.
 
 use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,25 +17,26 @@ use super::{
     batch::Batcher,
     fate::{Disposal, Fate},
     heartbeat::Counters,
+    intake::{Intake, Prepared},
     lease::Leases,
     metrics::{Metrics, Stage},
     protection::Protection,
-    publish::publish,
+    publish::{publish, sweep},
     settings::Settings,
     turn::Turns,
 };
 use crate::{
-    backend::{Backend, ErrorKind, Message, Receipt, Retry, within},
+    backend::{Backend, Message, Receipt, Retry, within},
     clock::Clock,
     contract::{Classification, ImageName, ObjectEvent, Outcome, Sequencer, event},
-    model::{Classifier, Input},
+    model::Classifier,
 };
 
 /// Messages in one receive: as many as SQS gives. A receiver waits for room for all of them, since calls cost money.
 pub(super) const RECEIVE: usize = 10;
 
 /// How long one store call may take before the message is tried again later.
-const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a receiver waits after failures; it never gives up.
 const RECEIVE_RETRY: Retry =
@@ -51,16 +52,12 @@ pub(super) struct Pipeline {
     pub(super) stop: CancellationToken,
     pub(super) counters: Arc<Counters>,
     pub(super) leases: Arc<Leases>,
-    pub(super) decoders: rayon::ThreadPool,
+    pub(super) intake: Intake,
     pub(super) batcher: Batcher,
     pub(super) settled: mpsc::Sender<Receipt>,
     pub(super) protection: Protection,
     /// Room for messages that are held.
     pub(super) held: Arc<Semaphore>,
-    /// Room for images that are fetched and decoded.
-    pub(super) fetching: Semaphore,
-    /// Room for pixels, in KiB.
-    pub(super) pixels: Semaphore,
     pub(super) turns: Arc<Turns>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: TaskTracker,
@@ -229,7 +226,10 @@ impl Pipeline {
 
     /// Classifies one image and says what comes of it.
     async fn decide(&self, task: &Task<'_>) -> Fate {
-        let fate = self.classify(task).await.unwrap_or_else(|fate| fate);
+        let mut fate = self.classify(task).await.unwrap_or_else(|fate| fate);
+        if fate == Fate::Discarded && task.message.receive_count > 1 {
+            fate = self.sweep(task).await.unwrap_or_else(|fate| fate);
+        }
         match fate {
             Fate::Retried(reason) if self.is_last_receive(task.message) => self.give_up(task, reason).await,
             Fate::Retried(reason) => {
@@ -242,6 +242,13 @@ impl Pipeline {
             }
             fate => fate,
         }
+    }
+
+    /// Removes what a worker left of an image that is gone.
+    async fn sweep(&self, task: &Task<'_>) -> Result<Fate, Fate> {
+        let labels = self.classifier.labels();
+        within(STORE_TIMEOUT, sweep(&self.backend, &task.image, labels)).await?;
+        Ok(Fate::Discarded)
     }
 
     fn is_last_receive(&self, message: &Message) -> bool {
@@ -262,7 +269,7 @@ impl Pipeline {
         let prepared = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(Fate::HandedBack),
-            prepared = self.prepare(image) => prepared?,
+            prepared = self.intake.prepare(image) => prepared?,
         };
         let Prepared { input, image_sequencer } = prepared;
         let outcome = match input {
@@ -275,40 +282,6 @@ impl Pipeline {
             Err(error) => Outcome::Failed { error },
         };
         Ok(Finding { outcome, image_sequencer })
-    }
-
-    /// Fetches and decodes one image.
-    async fn prepare(&self, image: &ImageName) -> Result<Prepared, Fate> {
-        let closed = |_| Fate::HandedBack;
-        let _fetching = self.fetching.acquire().await.map_err(closed)?;
-        let limits = self.settings.limits;
-        let get = within(STORE_TIMEOUT, self.backend.images.get(image, limits.max_bytes));
-        let stored = match self.metrics.time(Stage::Fetch, get).await {
-            Err(error) if error.kind() == ErrorKind::TooLarge => {
-                return Ok(Prepared { input: Err(error.to_string()), image_sequencer: None });
-            }
-            got => got?,
-        };
-        let image_sequencer = stored.sequencer;
-        let header = match self.classifier.preprocessor().measure(&stored.bytes, &limits) {
-            Ok(header) => header,
-            Err(error) => return Ok(Prepared { input: Err(error.to_string()), image_sequencer }),
-        };
-        // Never more than there are permits, so that one huge image can still run alone.
-        let most = kibibytes(self.settings.pixel_budget);
-        let needed = u32::try_from(kibibytes(header.memory).min(most)).unwrap_or(u32::MAX);
-        let _pixels = self.pixels.acquire_many(needed).await.map_err(closed)?;
-        let (answer, decoded) = oneshot::channel();
-        let (classifier, metrics) = (Arc::clone(&self.classifier), Arc::clone(&self.metrics));
-        self.decoders.spawn(move || {
-            let started = std::time::Instant::now();
-            let input = classifier.preprocessor().prepare(&stored.bytes, &limits);
-            metrics.took(Stage::Decode, started);
-            // The asker may have been stopped; then nobody wants the answer.
-            drop(answer.send(input));
-        });
-        let input = decoded.await.map_err(|_| Fate::Retried("decoding was interrupted".to_owned()))?;
-        Ok(Prepared { input: input.map_err(|e| e.to_string()), image_sequencer })
     }
 
     /// Publishes what came of an image.
@@ -343,29 +316,5 @@ impl Pipeline {
             warn!(?fate, "cannot record that this image was given up");
         }
         Fate::GaveUp(reason)
-    }
-}
-
-/// A fetched image.
-struct Prepared {
-    /// Why it is no input for the network, if it is none.
-    input: Result<Input, String>,
-    image_sequencer: Option<Sequencer>,
-}
-
-/// Bytes in KiB, rounded up, at least one, at most what a semaphore takes.
-pub(super) fn kibibytes(bytes: u64) -> usize {
-    usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn permits_are_never_zero_or_too_many() {
-        assert_eq!(kibibytes(0), 1);
-        assert_eq!(kibibytes(1025), 2);
-        assert!(kibibytes(u64::MAX) <= Semaphore::MAX_PERMITS);
     }
 }

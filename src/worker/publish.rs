@@ -3,7 +3,7 @@
 use super::fate::Fate;
 use crate::{
     backend::{Backend, Error, ErrorKind, Result, Written},
-    contract::{Classification, result::output_key, tags},
+    contract::{Classification, ImageName, result::output_key, tags},
 };
 
 /// Tries to write over a row that others write at the same time.
@@ -31,7 +31,7 @@ pub(crate) async fn publish(backend: &Backend, result: &Classification) -> Resul
             // Its output goes before the row does: the row is what leads to it. Who wrote that row may just have
             // removed ours, which had the same key as the output before; so it is written again, too.
             Written::Labelled(label) => {
-                backend.outputs.delete(&output_key(&result.image, &label)).await?;
+                backend.outputs.delete(&[output_key(&result.image, &label)]).await?;
                 released = Some(label);
             }
             Written::Stale | Written::Gone => {
@@ -83,6 +83,24 @@ async fn withdraw(backend: &Backend, result: &Classification, mut left: Option<O
         left = Some(stands);
     }
     Err(contended(result))
+}
+
+/// Removes the outputs of an image that is gone. A worker that ends between output and row leaves one that no row leads to; the message
+/// that it had comes again and finds no image.
+///
+/// # Errors
+/// The store's, and a transient one if the image is there again: its output may be removed with the others, and is written
+/// again when the message comes once more.
+pub(crate) async fn sweep(backend: &Backend, image: &ImageName, labels: &[String]) -> Result<()> {
+    if backend.images.exists(image).await? {
+        return Ok(());
+    }
+    let keys: Vec<String> = labels.iter().map(|label| output_key(image, label)).collect();
+    backend.outputs.delete(&keys).await?;
+    if backend.images.exists(image).await? {
+        return Err(Error::new(ErrorKind::Transient, format!("{image} was stored again meanwhile")));
+    }
+    Ok(())
 }
 
 /// The row of the image that `result` is about.

@@ -13,9 +13,10 @@ use super::{
     acknowledge,
     batch::Batcher,
     heartbeat::{self, Counters},
+    intake::Intake,
     lease::Leases,
     metrics::Metrics,
-    pipeline::{Pipeline, RECEIVE, kibibytes},
+    pipeline::{Pipeline, RECEIVE, STORE_TIMEOUT},
     protection::Protection,
     settings::Settings,
 };
@@ -105,10 +106,13 @@ impl Worker {
         stop: CancellationToken,
     ) -> anyhow::Result<Pipeline> {
         let Self { backend, instance, classifier, clock, metrics, settings } = self;
-        let decoders = rayon::ThreadPoolBuilder::new()
-            .num_threads(settings.threads)
-            .thread_name(|n| format!("decode-{n}"))
-            .build()?;
+        let intake = Intake::new(
+            Arc::clone(&backend.images),
+            Arc::clone(&classifier),
+            Arc::clone(&metrics),
+            &settings,
+            STORE_TIMEOUT,
+        )?;
         let batcher = Batcher::start(
             Arc::clone(&classifier),
             settings.batch,
@@ -121,8 +125,6 @@ impl Worker {
             // Enough to fill two batches while every receiver waits, and not more: what is held is kept from other
             // workers.
             held: Arc::new(Semaphore::new(settings.batch * 2 + settings.receivers * RECEIVE)),
-            fetching: Semaphore::new(settings.threads * 2 + 4),
-            pixels: Semaphore::new(kibibytes(settings.pixel_budget)),
             turns: Arc::default(),
             tasks: TaskTracker::new(),
             counters: Arc::clone(counters),
@@ -133,7 +135,7 @@ impl Worker {
             stop,
             metrics,
             leases,
-            decoders,
+            intake,
             batcher,
             settled,
         })

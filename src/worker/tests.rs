@@ -10,7 +10,7 @@ use crate::{
     backend::{Backend, Host, Upload, Which, local, remove, requeue},
     clock::{Clock, ManualClock, SystemClock},
     config::Raw,
-    contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer},
+    contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, result::output_key},
     model::{Bundle, Classifier, Engine, Limits, Parallel},
     telemetry,
 };
@@ -272,4 +272,42 @@ async fn a_lease_outlives_the_visibility_timeout_until_it_is_released() {
     assert_eq!((again.id, again.receive_count), (message.id, 2));
     stop.cancel();
     keeping.await.unwrap();
+}
+
+/// A worker that ended between output and row leaves an output that nothing leads to when its image is removed then.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_output_of_an_image_that_is_gone_goes_when_its_message_comes_again() {
+    let fixture = Fixture::new(Duration::from_secs(1), 10);
+    let Backend { images, outputs, queue, .. } = &fixture.backend;
+    let image = fixture.put("x.png", &picture(1)).await;
+    let label = &Bundle::embedded().unwrap().labels[3];
+    let left = output_key(&image, label);
+    assert_eq!(queue.receive(10, Duration::from_secs(1)).await.unwrap().len(), 1);
+    outputs.put(&left, b"{}".to_vec()).await.unwrap();
+    outputs.put("x.png_x.png", b"{}".to_vec()).await.unwrap();
+    assert!(remove(&fixture.backend, &image).await.unwrap());
+    assert!(!images.exists(&image).await.unwrap());
+    assert_eq!(fixture.work().await, Summary { done: 0, failed: 0 });
+    assert_eq!(outputs.get(&left).await.unwrap(), None);
+    // That of another image.
+    assert!(outputs.get("x.png_x.png").await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_take_too_much_memory_are_told_so_and_large_ones_are_done() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    let bmp = |side: u32| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::RgbImage::new(side, side).write_to(&mut bytes, image::ImageFormat::Bmp).unwrap();
+        bytes.into_inner()
+    };
+    // The fixture's budget is 1 MiB.
+    let large = fixture.put("large.bmp", &bmp(580)).await;
+    let huge = fixture.put("huge.bmp", &bmp(1200)).await;
+    let small = fixture.put("small.png", &picture(1)).await;
+    assert_eq!(fixture.work().await, Summary { done: 2, failed: 1 });
+    let rows = fixture.backend.results.get(&[large, huge, small]).await.unwrap();
+    let huge = rows.iter().find(|row| row.image.as_str() == "huge.bmp").unwrap();
+    let Outcome::Failed { error } = &huge.outcome else { panic!("{huge:?}") };
+    assert!(error.contains("1200 x 1200") && error.contains("worker.pixel_budget"), "{error}");
 }

@@ -28,8 +28,23 @@ impl Outputs for Bucket {
         }
     }
 
-    async fn delete(&self, key: &str) -> Result<()> {
-        Self::delete(self, key).await
+    async fn delete(&self, keys: &[String]) -> Result<()> {
+        if let [key] = keys {
+            return Self::delete(self, key).await;
+        }
+        // Of many keys few are there, and a deletion of one that is not leaves a mark where the bucket keeps versions.
+        let (prefix, mut next) = (common_prefix(keys), None);
+        loop {
+            let page = self.list(prefix, next).await?;
+            let ours: Vec<_> = page.objects.into_iter().map(|o| o.id).filter(|id| keys.contains(&id.key)).collect();
+            if !ours.is_empty() {
+                self.delete_objects(ours).await?;
+            }
+            next = page.next;
+            if next.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     async fn delete_own(&self, key: &str, body: &[u8]) -> Result<()> {
@@ -39,5 +54,34 @@ impl Outputs for Bucket {
             Self::delete(self, key).await?;
         }
         Ok(())
+    }
+}
+
+/// What all keys begin with.
+fn common_prefix(keys: &[String]) -> &str {
+    let Some((first, others)) = keys.split_first() else { return "" };
+    others.iter().fold(first, |prefix, key| {
+        let differ = prefix.char_indices().zip(key.chars()).find(|((_, a), b)| a != b);
+        let end = differ.map_or(prefix.len().min(key.len()), |((at, _), _)| at);
+        &prefix[..end]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_have_their_beginning_in_common() {
+        for (keys, prefix) in [
+            (vec![], ""),
+            (vec!["a.png_cat"], "a.png_cat"),
+            (vec!["a.png_cat", "a.png_cow", "a.png_c"], "a.png_c"),
+            (vec!["ä_é", "ä_è"], "ä_"),
+            (vec!["a", "b"], ""),
+        ] {
+            let keys: Vec<String> = keys.into_iter().map(str::to_owned).collect();
+            assert_eq!(common_prefix(&keys), prefix, "{keys:?}");
+        }
     }
 }

@@ -29,11 +29,14 @@ impl Outputs for Store {
             .await
     }
 
-    async fn delete(&self, key: &str) -> Result<()> {
-        let key = key.to_owned();
+    async fn delete(&self, keys: &[String]) -> Result<()> {
+        let keys = keys.to_vec();
         self.db
             .write(move |db| {
-                db.prepare_cached("DELETE FROM outputs WHERE key = ?1")?.execute([key])?;
+                let mut delete = db.prepare_cached("DELETE FROM outputs WHERE key = ?1")?;
+                for key in keys {
+                    delete.execute([key])?;
+                }
                 Ok(())
             })
             .await

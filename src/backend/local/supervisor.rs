@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Store, WorkerCommand, fleet::Observed, worker_process::WorkerProcess};
-use crate::backend::{Heartbeat, Registry, Result};
+use crate::backend::{Heartbeat, Registry, Result, Retry};
 
 /// How long workers are waited for.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,9 @@ impl Default for Patience {
 
 /// How often it looks.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How long it waits after failures; it never gives up.
+const TICK_RETRY: Retry = Retry { attempts: u32::MAX, first: TICK, longest: Duration::from_secs(10) };
 
 /// How often it writes what it sees, changed or not.
 const REPORT: Duration = Duration::from_secs(1);
@@ -71,18 +74,29 @@ impl Supervisor {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failures = 0;
         while !(shutdown.is_cancelled() && self.workers.is_empty()) {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = shutdown.cancelled(), if !self.workers.iter().all(WorkerProcess::is_stopping) => {}
             }
-            if let Err(error) = self.tick(shutdown.is_cancelled()).await {
-                tracing::warn!(%error, "the fleet cannot be looked after; trying again");
+            let Err(error) = self.tick(shutdown.is_cancelled()).await else {
+                failures = 0;
+                continue;
+            };
+            failures += 1;
+            // Where nothing can be written, heartbeats cannot be either: their absence tells nothing of the workers.
+            self.looked = None;
+            tracing::warn!(%error, failures, "the fleet cannot be looked after; trying again");
+            if shutdown.is_cancelled() {
                 // Workers end even if the database is out of order.
-                if shutdown.is_cancelled() {
-                    self.stop_all();
-                }
+                self.stop_all();
                 tokio::time::sleep(TICK).await;
+                continue;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TICK_RETRY.pause(failures)) => {}
+                () = shutdown.cancelled() => {}
             }
         }
     }

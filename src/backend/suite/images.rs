@@ -150,9 +150,18 @@ pub(crate) async fn holds_outputs(env: &Environment) {
     assert_eq!(env.other.outputs.get(key).await.unwrap(), None);
     outputs.delete_own(key, b"{}").await.unwrap();
     outputs.put(key, b"{}".to_vec()).await.unwrap();
-    outputs.delete(key).await.unwrap();
-    outputs.delete(key).await.unwrap();
+    let keys = |labels: &[&str]| -> Vec<String> { labels.iter().map(|label| format!("a.png_{label}")).collect() };
+    outputs.delete(&[key.to_owned()]).await.unwrap();
+    outputs.delete(&[key.to_owned()]).await.unwrap();
     assert_eq!(env.other.outputs.get(key).await.unwrap(), None);
+    for key in &keys(&["cat", "cow", "dog"]) {
+        outputs.put(key, b"{}".to_vec()).await.unwrap();
+    }
+    outputs.delete(&keys(&["cat", "cow", "crow"])).await.unwrap();
+    for (key, is_there) in keys(&["cat", "cow", "dog"]).iter().zip([false, false, true]) {
+        assert_eq!(env.other.outputs.get(key).await.unwrap().is_some(), is_there, "{key}");
+    }
+    outputs.delete(&keys(&["dog"])).await.unwrap();
 }
 
 pub(crate) async fn asks_again_without_sequencer(env: &Environment) {

@@ -1,0 +1,215 @@
+//! PNG row by row: each is narrowed as it comes, so that a picture is hardly ever in memory as a whole.
+
+use std::io::{self, Cursor};
+
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
+use image::{
+    DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage,
+    metadata::Orientation,
+};
+use png::{BitDepth, ColorType, DecodingError, Reader, Transformations};
+
+use super::{
+    decode::{DecodeError, Stored},
+    format::Format,
+};
+
+/// Rows that are narrowed together.
+const STRIP: u32 = 16;
+
+/// What the decoder takes for itself: its window, the rows before, what a file says beside its pixels.
+const OWN: u64 = 1 << 20;
+
+/// Most that a file may say beside its pixels.
+const BESIDE: usize = 32 << 20;
+
+/// The columns of a picture that are wanted, and how many are to be made of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Columns {
+    pub(super) left: f64,
+    pub(super) width: f64,
+    pub(super) to: u32,
+    pub(super) filter: FilterType,
+    /// Whether pixels count by their alpha.
+    pub(super) by_alpha: bool,
+}
+
+/// Rows of a picture, narrowed.
+#[derive(Debug, PartialEq)]
+pub(super) struct Rows {
+    pub(super) image: DynamicImage,
+    /// The first one's place in the picture.
+    pub(super) top: u32,
+}
+
+/// A PNG whose header has been read.
+pub(super) struct Png<'a> {
+    reader: Reader<Cursor<&'a [u8]>>,
+    kind: PixelType,
+}
+
+impl<'a> Png<'a> {
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: BESIDE });
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_ignore_iccp_chunk(true);
+        // Palettes become colours, fewer than eight bits become eight; sixteen stay.
+        decoder.set_transformations(Transformations::EXPAND);
+        let reader = decoder.read_info().map_err(|e| error(&e))?;
+        let kind = match reader.output_color_type() {
+            (ColorType::Grayscale, BitDepth::Sixteen) => PixelType::U16,
+            (ColorType::GrayscaleAlpha, BitDepth::Sixteen) => PixelType::U16x2,
+            (ColorType::Rgb, BitDepth::Sixteen) => PixelType::U16x3,
+            (ColorType::Rgba, BitDepth::Sixteen) => PixelType::U16x4,
+            (ColorType::Grayscale, _) => PixelType::U8,
+            (ColorType::GrayscaleAlpha, _) => PixelType::U8x2,
+            // Expanded, there are no palettes.
+            (ColorType::Rgb | ColorType::Indexed, _) => PixelType::U8x3,
+            (ColorType::Rgba, _) => PixelType::U8x4,
+        };
+        Ok(Self { reader, kind })
+    }
+
+    pub(super) fn stored(&self) -> Stored {
+        let info = self.reader.info();
+        let orientation = info.exif_metadata.as_deref().and_then(Orientation::from_exif_chunk);
+        Stored { width: info.width, height: info.height, orientation: orientation.unwrap_or(Orientation::NoTransforms) }
+    }
+
+    /// Bytes that [`Self::decode`] takes.
+    pub(super) fn bytes_needed(&self, columns: &Columns, top: u32, bottom: u32) -> u64 {
+        let Stored { width, height, .. } = self.stored();
+        let row = u64::from(width) * self.kind.size() as u64;
+        let narrow = u64::from(columns.to) * self.kind.size() as u64;
+        let rows = u64::from(if self.is_interlaced() { height } else { STRIP });
+        // The rows to narrow, the decoder's own, and the narrowed ones, which are copied once at the end.
+        rows * row + 4 * row + OWN + 2 * narrow * u64::from(bottom - top + STRIP)
+    }
+
+    /// Whether rows come several times, finer each time, so that the first one is known only at the end.
+    fn is_interlaced(&self) -> bool {
+        self.reader.info().interlaced
+    }
+
+    /// Decodes the rows from `top` to before `bottom` and narrows them to `columns`. The others are decoded as well, since a file that
+    /// is cut short is an error.
+    pub(super) fn decode(mut self, columns: &Columns, top: u32, bottom: u32) -> Result<Rows, DecodeError> {
+        let Stored { width, height, .. } = self.stored();
+        let mut narrow = Narrow::new(self.kind, width, *columns);
+        let wanted = top as usize..bottom as usize;
+        if self.is_interlaced() {
+            let length = width as usize * self.kind.size();
+            let mut all = vec![0; length * height as usize];
+            self.reader.next_frame(&mut all).map_err(|e| error(&e))?;
+            for row in all.chunks_exact(length).take(wanted.end).skip(wanted.start) {
+                narrow.place().copy_from_slice(row);
+                narrow.filled()?;
+            }
+        } else {
+            for y in 0.. {
+                if self.reader.read_row(narrow.place()).map_err(|e| error(&e))?.is_none() {
+                    break;
+                }
+                if wanted.contains(&y) {
+                    narrow.filled()?;
+                }
+            }
+        }
+        Ok(Rows { image: narrow.finish()?, top })
+    }
+}
+
+/// What makes rows narrower, some at a time.
+struct Narrow {
+    columns: Columns,
+    strip: Image<'static>,
+    /// Rows in the strip.
+    rows: u32,
+    done: Vec<u8>,
+    resizer: Resizer,
+}
+
+impl Narrow {
+    fn new(kind: PixelType, width: u32, columns: Columns) -> Self {
+        Self { columns, strip: Image::new(width, STRIP, kind), rows: 0, done: Vec::new(), resizer: Resizer::new() }
+    }
+
+    /// Where the next row belongs, as the file has it.
+    fn place(&mut self) -> &mut [u8] {
+        let length = self.strip.width() as usize * self.strip.pixel_type().size();
+        let start = self.rows as usize * length;
+        &mut self.strip.buffer_mut()[start..start + length]
+    }
+
+    /// Takes note that a row is in its place.
+    fn filled(&mut self) -> Result<(), DecodeError> {
+        if self.is_wide() {
+            // The file has the higher byte first.
+            for value in self.place().as_chunks_mut().0 {
+                *value = u16::from_be_bytes(*value).to_ne_bytes();
+            }
+        }
+        self.rows += 1;
+        if self.rows == STRIP { self.narrow() } else { Ok(()) }
+    }
+
+    /// Narrows the rows of the strip.
+    fn narrow(&mut self) -> Result<(), DecodeError> {
+        let Columns { left, width, to, filter, by_alpha } = self.columns;
+        let rows = std::mem::take(&mut self.rows);
+        let mut narrow = Image::new(to, rows, self.strip.pixel_type());
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(by_alpha).crop(
+            left,
+            0.0,
+            width,
+            f64::from(rows),
+        );
+        let narrowed = self.resizer.resize(&self.strip, &mut narrow, &options);
+        narrowed.map_err(|_| damaged("its rows cannot be resized"))?;
+        self.done.extend_from_slice(narrow.buffer());
+        Ok(())
+    }
+
+    fn is_wide(&self) -> bool {
+        let kind = self.strip.pixel_type();
+        matches!(kind, PixelType::U16 | PixelType::U16x2 | PixelType::U16x3 | PixelType::U16x4)
+    }
+
+    /// All rows.
+    fn finish(mut self) -> Result<DynamicImage, DecodeError> {
+        if self.rows > 0 {
+            self.narrow()?;
+        }
+        let (width, kind) = (self.columns.to, self.strip.pixel_type());
+        picture(width, kind, self.done).ok_or_else(|| damaged("its rows cannot be put together"))
+    }
+}
+
+/// The picture with these pixels, row by row.
+fn picture(width: u32, kind: PixelType, bytes: Vec<u8>) -> Option<DynamicImage> {
+    let height = u32::try_from(bytes.len() / (width as usize * kind.size())).ok()?;
+    let wide = || bytes.as_chunks().0.iter().map(|value| u16::from_ne_bytes(*value)).collect();
+    Some(match kind {
+        PixelType::U8 => GrayImage::from_raw(width, height, bytes)?.into(),
+        PixelType::U8x2 => GrayAlphaImage::from_raw(width, height, bytes)?.into(),
+        PixelType::U8x3 => RgbImage::from_raw(width, height, bytes)?.into(),
+        PixelType::U8x4 => RgbaImage::from_raw(width, height, bytes)?.into(),
+        PixelType::U16 => ImageBuffer::<Luma<u16>, _>::from_raw(width, height, wide())?.into(),
+        PixelType::U16x2 => ImageBuffer::<LumaA<u16>, _>::from_raw(width, height, wide())?.into(),
+        PixelType::U16x3 => ImageBuffer::<Rgb<u16>, _>::from_raw(width, height, wide())?.into(),
+        PixelType::U16x4 => ImageBuffer::<Rgba<u16>, _>::from_raw(width, height, wide())?.into(),
+        _ => return None,
+    })
+}
+
+fn damaged(reason: &str) -> DecodeError {
+    DecodeError::Damaged { format: Format::Png, reason: reason.to_owned() }
+}
+
+fn error(error: &DecodingError) -> DecodeError {
+    match error {
+        DecodingError::LimitsExceeded => DecodeError::TooMuchMemory(Format::Png),
+        DecodingError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => DecodeError::Truncated(Format::Png),
+        e => damaged(&e.to_string()),
+    }
+}
