@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{imgcls, picture, shared};
+use crate::support::{imgcls, labelled, picture};
 
 fn classify(args: &[&str], dir: &Path) -> Output {
     imgcls().arg("classify").args(args).current_dir(dir).stdin(Stdio::null()).output().unwrap()
@@ -24,8 +24,7 @@ fn images(lines: &[Value]) -> Vec<&str> {
 
 #[test]
 fn the_ten_pictures_of_the_report_get_their_labels() {
-    let Some(samples) = shared("samples") else { return };
-    let pictures = std::fs::read_dir(&samples).unwrap().map(|entry| entry.unwrap().path());
+    let pictures = std::fs::read_dir(labelled()).unwrap().map(|entry| entry.unwrap().path());
     let pictures: Vec<_> = pictures.filter(|path| path.extension().is_some_and(|e| e == "png")).collect();
     assert_eq!(pictures.len(), 10);
     let output = imgcls().args(["classify", "--json"]).args(&pictures).output().unwrap();

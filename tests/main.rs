@@ -8,6 +8,7 @@ mod cli;
 mod door;
 mod durability;
 mod fuzz;
+mod memory;
 mod model;
 mod monitoring;
 mod scale;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use crate::support::{DEADLINE, Server, client, eventually, form, imgcls, picture, results, shared, upload};
+use crate::support::{DEADLINE, Server, client, eventually, form, imgcls, labelled, picture, results, upload};
 
 /// Waits until every image has a result, and answers the results.
 async fn all_done(client: &reqwest::Client, url: &str, count: usize) -> Vec<serde_json::Value> {
@@ -90,6 +90,30 @@ async fn two_hundred_callers_at_once_get_their_own_labels() {
             client.get(format!("{}/api/results/call{n}.png", server.url)).send().await.unwrap().json().await.unwrap();
         assert_eq!(row["label"], label.trim(), "{row}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn features_come_with_the_label_for_who_asks() {
+    let server = Server::start(&[]);
+    let client = client();
+    let path = labelled().join("4_frog.png");
+    let classify = async |query: &str| {
+        let part = reqwest::multipart::Part::bytes(std::fs::read(&path).unwrap()).file_name("frog.png");
+        let form = reqwest::multipart::Form::new().part("file", part);
+        client.post(format!("{}/classify{query}", server.url)).multipart(form).send().await.unwrap()
+    };
+    let answer: serde_json::Value = classify("?features=true").await.json().await.unwrap();
+    assert_eq!((&answer["label"], &answer["image"]), (&"frog".into(), &"frog.png".into()), "{answer}");
+    let output = imgcls().args(["classify", "--json", "--features"]).arg(&path).output().unwrap();
+    let local: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["features"].as_array().unwrap().len(), 512);
+    assert_eq!(answer["features"], local["features"]);
+    assert_eq!(classify("?features=false").await.text().await.unwrap(), "frog");
+    let refused = classify("?features=yes").await;
+    assert_eq!(refused.status(), 400);
+    assert!(refused.text().await.unwrap().contains("must be true or false"));
+    let page = client.get(format!("{}/classes", server.url)).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("/results?q=airplane") && page.contains("one of these 10 labels"), "{page}");
 }
 
 /// The promise of the whole: what was acknowledged has exactly one result, whatever is killed and when.
@@ -335,10 +359,9 @@ async fn a_worker_of_ones_own_ends_with_the_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pictures_of_the_original_report_get_their_labels() {
-    let Some(samples) = shared("samples") else { return eprintln!("skipped: no shared samples here") };
     let server = Server::start(&[]);
     let client = client();
-    let files: Vec<_> = std::fs::read_dir(samples)
+    let files: Vec<_> = std::fs::read_dir(labelled())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "png"))

@@ -139,6 +139,11 @@ async fn choose(page: &WebDriver, count: usize) {
     page.execute(CHOOSE, vec![picture(1).into(), count.into()]).await.unwrap();
 }
 
+/// Presses a button as soon as it can be pressed: a page that has just loaded shows it when it has heard of the upload.
+async fn press(page: &WebDriver, id: &str) {
+    eventually("a button", async || page.find(By::Id(id)).await.ok()?.click().await.ok()).await;
+}
+
 /// The summary of the upload.
 async fn summary(page: &WebDriver) -> String {
     page.find(By::Id("summary")).await.unwrap().text().await.unwrap()
@@ -248,7 +253,7 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     network(&page, false).await;
     choose(&page, 500).await;
     stored(&page, 50).await;
-    page.find(By::Id("pause")).await.unwrap().click().await.unwrap();
+    press(&page, "pause").await;
     eventually("a pause", async || summary(&page).await.contains("paused").then_some(())).await;
     page.find(By::LinkText("Results")).await.unwrap().click().await.unwrap();
     eventually("the results", async || {
@@ -257,7 +262,7 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     })
     .await;
     page.delete_all_cookies().await.unwrap();
-    page.find(By::Id("pause")).await.unwrap().click().await.unwrap();
+    press(&page, "pause").await;
     log_in("#login").await;
     stored(&page, 500).await;
     assert!(!summary(&page).await.contains("failed"));

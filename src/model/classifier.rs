@@ -157,18 +157,12 @@ mod tests {
         Classifier::new(Bundle::embedded().unwrap(), engine, Parallel::one(1)).unwrap()
     }
 
-    fn shared() -> Option<std::path::PathBuf> {
-        let dir = std::env::var_os("IMGCLS_SHARED")
-            .map_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), Into::into);
-        dir.join("samples").is_dir().then_some(dir)
-    }
-
     #[test]
     fn the_ten_pictures_get_their_labels() {
-        let Some(shared) = shared() else { return };
+        let pictures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/labelled");
         let classifier = classifier(Engine::default());
         let mut seen = 0;
-        for entry in std::fs::read_dir(shared.join("samples")).unwrap() {
+        for entry in std::fs::read_dir(pictures).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_none_or(|e| e != "png") {
                 continue;

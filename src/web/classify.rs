@@ -22,7 +22,9 @@ use super::{
     App,
     accept::Accept,
     error::{Error, Result},
+    features,
     outcome::{Fate, FileOutcome},
+    params::parameters,
     upload,
 };
 use crate::{
@@ -146,26 +148,50 @@ enum Line {
     Result {
         file: String,
         #[serde(flatten)]
-        result: Classification,
+        result: Labelled,
     },
     Error(Error),
 }
 
-/// `POST /classify`: the label of one file as text, or a JSON line for each of several, as soon as it is there.
+/// A result, with the image's features for who asked for them.
+#[derive(Serialize)]
+struct Labelled {
+    #[serde(flatten)]
+    result: Classification,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    features: Option<Vec<f32>>,
+}
+
+/// Whether features are asked for.
+///
+/// # Errors
+/// 400 for anything else than `features=true` or `features=false`.
+fn wants_features(request: &Request) -> Result<bool> {
+    let [features] = parameters(request.uri(), ["features"])?;
+    match features.as_str() {
+        "" | "false" => Ok(false),
+        "true" => Ok(true),
+        other => Err(Error::bad_request(format!("features is {other:?}; it must be true or false"))),
+    }
+}
+
+/// `POST /classify`: the label of one file as text, or a JSON line for each of several, as soon as it is there. With `features=true`
+/// always JSON, and what the network's last layer got beside.
 pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: Request) -> Result<Response> {
+    let with_features = wants_features(&request)?;
     let mut outcomes = upload::store(&app, request).await?;
     let deadline = Instant::now() + app.config.web.classify_timeout;
     if outcomes.files.len() == 1
         && let Some(outcome) = outcomes.files.pop()
     {
         let file = outcome.file.clone();
-        let result = result_of(&app, outcome, deadline).await?;
-        return match &result.outcome {
-            Outcome::Labelled { label, .. } if !accept.json => Ok(label.clone().into_response()),
-            Outcome::Labelled { .. } => Ok(Json(result).into_response()),
+        let labelled = labelled(&app, outcome, deadline, with_features).await?;
+        return match &labelled.result.outcome {
+            Outcome::Labelled { label, .. } if !accept.json && !with_features => Ok(label.clone().into_response()),
+            Outcome::Labelled { .. } => Ok(Json(labelled).into_response()),
             Outcome::Failed { error } => {
                 let error = Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.clone());
-                Err(error.about(&file).of_image(&result.image))
+                Err(error.about(&file).of_image(&labelled.result.image))
             }
         };
     }
@@ -176,7 +202,7 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
             let app = Arc::clone(&app);
             async move {
                 let file = outcome.file.clone();
-                let line = match result_of(&app, outcome, deadline).await {
+                let line = match labelled(&app, outcome, deadline, with_features).await {
                     Ok(result) => Line::Result { file, result },
                     Err(error) => Line::Error(error.about(&file)),
                 };
@@ -190,6 +216,16 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
     let lines =
         pending.ready_chunks(256).map(|lines| lines.into_iter().collect::<Result<Vec<_>, _>>().map(|l| l.concat()));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// Waits for the result of a stored file, and has its features computed if they are wanted.
+async fn labelled(app: &Arc<App>, outcome: FileOutcome, deadline: Instant, with_features: bool) -> Result<Labelled> {
+    let result = result_of(app, outcome, deadline).await?;
+    let features = match &result.outcome {
+        Outcome::Labelled { .. } if with_features => Some(features::of(app, &result.image).await?),
+        _ => None,
+    };
+    Ok(Labelled { result, features })
 }
 
 /// Waits for the result of a stored file.

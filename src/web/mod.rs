@@ -15,10 +15,12 @@ mod accept;
 mod assets;
 mod auth;
 mod body;
+mod classes;
 mod classify;
 mod csv;
 mod error;
 mod etag;
+mod features;
 mod frame;
 mod guard;
 mod images;
@@ -81,6 +83,7 @@ pub struct App {
     /// Requests that may have a part with a large head.
     part_heads: Arc<Semaphore>,
     waiters: Arc<classify::Waiters>,
+    features: features::Features,
     image_memory: Arc<Semaphore>,
     thumbnails: thumbnails::Thumbnails,
     metrics: metrics::Metrics,
@@ -105,6 +108,7 @@ impl App {
             storing: Arc::new(Semaphore::new(multipart::MAX_STORING)),
             part_heads: body::large_heads(),
             waiters: classify::Waiters::new(Arc::clone(&backend.results)),
+            features: features::Features::default(),
             image_memory: outgoing::memory(&config.limits),
             thumbnails: thumbnails::Thumbnails::open(&config.data_dir.join("thumbnails"))?,
             metrics: metrics::Metrics::new(),

@@ -12,8 +12,8 @@ use axum::{
 };
 
 use super::{
-    App, Error, assets, auth, classify, csv, frame, guard, images, index, login, metrics, pace, queue, ready, reset,
-    results, status, upload,
+    App, Error, assets, auth, classes, classify, csv, frame, guard, images, index, login, metrics, pace, queue, ready,
+    reset, results, status, upload,
 };
 
 /// Largest body of a call that is no upload.
@@ -33,6 +33,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/results/lookup", post(results::lookup))
         .route("/api/results.csv", get(csv::get))
         .route("/images/{name}", get(images::get).delete(images::delete))
+        .route("/classes", get(classes::page))
         .route("/status", get(status::page))
         .route("/api/status", get(status::api))
         .route("/queue/dead", get(queue::dead))

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     contract::{Classification, Digest, ImageName},
-    model,
+    model, private,
 };
 
 /// Sizes that can be asked for: pixels along the longer side.
@@ -134,7 +134,8 @@ impl Thumbnails {
     }
 
     fn with_limit(dir: &Path, max_bytes: u64) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        private::create_dir(dir)?;
+        private::restrict(dir)?;
         let mut found = Vec::new();
         for entry in fs::read_dir(dir)? {
             let (entry, data) = entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?)))?;

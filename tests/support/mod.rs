@@ -246,9 +246,7 @@ pub(crate) async fn results(client: &reqwest::Client, url: &str) -> Vec<serde_js
     }
 }
 
-/// The files shared among the developers, where there are any.
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let base = std::env::var_os("IMGCLS_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    Some(base.join(path)).filter(|path| path.exists())
+/// Ten pictures of the original report, from the test set of CIFAR-10; each name ends with the label.
+pub(crate) fn labelled() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/labelled")
 }

@@ -1,0 +1,83 @@
+//! The features of stored images: what the network's last layer gets. Workers keep none, so the web tier computes them for who asks.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use super::{
+    App,
+    error::{Error, Result},
+    outgoing::{self, PATIENCE},
+};
+use crate::{
+    contract::ImageName,
+    model::{Bundle, Classifier, DecodeError, Engine, Limits, Parallel},
+};
+
+/// Images that take more memory than this have none.
+const MOST_MEMORY: u64 = 256 << 20;
+
+/// The network, which is loaded when somebody asks for the first time.
+#[derive(Debug)]
+pub(crate) struct Features {
+    classifier: OnceCell<Arc<Classifier>>,
+    /// Room for one image at a time: the labels' network runs in workers, and this is no second fleet.
+    room: Arc<Semaphore>,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self { classifier: OnceCell::new(), room: Arc::new(Semaphore::new(1)) }
+    }
+}
+
+/// The features of a stored image.
+///
+/// # Errors
+/// 503 where too many ask, 422 for an image that has none.
+pub(crate) async fn of(app: &Arc<App>, image: &ImageName) -> Result<Vec<f32>> {
+    let busy = || Error::unavailable("too many ask for features; ask again, or compute them with `imgcls classify`");
+    let Ok(Ok(room)) = timeout(PATIENCE, Arc::clone(&app.features.room).acquire_owned()).await else {
+        return Err(busy().of_image(image));
+    };
+    let classifier = Arc::clone(app.features.classifier.get_or_try_init(|| load(app)).await?);
+    let (stored, share) = outgoing::fetch(app, image).await?;
+    let limits = app.config.limits;
+    let computed = spawn_blocking(move || {
+        let features = features(&classifier, &stored.bytes, &limits);
+        drop((stored, share, room));
+        features
+    });
+    match computed.await {
+        Ok(features) => features.map_err(|error| error.of_image(image)),
+        Err(_) => Err(Error::unavailable("the features were not computed").of_image(image)),
+    }
+}
+
+async fn load(app: &App) -> Result<Arc<Classifier>> {
+    let model = app.config.model.clone();
+    let load = move || {
+        let bundle = Bundle::open(model.as_deref()).map_err(anyhow::Error::from)?;
+        Ok::<_, anyhow::Error>(Arc::new(Classifier::new(bundle, Engine::default(), Parallel::one(1))?))
+    };
+    let failed = |why: String| Error::unavailable(format!("the model cannot be loaded: {why}"));
+    spawn_blocking(load).await.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(format!("{e:#}")))
+}
+
+fn features(classifier: &Classifier, bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
+    let refused = |error: DecodeError| Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
+    let header = classifier.preprocessor().measure(bytes, limits).map_err(refused)?;
+    if header.memory > MOST_MEMORY {
+        return Err(refused(DecodeError::TooMuchMemory(header.format)));
+    }
+    let input = classifier.preprocessor().prepare(bytes, limits).map_err(refused)?;
+    match classifier.outputs(&[input]) {
+        Ok(outputs) => Ok(outputs.features),
+        Err(error) => Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
