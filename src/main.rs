@@ -57,6 +57,9 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Reset(args) => in_runtime(roles::reset::run(args, plain()?.stores()?)),
         Command::Status(args) => {
             let raw = plain()?;
+            if args.is_ready() {
+                return in_runtime(roles::status::ready(raw.listen()?));
+            }
             in_runtime(roles::status::run(args, raw.stores()?, raw.model()))
         }
         Command::Queue(args) => {

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::support::{eventually, form, imgcls, picture};
+use crate::support::{client, eventually, form, imgcls, picture};
 
 /// The calls that make something durable, and those that can answer.
 const CALLS: &str = "trace=fsync,fdatasync,rename,renameat,renameat2,pwrite64,write,writev,sendto,sendmsg";
@@ -86,7 +86,7 @@ async fn an_upload_is_on_disk_before_the_first_byte_of_its_answer() {
     let (data, trace) = (temp.path().join("data"), temp.path().join("trace"));
     let (server, url) = Traced::start(&data, &trace);
     let name = "a-name-that-is-nowhere-else.png";
-    let answer = reqwest::Client::new()
+    let answer = client()
         .post(format!("{url}/"))
         .header("accept", "application/json")
         .multipart(form([(name.to_owned(), picture(1))]))

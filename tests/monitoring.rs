@@ -6,7 +6,7 @@ use std::{
     process::Stdio,
 };
 
-use crate::support::{Server, form, picture};
+use crate::support::{Server, client, form, picture};
 
 /// The names of metrics in a text.
 fn names(text: &str) -> BTreeSet<String> {
@@ -23,7 +23,7 @@ async fn rules_and_dashboard_name_metrics_that_there_are() {
     let log = BufReader::new(worker.stderr.take().unwrap());
     let url =
         log.lines().map_while(Result::ok).find_map(|line| Some(line.split_once("metrics on ")?.1.trim().to_owned()));
-    let client = reqwest::Client::new();
+    let client = client();
     let file = form([("a.png".to_owned(), picture(1))]);
     let answer = client.post(format!("{}/classify", server.url)).multipart(file).send().await.unwrap();
     assert!(answer.status().is_success(), "{}", answer.status());

@@ -398,6 +398,22 @@ async fn the_data_directory_is_its_owners_alone() {
 }
 
 #[test]
+fn a_health_check_asks_the_server_whether_it_is_ready() {
+    let mut server = Server::start(&[]);
+    let listen = format!("web.listen={}", server.url.trim_start_matches("http://"));
+    let check = || imgcls().args(["status", "--ready", "--set", &listen]).output().unwrap();
+    let output = check();
+    assert!(output.status.success() && output.stdout == b"ready\n", "{output:?}");
+    server.kill();
+    let output = check();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("cannot ask the server at http://127.0.0.1:"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn a_second_server_on_the_same_directory_is_refused() {
     let server = Server::start(&["--no-workers"]);
     let output = imgcls().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&server.dir).output().unwrap();

@@ -1,8 +1,8 @@
 //! What each role gets of the configuration: checked, and nothing that the role does not need.
 
-use std::{num::NonZero, path::PathBuf};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf};
 
-use super::{ConfigError, Raw, Rules, Stores, Web, Worker, worker::cores};
+use super::{ConfigError, Raw, Rules, Stores, Web, Worker, web::address, worker::cores};
 use crate::model::Limits;
 
 /// What `imgcls serve` needs.
@@ -91,6 +91,14 @@ impl Raw {
             web: self.web.resolve()?,
             workers,
         })
+    }
+
+    /// Where the web tier of this machine listens.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], naming the key.
+    pub fn listen(&self) -> Result<SocketAddr, ConfigError> {
+        address(&self.web.listen)
     }
 
     /// The part of `imgcls work`.

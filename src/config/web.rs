@@ -76,7 +76,7 @@ fn secret(key: &str, secret: &Secret) -> Result<Option<Secret>, ConfigError> {
 }
 
 /// An address and port to listen on. Of a name's addresses the first of IPv4, which is what `localhost` is to most.
-fn address(text: &str) -> Result<SocketAddr, ConfigError> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, ConfigError> {
     let refused = |why: &dyn std::fmt::Display| {
         ConfigError::invalid(format!(
             "web.listen is {text:?}, which is not an address and a port such as 127.0.0.1:8080 or localhost:8080: {why}"

@@ -1,6 +1,9 @@
 //! The models that are known by name: what they are, and where their weights are.
 
-use super::{Architecture, layout::Card};
+use super::{
+    Architecture,
+    layout::{Card, Preprocess},
+};
 
 /// A model that can be had by its name.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,6 +120,7 @@ pub fn usual_card(architecture: Architecture) -> Card {
     Card {
         name: String::new(),
         architecture,
+        preprocess: Preprocess::Square,
         input: 224,
         resize: 256,
         mean,

@@ -6,6 +6,7 @@ use super::{
     Engine, Parallel,
     bundle::{Bundle, Card},
     kernel::Outputs,
+    layout::Preprocess,
     network::{Network, NetworkError},
     preprocess::{Input, Preprocessor},
 };
@@ -54,6 +55,8 @@ impl Classifier {
     /// # Errors
     /// [`ModelError::Network`] if the network cannot be built.
     pub fn new(bundle: Bundle, engine: Engine, parallel: Parallel) -> Result<Self, ModelError> {
+        // Our kernels are made for one size of image.
+        let engine = if bundle.card.preprocess == Preprocess::Raw { Engine::Reference } else { engine };
         if engine == Engine::Reference {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(parallel.calls * parallel.threads);
             if pool.thread_name(|n| format!("rayon-{n}")).build_global().is_err() {
@@ -106,7 +109,7 @@ impl Classifier {
     /// # Errors
     /// [`ModelError`], as the first image would have.
     pub fn warm_up(&self) -> Result<(), ModelError> {
-        self.classify(&[Input(vec![0.0; self.preprocessor.input_len()])], 1).map(drop)
+        self.classify(&[Input::black(self.card.input as usize)], 1).map(drop)
     }
 
     /// Features and logits of each input, one behind the other.
@@ -114,15 +117,29 @@ impl Classifier {
     /// # Errors
     /// [`ModelError::Input`] and [`ModelError::Network`].
     pub fn outputs(&self, inputs: &[Input]) -> Result<Outputs, ModelError> {
+        if self.card.preprocess == Preprocess::Raw {
+            return self.outputs_one_by_one(inputs);
+        }
         let expected = self.preprocessor.input_len();
-        if let Some(odd) = inputs.iter().find(|input| input.0.len() != expected) {
-            return Err(ModelError::Input { name: self.card.name.clone(), expected, found: odd.0.len() });
+        if let Some(odd) = inputs.iter().find(|input| input.values.len() != expected) {
+            return Err(ModelError::Input { name: self.card.name.clone(), expected, found: odd.values.len() });
         }
         let mut images = Vec::with_capacity(inputs.len() * expected);
         for input in inputs {
-            images.extend_from_slice(&input.0);
+            images.extend_from_slice(&input.values);
         }
         Ok(self.network.forward(&images)?)
+    }
+
+    /// As [`Self::outputs`], of inputs that differ in size.
+    fn outputs_one_by_one(&self, inputs: &[Input]) -> Result<Outputs, ModelError> {
+        let mut all = Outputs::default();
+        for Input { values, width } in inputs {
+            let Outputs { features, logits } = self.network.forward_one(values, *width)?;
+            all.features.extend(features);
+            all.logits.extend(logits);
+        }
+        Ok(all)
     }
 
     fn best(&self, logits: &[f32], top: usize) -> Result<Vec<Score>, ModelError> {
@@ -183,7 +200,10 @@ mod tests {
             let classifier = classifier_once();
             let len = classifier.preprocessor().input_len();
             let inputs: Vec<Input> = (0..count)
-                .map(|n| Input((0..len).map(|i| (seed[i % 3] % 3.0) * ((i * (n + 1)) as f32).sin()).collect()))
+                .map(|n| {
+                    let values = (0..len).map(|i| (seed[i % 3] % 3.0) * ((i * (n + 1)) as f32).sin()).collect();
+                    Input { values, width: classifier.card().input as usize }
+                })
                 .collect();
             prop_assume!(seed.iter().all(|v| v.is_finite()));
             let results = classifier.classify(&inputs, top).unwrap();
@@ -238,11 +258,42 @@ mod tests {
     }
 
     #[test]
+    fn pictures_go_as_they_are_to_a_network_that_wants_them_so() {
+        let mut bundle = Bundle::embedded().unwrap();
+        bundle.card = Card { preprocess: Preprocess::Raw, mean: [0.0; 3], std: [1.0; 3], ..bundle.card };
+        let classifier = Classifier::new(bundle, Engine::default(), Parallel::one(1)).unwrap();
+        classifier.warm_up().unwrap();
+        let images = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+        let inputs = ["rgb.png", "baseline-422.jpg", "narrow.png", "grey.bmp"].map(|name| {
+            let bytes = std::fs::read(images.join(name)).unwrap();
+            let input = classifier.preprocessor().prepare(&bytes, &Limits::default()).unwrap();
+            let expected = image::load_from_memory(&bytes).unwrap().into_rgb8();
+            assert_eq!(
+                (input.width, input.values.len()),
+                (expected.width() as usize, expected.as_raw().len()),
+                "{name}"
+            );
+            let far =
+                input.values.iter().zip(expected.as_raw()).filter(|(v, e)| (*v * 255.0 - f32::from(**e)).abs() > 4.0);
+            assert!(far.count() < expected.as_raw().len() / 50, "{name}");
+            input
+        });
+        let together = classifier.outputs(&inputs).unwrap();
+        let apart = inputs.map(|input| classifier.outputs(&[input]).unwrap().logits).concat();
+        assert_eq!(together.logits, apart);
+        let huge = image::GrayImage::new(1100, 1000);
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        huge.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let error = classifier.preprocessor().prepare(bytes.get_ref(), &Limits::default()).unwrap_err().to_string();
+        assert!(error.ends_with("1100000 pixels; the limit is 1048576"), "{error}");
+    }
+
+    #[test]
     fn refuses_what_gives_no_answer() {
         let classifier = classifier_once();
         assert_eq!(classifier.classify(&[], 5).unwrap(), Vec::<Vec<Score>>::new());
         classifier.warm_up().unwrap();
-        let error = classifier.classify(&[Input(vec![0.0; 3])], 5).unwrap_err().to_string();
+        let error = classifier.classify(&[Input::black(1)], 5).unwrap_err().to_string();
         assert_eq!(error, "an input has 3 values, but the model resnet18-cifar10 takes 12288");
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             assert!(matches!(classifier.best(&[0.0, odd], 1), Err(ModelError::NotFinite(_))));

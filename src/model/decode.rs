@@ -6,13 +6,14 @@ use std::{
 };
 
 use image::{
-    DynamicImage, ImageDecoder, ImageError,
+    DynamicImage, GrayImage, ImageDecoder, ImageError, RgbImage,
     codecs::{bmp::BmpDecoder, gif::GifDecoder, webp::WebPDecoder},
     metadata::Orientation,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
+    colour,
     format::{self, Format, FormatError},
     jpeg::{self, Area, Colour, Instructions, Jpeg, Plane, Scale},
     png::{Columns, Png, Rows},
@@ -142,7 +143,6 @@ pub(super) struct View {
     pub(super) columns: Columns,
 }
 
-#[cfg(test)]
 impl View {
     /// All pixels.
     pub(super) fn all(stored: &Stored) -> Self {
@@ -162,6 +162,22 @@ pub(super) enum Pixels {
     Planes(Vec<Plane>, Colour),
     /// The wanted rows of a PNG, narrowed to the wanted columns.
     Rows(Rows),
+}
+
+impl Pixels {
+    /// The pixels one by one: of a JPEG in RGB or grey, of others as they are stored.
+    pub(super) fn into_picture(self) -> Option<DynamicImage> {
+        match self {
+            Self::Packed(image) | Self::Rows(Rows { image, .. }) => Some(image),
+            Self::Planes(planes, colour) => {
+                let (width, height) = (planes.first()?.width, planes.first()?.height);
+                Some(match colour {
+                    Colour::Grey => GrayImage::from_raw(width, height, planes.into_iter().next()?.samples)?.into(),
+                    _ => RgbImage::from_raw(width, height, colour::packed(&planes, colour)?)?.into(),
+                })
+            }
+        }
+    }
 }
 
 /// A decoded image.

@@ -22,6 +22,20 @@ const MIN_INPUT: u32 = 32;
 /// The largest input side; a batch of larger ones would not fit a small machine.
 const MAX_INPUT: u32 = 1024;
 
+/// Most pixels of a picture that goes to the network as it is: a network holds some hundred bytes for each.
+pub const MAX_RAW_PIXELS: u64 = (MAX_INPUT * MAX_INPUT) as u64;
+
+/// How a picture becomes the network's input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preprocess {
+    /// Resized, cut to a square and normalised, as the card says.
+    #[default]
+    Square,
+    /// As it is, whatever its size: values in 0..1, not normalised. The reference engine runs the network.
+    Raw,
+}
+
 /// What a model is, and how its input is made: `model.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +45,9 @@ pub struct Card {
     /// The network whose weights these are; bundles from before there were several do not say.
     #[serde(default)]
     pub architecture: Architecture,
+    /// How a picture becomes the input; bundles that do not say have a square.
+    #[serde(default)]
+    pub preprocess: Preprocess,
     /// Side of the square that the network sees, in pixels; it is cut from the centre.
     pub input: u32,
     /// The shorter side after the resize, in pixels; at least `input`.
@@ -204,6 +221,9 @@ pub fn parse_card(text: &str) -> Result<Card, LayoutError> {
     }
     if !card.std.iter().all(|v| v.is_finite() && *v > 0.0) {
         return refuse("std", "must be three numbers above 0");
+    }
+    if card.preprocess == Preprocess::Raw && (card.mean, card.std) != ([0.0; 3], [1.0; 3]) {
+        return refuse("preprocess", "is raw, which normalises nothing; mean must be [0, 0, 0] and std [1, 1, 1]");
     }
     if card.min_confidence.is_some_and(|least| !(0.0..=1.0).contains(&least)) {
         return refuse("min_confidence", "must be 0 to 1");

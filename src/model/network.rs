@@ -85,6 +85,19 @@ impl Network {
         Ok(Self { side, implementation })
     }
 
+    /// Features and logits of one image of any size, `[height][width][3]`.
+    ///
+    /// # Errors
+    /// `image` is not of whole rows, or the kernels, which know one size, get another; the tensor library fails.
+    pub fn forward_one(&self, image: &[f32], width: usize) -> Result<Outputs, NetworkError> {
+        match &self.implementation {
+            Implementation::Reference(reference) if width > 0 && image.len().is_multiple_of(3 * width) => {
+                Ok(reference.forward(image, [image.len() / (3 * width), width])?)
+            }
+            _ => self.forward(image),
+        }
+    }
+
     /// Features and logits of normalised images `[batch][side][side][3]`. May be called from several threads; the kernels serve as many calls at a time
     /// as they were loaded for, the others wait.
     ///
@@ -98,7 +111,7 @@ impl Network {
         match &self.implementation {
             Implementation::Kernel(kernel) => Ok(kernel.forward(images)),
             Implementation::Reference(_) if images.is_empty() => Ok(Outputs::default()),
-            Implementation::Reference(reference) => Ok(reference.forward(images, self.side)?),
+            Implementation::Reference(reference) => Ok(reference.forward(images, [self.side; 2])?),
         }
     }
 }
@@ -172,7 +185,7 @@ mod tests {
             let network = Architecture::EfficientNetLite0.network(classes);
             let weights = random(&network);
             let images = noise(batch * side * side * 3, 3);
-            let expected = Reference::new(&network, &weights, DType::F64).unwrap().forward(&images, side).unwrap();
+            let expected = Reference::new(&network, &weights, DType::F64).unwrap().forward(&images, [side; 2]).unwrap();
             let expected: Vec<f64> = expected.logits.into_iter().map(f64::from).collect();
             for engine in [Engine::Kernel, Engine::Reference] {
                 let network = Network::load(&network, &weights, side, engine, Parallel::one(2)).unwrap();

@@ -16,16 +16,31 @@ use super::{
     decode::{self, DecodeError, Decoded, Header, Limits, Pixels, Stored, View},
     geometry::{Region, Turn},
     jpeg::{Colour, Plane, Scale},
+    layout::{MAX_RAW_PIXELS, Preprocess},
     png::{Columns, Rows},
 };
 
-/// The network's input for one image: `[side, side, 3]`, normalised.
+/// The network's input for one image.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Input(pub Vec<f32>);
+pub struct Input {
+    /// `[height, width, 3]`, normalised if the model wants it so.
+    pub values: Vec<f32>,
+    /// Pixels in a row.
+    pub width: usize,
+}
+
+impl Input {
+    /// A square of zeros.
+    #[must_use]
+    pub fn black(side: usize) -> Self {
+        Self { values: vec![0.0; side * side * 3], width: side }
+    }
+}
 
 /// Makes a model's inputs.
 #[derive(Clone)]
 pub struct Preprocessor {
+    preprocess: Preprocess,
     side: u32,
     resize: u32,
     mean: [f32; 3],
@@ -44,15 +59,26 @@ impl Preprocessor {
     /// For the model of `card`.
     #[must_use]
     pub fn new(card: &Card) -> Self {
-        let Card { mean, std, .. } = *card;
+        let Card { preprocess, mean, std, .. } = *card;
         let table = std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - mean[c]) / std[c]));
-        Self { side: card.input, resize: card.resize, mean, std, table }
+        Self { preprocess, side: card.input, resize: card.resize, mean, std, table }
     }
 
-    /// Values in an [`Input`].
+    /// Most values in an [`Input`].
     #[must_use]
     pub fn input_len(&self) -> usize {
-        self.side as usize * self.side as usize * 3
+        match self.preprocess {
+            Preprocess::Square => self.side as usize * self.side as usize * 3,
+            Preprocess::Raw => MAX_RAW_PIXELS as usize * 3,
+        }
+    }
+
+    /// The limits, and the network's own.
+    fn limits(&self, limits: &Limits) -> Limits {
+        match self.preprocess {
+            Preprocess::Square => *limits,
+            Preprocess::Raw => Limits { max_pixels: limits.max_pixels.min(MAX_RAW_PIXELS), ..*limits },
+        }
     }
 
     /// Reads a file's header alone and enforces `limits`.
@@ -60,7 +86,7 @@ impl Preprocessor {
     /// # Errors
     /// [`DecodeError`].
     pub fn measure(&self, bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
-        decode::measure(bytes, limits, |stored| self.view(stored))
+        decode::measure(bytes, &self.limits(limits), |stored| self.view(stored))
     }
 
     /// Decodes a file, as little of it and as small as will do, and makes the network's input of it.
@@ -68,7 +94,11 @@ impl Preprocessor {
     /// # Errors
     /// [`DecodeError`]. Limits are enforced before pixels are allocated, and a file that is cut short is an error.
     pub fn prepare(&self, bytes: &[u8], limits: &Limits) -> Result<Input, DecodeError> {
-        self.input(&decode::decode(bytes, limits, |stored| self.view(stored))?)
+        let decoded = decode::decode(bytes, &self.limits(limits), |stored| self.view(stored))?;
+        match self.preprocess {
+            Preprocess::Square => self.input(&decoded),
+            Preprocess::Raw => raw(decoded),
+        }
     }
 
     fn input(&self, Decoded { format, stored, pixels }: &Decoded) -> Result<Input, DecodeError> {
@@ -94,6 +124,9 @@ impl Preprocessor {
 
     /// What must be decoded: no smaller than twice what the resize makes, so that its filter still decides how the picture is smoothed.
     fn view(&self, stored: &Stored) -> View {
+        if self.preprocess == Preprocess::Raw {
+            return View::all(stored);
+        }
         let scale = Scale::leaving(self.resize.saturating_mul(2), stored.width.min(stored.height));
         let region = self.region(stored);
         let Region { left, width, .. } = region;
@@ -185,8 +218,19 @@ impl Preprocessor {
                 to.copy_from_slice(&pixel(turn.stored_index(x, y, side)));
             }
         }
-        Input(input)
+        Input { values: input, width: side }
     }
+}
+
+/// The picture as it is displayed, values in 0..1.
+fn raw(decoded: Decoded) -> Result<Input, DecodeError> {
+    let (format, orientation) = (decoded.format, decoded.stored.orientation);
+    let damaged = || DecodeError::Damaged { format, reason: "its colours cannot be put together".to_owned() };
+    let mut picture = decoded.pixels.into_picture().ok_or_else(damaged)?;
+    picture.apply_orientation(orientation);
+    let picture = picture.into_rgb8();
+    let values = picture.as_raw().iter().map(|value| f32::from(*value) / 255.0).collect();
+    Ok(Input { values, width: picture.width() as usize })
 }
 
 #[cfg(test)]
@@ -211,14 +255,18 @@ pub(crate) mod tests {
     impl Preprocessor {
         /// The input for the pixels of a square.
         pub(crate) fn normalise(&self, rgb: &[u8]) -> Input {
-            Input(rgb.iter().enumerate().map(|(i, v)| self.table[i % 3][usize::from(*v)]).collect())
+            let values = rgb.iter().enumerate().map(|(i, v)| self.table[i % 3][usize::from(*v)]).collect();
+            Input { values, width: self.side as usize }
         }
 
         /// The mean absolute difference from a square in RGB, in steps of 1/255.
         fn difference(&self, input: &Input, rgb: &[u8]) -> f64 {
-            assert_eq!(input.0.len(), rgb.len());
-            let values =
-                input.0.iter().enumerate().map(|(i, v)| f64::from((v * self.std[i % 3] + self.mean[i % 3]) * 255.0));
+            assert_eq!(input.values.len(), rgb.len());
+            let values = input
+                .values
+                .iter()
+                .enumerate()
+                .map(|(i, v)| f64::from((v * self.std[i % 3] + self.mean[i % 3]) * 255.0));
             values.zip(rgb).map(|(found, want)| (found - f64::from(*want)).abs()).sum::<f64>() / rgb.len() as f64
         }
     }
@@ -255,9 +303,9 @@ pub(crate) mod tests {
         let limits = Limits::default();
         let full = preprocessor.input(&decode::decode(bytes, &limits, View::all).unwrap()).unwrap();
         let usual = preprocessor.prepare(bytes, &limits).unwrap();
-        let differences = full.0.iter().zip(&usual.0).enumerate();
+        let differences = full.values.iter().zip(&usual.values).enumerate();
         let sum: f64 = differences.map(|(i, (a, b))| f64::from((a - b).abs() * preprocessor.std[i % 3] * 255.0)).sum();
-        sum / full.0.len() as f64
+        sum / full.values.len() as f64
     }
 
     #[test]

@@ -32,8 +32,8 @@ impl std::fmt::Debug for Reference {
 
 impl Conv {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let [before, behind] = self.layer.padding(x.dim(2)?);
-        let padded = x.pad_with_zeros(2, before, behind)?.pad_with_zeros(3, before, behind)?;
+        let ([above, below], [left, right]) = (self.layer.padding(x.dim(2)?), self.layer.padding(x.dim(3)?));
+        let padded = x.pad_with_zeros(2, above, below)?.pad_with_zeros(3, left, right)?;
         let groups = if self.layer.depthwise { self.layer.inputs } else { 1 };
         let y = self.norm.forward_t(&padded.conv2d(&self.weight, 0, self.layer.stride, 1, groups)?, false)?;
         match self.layer.activation {
@@ -61,13 +61,13 @@ impl Reference {
         Ok(Self { network: network.clone(), convs, last, dtype })
     }
 
-    /// Features and logits of normalised images `[batch][side][side][3]`.
+    /// Features and logits of images `[batch][height][width][3]`.
     ///
     /// # Errors
     /// The tensor library.
-    pub fn forward(&self, images: &[f32], side: usize) -> Result<Outputs> {
-        let batch = images.len() / (side * side * 3);
-        let images = Tensor::from_slice(images, (batch, side, side, 3), &Device::Cpu)?;
+    pub fn forward(&self, images: &[f32], [height, width]: [usize; 2]) -> Result<Outputs> {
+        let batch = images.len() / (height * width * 3);
+        let images = Tensor::from_slice(images, (batch, height, width, 3), &Device::Cpu)?;
         let x = images.to_dtype(self.dtype)?.permute((0, 3, 1, 2))?.contiguous()?;
         let mut convs = self.convs.iter();
         let x = match &self.network.family {

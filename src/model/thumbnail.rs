@@ -1,14 +1,13 @@
 //! Small pictures of images, for pages.
 
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-use image::{DynamicImage, GrayImage, RgbImage, codecs::jpeg::JpegEncoder};
+use image::{DynamicImage, RgbImage, codecs::jpeg::JpegEncoder};
 
 use super::{
-    colour,
-    decode::{self, DecodeError, Decoded, Limits, Pixels, Stored, View},
+    decode::{self, DecodeError, Decoded, Limits, Stored, View},
     format::Format,
-    jpeg::{Area, Colour, Scale},
-    png::{Columns, Rows},
+    jpeg::{Area, Scale},
+    png::Columns,
 };
 
 /// Quality of thumbnails, of 100.
@@ -54,16 +53,7 @@ fn encoder_result(result: image::ImageResult<()>, format: Format) -> Result<(), 
 
 /// The picture with its longer side at most `side`, opaque and of 8 bits.
 fn shrunk(Decoded { stored, pixels, .. }: Decoded, side: u32) -> Option<DynamicImage> {
-    let image = match pixels {
-        Pixels::Packed(image) | Pixels::Rows(Rows { image, .. }) => image,
-        Pixels::Planes(planes, colour) => {
-            let (width, height) = (planes.first()?.width, planes.first()?.height);
-            match colour {
-                Colour::Grey => GrayImage::from_raw(width, height, planes.into_iter().next()?.samples)?.into(),
-                _ => RgbImage::from_raw(width, height, colour::packed(&planes, colour)?)?.into(),
-            }
-        }
-    };
+    let image = pixels.into_picture()?;
     let (width, height) = size(&stored, side);
     let mut small = DynamicImage::new(width, height, image.color());
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));

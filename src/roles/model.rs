@@ -17,7 +17,7 @@ use crate::model::{
     Architecture, Bundle,
     catalogue::{self, Known, Source},
     import,
-    layout::{self, Card},
+    layout::{self, Card, Preprocess},
     pull::{self, Settings},
     shelf::{self, Place, ShelfError},
 };
@@ -91,6 +91,9 @@ struct ImportArgs {
     /// Standard deviation of red, green and blue; as for `--mean`.
     #[arg(long, value_name = "R,G,B", value_parser = three)]
     std: Option<[f32; 3]>,
+    /// Pictures go to the network as they are: any size, values in 0..1, not normalised; slower.
+    #[arg(long, conflicts_with_all = ["input", "resize", "mean", "std"])]
+    raw: bool,
     /// Where the weights come from; their file by default.
     #[arg(long, value_name = "TEXT")]
     source: Option<String>,
@@ -218,10 +221,16 @@ fn make(args: &ImportArgs) -> anyhow::Result<Card> {
         licence: args.licence.clone(),
         ..usual
     };
+    let card = if args.raw { raw(card) } else { card };
     let labels = import::read_labels(&args.labels)?;
     let weights = import::read_weights(&args.weights)?;
     import::write_bundle(card, &labels, &weights, &[], &args.out)
         .with_context(|| format!("cannot import {}", args.weights.display()))
+}
+
+/// The card of a network that sees pictures as they are.
+fn raw(card: Card) -> Card {
+    Card { preprocess: Preprocess::Raw, mean: [0.0; 3], std: [1.0; 3], ..card }
 }
 
 /// A line of `imgcls model list`.
@@ -296,13 +305,29 @@ fn list() -> anyhow::Result<String> {
 
 /// A model for people.
 fn shown(bundle: &Bundle, place: &Place) -> String {
-    let Card { name, architecture, input, resize, mean, std, sha256, top1, min_confidence, source, licence } =
-        &bundle.card;
+    let Card {
+        name,
+        architecture,
+        preprocess,
+        input,
+        resize,
+        mean,
+        std,
+        sha256,
+        top1,
+        min_confidence,
+        source,
+        licence,
+    } = &bundle.card;
     let place = match place {
         Place::Embedded => "built in".to_owned(),
         Place::Dir(dir) => dir.display().to_string(),
     };
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let shown_input = match preprocess {
+        Preprocess::Square => format!("{input} x {input} pixels, the centre of {resize}"),
+        Preprocess::Raw => "the picture as it is, not normalised".to_owned(),
+    };
     let rows = [
         ("name", name.clone()),
         ("where", place),
@@ -310,7 +335,7 @@ fn shown(bundle: &Bundle, place: &Place) -> String {
         ("classes", bundle.labels.len().to_string()),
         ("top-1", or_none(top1.map(|top1| format!("{top1} %")))),
         ("unsure below", or_none(min_confidence.map(|least| format!("{:.0} %", least * 100.0)))),
-        ("input", format!("{input} x {input} pixels, the centre of {resize}")),
+        ("input", shown_input),
         ("mean", format!("{mean:?}")),
         ("std", format!("{std:?}")),
         ("SHA-256", sha256.clone()),

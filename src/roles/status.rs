@@ -1,7 +1,15 @@
 //! `imgcls status`: queue, fleet, results and workers.
 
-use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    io::Write,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use clap::Args;
 
 use crate::{
@@ -9,6 +17,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Stores,
     model::Bundle,
+    tls,
 };
 
 /// Flags of `imgcls status`.
@@ -17,6 +26,42 @@ pub struct StatusArgs {
     /// Print JSON, as `/api/status` does.
     #[arg(long)]
     json: bool,
+    /// Only ask the server on this machine whether it is ready, and fail if it is not; for health checks.
+    #[arg(long, conflicts_with = "json")]
+    ready: bool,
+}
+
+impl StatusArgs {
+    /// Whether only the server on this machine is asked.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+}
+
+/// A server that does not answer within this time is not ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks the server on this machine, which listens on `listen`, whether it is ready.
+///
+/// # Errors
+/// If it cannot be asked, or is not ready: with what it says.
+pub async fn ready(listen: SocketAddr) -> anyhow::Result<ExitCode> {
+    let mut address = listen;
+    if listen.ip().is_unspecified() {
+        address.set_ip(if listen.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    let url = format!("http://{address}/readyz");
+    let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls::client_config()?);
+    let client = client.timeout(PATIENCE).build()?;
+    let answer = client.get(&url).send().await.with_context(|| format!("cannot ask the server at {url}"))?;
+    let is_ready = answer.status().is_success();
+    let checks = answer.text().await.with_context(|| format!("cannot read the answer of {url}"))?;
+    if !is_ready {
+        anyhow::bail!("the server is not ready: {}", checks.trim());
+    }
+    writeln!(std::io::stdout(), "ready")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the status.

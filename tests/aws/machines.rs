@@ -18,7 +18,7 @@ use axum::{
 use super::{
     emulator::Emulator,
     proxy::{Call, Proxy, Verdict},
-    system::{Role, System},
+    system::{Role, System, timeouts},
 };
 
 /// What moto does not know: a lifecycle action to complete.
@@ -98,6 +98,7 @@ impl<'a> Machines<'a> {
             .http_client(aws_smithy_http_client::Builder::new().build_http())
             .endpoint_url(&moto.url)
             .region(Region::from_static("eu-central-1"))
+            .timeout_config(timeouts())
             .credentials_provider(Credentials::new(&system.account, "secret", None, None, "test"))
             .load()
             .await;

@@ -24,7 +24,7 @@ use super::{
     stack::{Account, STACK, settings},
     system::System,
 };
-use crate::support::{eventually, upload};
+use crate::support::{client_builder, eventually, upload};
 
 /// Statements of what an instance does before the binary runs: the scripts' calls, not the code's.
 const OF_THE_BOOT: [(&str, &[&str]); 3] = [
@@ -211,7 +211,7 @@ pub(crate) fn client(token: &str) -> reqwest::Client {
     let mut bearer = reqwest::header::HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
     bearer.set_sensitive(true);
     let headers = std::iter::once((reqwest::header::AUTHORIZATION, bearer)).collect();
-    reqwest::Client::builder().default_headers(headers).build().unwrap()
+    client_builder().default_headers(headers).build().unwrap()
 }
 
 /// Leaves heartbeats of so many workers behind that the next one sums them up.

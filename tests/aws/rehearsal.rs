@@ -20,7 +20,7 @@ use super::{
     stack::{Account, STACK, project, succeed, text},
     system::{Role, System},
 };
-use crate::support::{DEADLINE, eventually, upload};
+use crate::support::{DEADLINE, client_builder, eventually, upload};
 
 /// How large a rehearsal is.
 #[derive(Debug, Clone, Copy)]
@@ -179,7 +179,11 @@ async fn rehearse(script: Script) -> Vec<Sample> {
     let size = Size { min: 0, max: script.max, desired: 0 };
     let mut machines = Machines::group(&system, &format!("{STACK}-app"), size, Some(Box::new(launch))).await;
     let (_web, url) = web(&machinery, &system, machines.auto_scaling_url()).await;
-    assert_eq!(reqwest::get(format!("{url}/results")).await.unwrap().status(), 401, "the token of SSM guards the page");
+    assert_eq!(
+        client_builder().build().unwrap().get(format!("{url}/results")).send().await.unwrap().status(),
+        401,
+        "the token of SSM guards the page"
+    );
     let client = client(&machinery.account.token());
 
     let pictures = pictures();

@@ -8,7 +8,7 @@ use super::{
     proxy::{Call, Proxy, Verdict},
     system::{Role, System},
 };
-use crate::support::{DEADLINE, eventually, picture};
+use crate::support::{DEADLINE, client, eventually, picture};
 
 /// A system behind a proxy.
 struct Fixture {
@@ -21,7 +21,7 @@ impl Fixture {
     async fn new() -> Self {
         let proxy = Proxy::start(ministack().await).await;
         let system = System::new(ministack().await, &proxy.url).await;
-        Self { proxy, system, client: reqwest::Client::new() }
+        Self { proxy, system, client: client() }
     }
 
     /// Works until the queue is empty.

@@ -65,20 +65,28 @@ impl Account {
 
     /// What the AWS CLI answers.
     pub(crate) fn aws(&self, arguments: &str) -> Value {
-        let mut command = self.command(&emulator::programs().join("aws"));
+        let mut command = self.command(Path::new("timeout"));
+        command.arg("120").arg(emulator::programs().join("aws"));
         command.args(["--endpoint-url", &self.endpoint, "--output", "json"]).args(arguments.split(' '));
         let printed = succeed(&mut command);
         if printed.trim().is_empty() { Value::Null } else { serde_json::from_str(&printed).unwrap() }
     }
 
     pub(crate) fn deploy(&self, binary: &Path, parameters: &[&str]) -> String {
-        let mut command = self.command(&project("config/deploy.sh"));
-        succeed(command.args(["--stack", STACK, "--binary"]).arg(binary).args(parameters))
+        let mut command = self.command(Path::new("timeout"));
+        succeed(
+            command
+                .arg("600")
+                .arg(project("config/deploy.sh"))
+                .args(["--stack", STACK, "--binary"])
+                .arg(binary)
+                .args(parameters),
+        )
     }
 
     pub(crate) fn undeploy(&self, arguments: &[&str], answer: &str) -> Output {
-        let mut command = self.command(&project("config/undeploy.sh"));
-        command.args(["--stack", STACK]).args(arguments);
+        let mut command = self.command(Path::new("timeout"));
+        command.arg("600").arg(project("config/undeploy.sh")).args(["--stack", STACK]).args(arguments);
         let script = format!("printf '{answer}\\n' | \"$@\"");
         let mut shell = self.command(Path::new("sh"));
         shell.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());

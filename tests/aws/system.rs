@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, timeout::TimeoutConfig};
 use aws_sdk_s3::config::Credentials;
 
 use super::emulator;
-use crate::support::imgcls;
+use crate::support::{DEADLINE, imgcls};
 
 /// What the resources of a system are called.
 pub(crate) struct Names {
@@ -39,6 +39,11 @@ pub(crate) struct Role {
     log: PathBuf,
 }
 
+/// An emulator that leaves a call without an answer is asked again, and not for ever.
+pub(crate) fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(60)).operation_timeout(DEADLINE).build()
+}
+
 impl System {
     /// A system that nobody has set up yet at the emulator `upstream`; its processes talk to `endpoint`.
     pub(crate) async fn bare(upstream: &str, endpoint: &str) -> Self {
@@ -51,6 +56,7 @@ impl System {
             .http_client(aws_smithy_http_client::Builder::new().build_http())
             .endpoint_url(upstream)
             .region(Region::from_static("eu-central-1"))
+            .timeout_config(timeouts())
             .credentials_provider(Credentials::new(&account, "secret", None, None, "test"))
             .load()
             .await;

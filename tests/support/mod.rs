@@ -23,10 +23,10 @@ pub(crate) fn client() -> reqwest::Client {
     client_builder().build().expect("a client without TLS settings can be made")
 }
 
-/// What an HTTP client is made with.
+/// What an HTTP client is made with. It waits for no answer longer than a test may take.
 pub(crate) fn client_builder() -> reqwest::ClientBuilder {
     provide_tls();
-    reqwest::Client::builder()
+    reqwest::Client::builder().timeout(DEADLINE)
 }
 
 /// The binary under test, without the environment's configuration.
