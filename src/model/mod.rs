@@ -26,7 +26,7 @@ pub use bundle::{Bundle, BundleError, Card};
 pub use classifier::{Classifier, ModelError};
 pub use decode::{DecodeError, Header, Limits};
 pub use format::{Format, FormatError, sniff};
-pub use kernel::Parallel;
+pub use kernel::{Parallel, give_back_large_blocks};
 pub use network::Engine;
 pub use preprocess::{Input, Preprocessor};
 pub use thumbnail::thumbnail;

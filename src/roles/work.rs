@@ -16,7 +16,7 @@ use crate::{
         Work,
         flags::{Overrides, threads, value_name},
     },
-    model::{Bundle, Classifier, Engine, Parallel},
+    model::{Bundle, Classifier, Engine, Parallel, give_back_large_blocks},
     telemetry,
     worker::{Metrics, Settings, Worker},
 };
@@ -113,6 +113,7 @@ async fn open(config: &Work, clock: Arc<dyn Clock>) -> anyhow::Result<Parts> {
 
 /// Loads the model and runs it once.
 async fn classifier(config: &Work) -> anyhow::Result<Classifier> {
+    give_back_large_blocks();
     let bundle = Bundle::open(config.model.as_deref())?;
     let (engine, threads) = (config.worker.engine, config.worker.all_threads().get());
     tokio::task::spawn_blocking(move || -> anyhow::Result<Classifier> {

@@ -128,7 +128,8 @@ impl Table {
                 Doing::Idle(since) => (&mut idle, since),
                 Doing::Owing(since) => (&mut owing, since),
             };
-            if worst.is_none_or(|(_, longest)| since < longest) {
+            // Of those that came together the first.
+            if worst.is_none_or(|(first, longest)| (since, *id) < (longest, first)) {
                 *worst = Some((*id, since));
             }
         }

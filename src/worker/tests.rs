@@ -56,7 +56,7 @@ impl Fixture {
             threads: 1,
             batch: 4,
             receivers: 2,
-            pixel_budget: 1 << 20,
+            pixel_budget: 4 << 20,
             limits: Limits::default(),
             min_confidence: 0.0,
             until_empty: true,
@@ -301,8 +301,8 @@ async fn images_that_take_too_much_memory_are_told_so_and_large_ones_are_done() 
         image::RgbImage::new(side, side).write_to(&mut bytes, image::ImageFormat::Bmp).unwrap();
         bytes.into_inner()
     };
-    // The fixture's budget is 1 MiB.
-    let large = fixture.put("large.bmp", &bmp(580)).await;
+    // The fixture's budget is 4 MiB, a quarter of it makes an image large.
+    let large = fixture.put("large.bmp", &bmp(700)).await;
     let huge = fixture.put("huge.bmp", &bmp(1200)).await;
     let small = fixture.put("small.png", &picture(1)).await;
     assert_eq!(fixture.work().await, Summary { done: 2, failed: 1 });

@@ -16,10 +16,13 @@ use crate::{
 /// Files in the data directory.
 const IMAGES: &str = "images";
 const UPLOADS: &str = "uploads";
+
+/// Where the web tier keeps small pictures.
+const THUMBNAILS: &str = "thumbnails";
 const LOCK: &str = "server.lock";
 
 /// What a data directory holds, but for the files of the database.
-const OURS: [&str; 3] = [IMAGES, UPLOADS, LOCK];
+const OURS: [&str; 4] = [IMAGES, UPLOADS, THUMBNAILS, LOCK];
 
 /// Uploads leave so many bytes of the disk free: workers, deletes and a reset need room to write, or a full disk could not be cleared.
 const HEADROOM: u64 = 32 << 20;

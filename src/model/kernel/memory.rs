@@ -12,6 +12,20 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Alignment of every buffer: a cache line, and the widest vector.
 const LINE: usize = 64;
 
+/// Blocks of this many bytes and more go back to the system when they are freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE_BLOCK: libc::c_int = 1 << 20;
+
+/// Has the allocator give large blocks back to the system when they are freed, for the life of this process. glibc by itself keeps ever
+/// larger ones (`M_MMAP_THRESHOLD` in mallopt(3)), so that a process that decodes pictures of all sizes grows by half.
+pub fn give_back_large_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it sets a number of the allocator, under the allocator's own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK);
+    }
+}
+
 /// A fixed-length zeroed array of `f32`.
 pub(super) struct Buffer {
     data: NonNull<f32>,

@@ -48,6 +48,7 @@ mod x86;
 use super::architecture::{Family, Network};
 use calls::Calls;
 use cascade::{Cascade, Memory};
+pub use memory::give_back_large_blocks;
 use pass::Residual;
 use residual::Layers;
 use simd::Simd;
