@@ -1,7 +1,7 @@
 //! An elastic image-classification service in one binary: a whole system on a laptop, a fleet on AWS.
 //!
 //! A module uses only those below it: `cli`, then `roles`, then `web`, `worker` and `scaling`, then `backend` and `telemetry`, then
-//! `config`, then `model`, then `contract`, `clock`, `private`, `retry` and `tls`.
+//! `config`, then `model` and `clock`, then `contract`, `private`, `retry` and `tls`.
 
 pub mod backend;
 pub mod cli;

@@ -22,8 +22,8 @@ FLOORS = [
     {"web", "worker", "scaling"},
     {"backend", "telemetry"},
     {"config"},
-    {"model"},
-    {"contract", "clock", "private", "retry", "tls"},
+    {"model", "clock"},
+    {"contract", "private", "retry", "tls"},
 ]
 
 

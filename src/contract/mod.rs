@@ -1,4 +1,4 @@
-//! What is written on the wire and in the stores: names, events, order, tags and results. Pure functions, no input or output.
+//! What is written on the wire and in the stores: names, times, events, order, tags and results. Pure functions, no input or output.
 
 pub mod event;
 pub mod name;
@@ -6,8 +6,12 @@ pub mod order;
 pub mod result;
 pub mod scaling;
 pub mod tags;
+pub mod timestamp;
+pub mod worker;
 
 pub use event::{ObjectEvent, Sequencer};
 pub use name::{Digest, ImageName};
 pub use result::{Classification, Outcome, Score};
 pub use scaling::Change;
+pub use timestamp::Timestamp;
+pub use worker::WorkerId;

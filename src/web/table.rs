@@ -45,7 +45,7 @@ impl Row {
             percent: String::new(),
             others: String::new(),
             error: String::new(),
-            worker: result.worker.clone(),
+            worker: result.worker.to_string(),
             at: result.classified_at_text(),
             when: result.classified_at_text().replace('T', " ").replace('Z', " UTC"),
         };

@@ -16,7 +16,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 
 use super::client::{Call, internal};
-use crate::backend::{Depth, Error, ErrorKind, Message, Queue, QueuePolicy, Receipt, Result, Retry};
+use crate::{
+    backend::{Depth, Error, ErrorKind, Message, Queue, QueuePolicy, Receipt, Result, Retry},
+    contract::Timestamp,
+};
 
 /// SQS's limit of entries in one batch and of messages in one receive.
 pub(crate) const MAX_BATCH: usize = 10;
@@ -386,13 +389,13 @@ pub(super) async fn attributes(client: &Client, url: &str) -> Result<HashMap<Que
 fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
     let attribute = |name| message.attributes.as_ref().and_then(|a| a.get(&name)).and_then(|t| t.parse::<i64>().ok());
     let count = attribute(MessageSystemAttributeName::ApproximateReceiveCount).unwrap_or(1);
-    let sent_at_ms = attribute(MessageSystemAttributeName::SentTimestamp).unwrap_or(0);
+    let sent_at = attribute(MessageSystemAttributeName::SentTimestamp).unwrap_or(0);
     Some(Message {
         receipt: Receipt(message.receipt_handle?),
         id: message.message_id.unwrap_or_default(),
         body: message.body.unwrap_or_default(),
         receive_count: u32::try_from(count).unwrap_or(1),
-        sent_at_ms,
+        sent_at: Timestamp::from_millis(sent_at),
     })
 }
 

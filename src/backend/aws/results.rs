@@ -30,7 +30,7 @@ use crate::{
         Written,
     },
     clock::{Clock, SystemClock},
-    contract::{Classification, ImageName},
+    contract::{Classification, ImageName, Timestamp},
 };
 
 /// DynamoDB's limit of keys in one `BatchGetItem`.
@@ -55,8 +55,8 @@ pub(super) const DELETE: Call = Call::new("delete from", "dynamodb:DeleteItem");
 /// The last reset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Marker {
-    /// What was asked for at or before it is no more; milliseconds since 1970.
-    pub(super) at_ms: i64,
+    /// What was asked for at or before it is no more.
+    pub(super) at: Timestamp,
     /// What the heartbeats had counted by then.
     done: u64,
     failed: u64,
@@ -143,7 +143,7 @@ impl DynamoResults {
         }
         let item = self.system(RESET).await?.unwrap_or_default();
         let marker = Marker {
-            at_ms: number(&item, "At").unwrap_or(i64::MIN),
+            at: number(&item, "At").unwrap_or(Timestamp::MIN),
             done: number(&item, "Done").unwrap_or(0),
             failed: number(&item, "Failed").unwrap_or(0),
         };
@@ -152,7 +152,7 @@ impl DynamoResults {
     }
 
     /// Sets the marker, unless a later one is there.
-    pub(super) async fn set_marker(&self, at_ms: i64) -> Result<()> {
+    pub(super) async fn set_marker(&self, at: Timestamp) -> Result<()> {
         let (done, failed) = sum(&self.heartbeats().await?);
         let set = self
             .client
@@ -164,7 +164,7 @@ impl DynamoResults {
             .expression_attribute_names("#at", "At")
             .expression_attribute_names("#done", "Done")
             .expression_attribute_names("#failed", "Failed")
-            .expression_attribute_values(":at", n(at_ms))
+            .expression_attribute_values(":at", n(at))
             .expression_attribute_values(":done", n(done))
             .expression_attribute_values(":failed", n(failed))
             .send()
@@ -223,15 +223,15 @@ impl DynamoResults {
 
     /// Removes the rows that were asked for at or before the marker, and what is left of those removed by then. Returns
     /// how many rows.
-    pub(super) async fn sweep(&self, marker_ms: i64) -> Result<u64> {
-        let shards: Vec<_> = (0..i32::from(SHARDS)).map(|shard| self.sweep_shard(shard, marker_ms)).collect();
+    pub(super) async fn sweep(&self, marker: Timestamp) -> Result<u64> {
+        let shards: Vec<_> = (0..i32::from(SHARDS)).map(|shard| self.sweep_shard(shard, marker)).collect();
         stream::iter(shards)
             .buffer_unordered(usize::from(SHARDS))
             .try_fold(0, |sum, n| async move { Ok(sum + n) })
             .await
     }
 
-    async fn sweep_shard(&self, shard: i32, marker_ms: i64) -> Result<u64> {
+    async fn sweep_shard(&self, shard: i32, marker: Timestamp) -> Result<u64> {
         let mut count = 0;
         let mut start = None;
         loop {
@@ -247,14 +247,14 @@ impl DynamoResults {
                 .expression_attribute_names("#asked", ASKED_AT)
                 .expression_attribute_names("#deleted", DELETED_AT)
                 .expression_attribute_values(":shard", n(shard))
-                .expression_attribute_values(":marker", n(marker_ms))
+                .expression_attribute_values(":marker", n(marker))
                 .consistent_read(true)
                 .set_exclusive_start_key(start)
                 .send()
                 .await
                 .map_err(|e| QUERY.error(&self.table, &e))?;
             let deletes: Vec<_> =
-                page.items.unwrap_or_default().into_iter().map(|item| self.delete_if_old(item, marker_ms)).collect();
+                page.items.unwrap_or_default().into_iter().map(|item| self.delete_if_old(item, marker)).collect();
             count += stream::iter(deletes)
                 .buffer_unordered(16)
                 .try_fold(0, |sum, gone| async move { Ok(sum + u64::from(gone)) })
@@ -267,7 +267,7 @@ impl DynamoResults {
     }
 
     /// Not a batch: a row that was written anew meanwhile stays. True if a row went.
-    pub(super) async fn delete_if_old(&self, mut item: Item, marker_ms: i64) -> Result<bool> {
+    pub(super) async fn delete_if_old(&self, mut item: Item, marker: Timestamp) -> Result<bool> {
         let was_row = item.remove(ASKED_AT).is_some();
         item.retain(|name, _| name == SHARD || name == SORT_KEY);
         let deleted = self
@@ -277,7 +277,7 @@ impl DynamoResults {
             .set_key(Some(item))
             .condition_expression("#at <= :marker")
             .expression_attribute_names("#at", if was_row { ASKED_AT } else { DELETED_AT })
-            .expression_attribute_values(":marker", n(marker_ms))
+            .expression_attribute_values(":marker", n(marker))
             .send()
             .await;
         match deleted {
@@ -308,12 +308,12 @@ impl DynamoResults {
     }
 
     /// The update that writes the row of `result`, unless a newer one is there, or one with another label, or what is
-    /// left of one that was removed at another time than `removed_at_ms`. Rows of before the reset do not count.
+    /// left of one that was removed at another time than `removed_at`. Rows of before the reset do not count.
     fn put_request(
         &self,
         result: &Classification,
         released: Option<&str>,
-        removed_at_ms: Option<i64>,
+        removed_at: Option<Timestamp>,
         marker: Marker,
     ) -> Result<UpdateItemFluentBuilder> {
         let (set, remove) = row::attributes(result)?;
@@ -339,14 +339,14 @@ impl DynamoResults {
             );
         }
         condition += &format!(" AND (attribute_not_exists(#{DELETED_AT})");
-        if let Some(removed_at_ms) = removed_at_ms {
+        if let Some(removed_at) = removed_at {
             condition += &format!(" OR #{DELETED_AT} = :removed");
-            update = update.expression_attribute_values(":removed", n(removed_at_ms));
+            update = update.expression_attribute_values(":removed", n(removed_at));
         }
         Ok(update
             .expression_attribute_names(format!("#{CLASSIFICATION}"), CLASSIFICATION)
             .expression_attribute_names(format!("#{DELETED_AT}"), DELETED_AT)
-            .expression_attribute_values(":marker", n(marker.at_ms))
+            .expression_attribute_values(":marker", n(marker.at))
             .condition_expression(condition + ")")
             .update_expression(format!("SET {} REMOVE {}, #{DELETED_AT}", assignments.join(", "), removals.join(", "))))
     }
@@ -356,19 +356,19 @@ impl DynamoResults {
 impl Results for DynamoResults {
     async fn put(&self, result: &Classification, released: Option<&str>) -> Result<Written> {
         let marker = self.marker().await?;
-        if result.asked_at_ms <= marker.at_ms {
+        if result.asked_at <= marker.at {
             return Ok(Written::Gone);
         }
-        let (mut removed_at_ms, mut attempts) = (None, Retry::CALL.start());
+        let (mut removed_at, mut attempts) = (None, Retry::CALL.start());
         loop {
-            let update = self.put_request(result, released, removed_at_ms, marker)?;
+            let update = self.put_request(result, released, removed_at, marker)?;
             let Err(there) = self.update_row(&result.image, update).await? else { return Ok(Written::Stored) };
-            if let Some(at_ms) = number(&there, DELETED_AT) {
+            if let Some(at) = number(&there, DELETED_AT) {
                 // Of no use to compare times: clocks differ. But an image that was removed and is there is another one.
                 if !self.images.exists(&result.image).await? {
                     return Ok(Written::Gone);
                 }
-                removed_at_ms = Some(at_ms);
+                removed_at = Some(at);
                 continue;
             }
             let stored = text(&there, SEQUENCER);
@@ -413,8 +413,8 @@ impl Results for DynamoResults {
         // What is left says when the row was removed: a worker that has the image still may not write it again.
         let update = update
             .expression_attribute_names("#deleted", DELETED_AT)
-            .expression_attribute_values(":now", n(SystemClock.now_ms()))
-            .expression_attribute_values(":marker", n(marker.at_ms))
+            .expression_attribute_values(":now", n(SystemClock.now()))
+            .expression_attribute_values(":marker", n(marker.at))
             .condition_expression(condition)
             .update_expression(format!("SET #deleted = :now REMOVE {}", names.join(", ")));
         Ok(match self.update_row(image, update).await? {
@@ -435,7 +435,7 @@ impl Results for DynamoResults {
 
 /// Whether an item was asked for after the last reset.
 pub(super) fn is_visible(item: &HashMap<String, AttributeValue>, marker: Marker) -> bool {
-    number::<i64>(item, ASKED_AT).is_some_and(|asked| asked > marker.at_ms)
+    number::<Timestamp>(item, ASKED_AT).is_some_and(|asked| asked > marker.at)
 }
 
 fn sum(heartbeats: &[Heartbeat]) -> (u64, u64) {

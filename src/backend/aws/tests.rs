@@ -17,9 +17,12 @@ use crate::{
         Backend, ErrorKind, Fleet, Heartbeat, Images, Message, PageQuery, Receipt, Removed, Tally, Upload, Written,
         suite::{Environment, contract_suite},
     },
+    clock::{Clock, SystemClock},
     config::Aws,
-    contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, event},
+    contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, WorkerId, event},
 };
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 #[allow(dead_code, reason = "the integration tests use the rest of it")]
 #[path = "../../../tests/aws/emulator.rs"]
@@ -124,7 +127,7 @@ fn result(image: &str, label: &str, sequencer: Option<u64>) -> Classification {
         classified_at: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap(),
         sequencer: sequencer.map(Sequencer::from_counter),
         image_sequencer: None,
-        asked_at_ms: crate::clock::Clock::now_ms(&crate::clock::SystemClock),
+        asked_at: SystemClock.now(),
     }
 }
 
@@ -385,11 +388,11 @@ async fn pages_merge_the_shards_in_natural_order() {
 async fn hidden_rows_hide_no_page() {
     let system = System::new("").await;
     let results = &system.backend.results;
-    let now_ms = crate::clock::Clock::now_ms(&crate::clock::SystemClock);
+    let now = SystemClock.now();
     for i in 0..60 {
         // In the middle, in every shard, there is much that was asked for before a reset.
-        let asked_at_ms = if (10..50).contains(&i) { now_ms - 60_000 } else { now_ms + 60_000 };
-        let row = Classification { asked_at_ms, ..result(&format!("{i}.png"), "cat", None) };
+        let asked_at = if (10..50).contains(&i) { now - MINUTE } else { now + MINUTE };
+        let row = Classification { asked_at, ..result(&format!("{i}.png"), "cat", None) };
         results.put(&row, None).await.unwrap();
     }
     let table = super::results::DynamoResults::open(
@@ -398,7 +401,7 @@ async fn hidden_rows_hide_no_page() {
         std::sync::Arc::new(S3Images::new(system.clients.s3.clone(), &system.config.bucket, "")),
     );
     let table = table.await.unwrap();
-    table.set_marker(now_ms).await.unwrap();
+    table.set_marker(now).await.unwrap();
     let page = async |query: PageQuery| crate::backend::Results::page(&table, &query).await.unwrap();
     let after = page(PageQuery { after: Some(name("49.png")), limit: 5, ..PageQuery::default() }).await;
     assert_eq!(
@@ -420,19 +423,19 @@ async fn heartbeats_stay_few_and_lose_nothing() {
     let images = || std::sync::Arc::new(S3Images::new(system.clients.s3.clone(), &system.config.bucket, ""));
     let table = super::results::DynamoResults::open(system.clients.dynamodb.clone(), &system.config.table, images());
     let table = table.await.unwrap();
-    let now_ms = crate::clock::Clock::now_ms(&crate::clock::SystemClock);
+    let now = SystemClock.now();
     // Beaten now, and looked at a day later: all are gone, but one.
-    let day = 24 * 3600 * 1000;
+    let day = Duration::from_secs(24 * 3600);
     for i in 0..200 {
-        let mut beat = Heartbeat { worker: format!("host-{i}"), done: 1, failed: 2, ..Heartbeat::default() };
+        let mut beat = Heartbeat { worker: WorkerId::new("host", i), done: 1, failed: 2, ..Heartbeat::default() };
         beat.labels.insert("cat".into(), 1);
         crate::backend::Registry::beat(&table, &beat).await.unwrap();
     }
     let heartbeats = async || crate::backend::Registry::heartbeats(&table).await.unwrap();
-    table.fold_old_beats(now_ms).await.unwrap();
+    table.fold_old_beats(now).await.unwrap();
     assert_eq!(heartbeats().await.len(), 200, "whoever may live is left alone");
     for _ in 0..2 {
-        table.fold_old_beats(now_ms + day).await.unwrap();
+        table.fold_old_beats(now + day).await.unwrap();
         let beats = heartbeats().await;
         assert_eq!(beats.len(), 64);
         let sum = |of: fn(&Heartbeat) -> u64| beats.iter().map(of).sum::<u64>();
