@@ -3,6 +3,8 @@
 //! A module uses only those below it: `cli`, then `roles`, then `web`, `worker` and `scaling`, then `backend` and `telemetry`, then
 //! `config`, then `model` and `clock`, then `contract`, `private`, `retry` and `tls`.
 
+#![cfg_attr(test, allow(clippy::cognitive_complexity, reason = "every assertion of a test counts as a branch"))]
+
 pub mod backend;
 pub mod cli;
 pub mod clock;

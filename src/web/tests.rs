@@ -2,7 +2,7 @@
 
 use std::{io::Cursor, net::SocketAddr, sync::Arc, time::Duration};
 
-use reqwest::{Client, StatusCode, header, multipart};
+use reqwest::{Client, Method, StatusCode, header, multipart};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -314,6 +314,21 @@ async fn results_images_and_reset() {
     };
     let order: Vec<&str> = page["results"].as_array().unwrap().iter().map(|r| r["image"].as_str().unwrap()).collect();
     assert_eq!(order, ["2_x.png", "10_x.png", names[2]]);
+    let encoded = "%3D1%2B1%20%22q%22%2C%20%C3%A9.png";
+    results_are_paged_and_found(&server, names[2], encoded).await;
+    images_and_pages_are_shown(&server, encoded).await;
+    let thumbnail = thumbnails_are_kept(&server).await;
+    what_is_removed_is_gone(&server, &thumbnail).await;
+    let ready: Value = server.get("/readyz").await.json().await.unwrap();
+    assert_eq!(ready["ready"], true, "{ready}");
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    assert!(
+        metrics.contains("imgcls_http_requests_total{") && metrics.contains("imgcls_queue_messages{state=\"visible\"}")
+    );
+}
+
+/// Of the rows of `2_x.png`, `10_x.png` and `odd`, whose name is `encoded` in a path.
+async fn results_are_paged_and_found(server: &Server, odd: &str, encoded: &str) {
     let page: Value = server.get("/api/results?limit=1&after=2_x.png").await.json().await.unwrap();
     assert_eq!(page["results"][0]["image"], "10_x.png");
     assert_eq!((&page["next"], &page["previous"]), (&json!("10_x.png"), &json!("10_x.png")));
@@ -322,9 +337,8 @@ async fn results_images_and_reset() {
     assert_eq!(unknown.status(), StatusCode::BAD_REQUEST);
     assert!(unknown.text().await.unwrap().contains("limt"));
 
-    let encoded = "%3D1%2B1%20%22q%22%2C%20%C3%A9.png";
     let one: Value = server.get(&format!("/api/results/{encoded}")).await.json().await.unwrap();
-    assert_eq!(one["image"], names[2]);
+    assert_eq!(one["image"], odd);
     assert_eq!(server.get("/api/results/none.png").await.status(), StatusCode::NOT_FOUND);
     let found: Value = server
         .client
@@ -340,7 +354,9 @@ async fn results_images_and_reset() {
     let csv = server.get("/api/results.csv").await.text().await.unwrap();
     assert_eq!(csv.lines().count(), 4, "{csv}");
     assert!(csv.contains("\n\"'=1+1 \"\"q\"\", é.png\","), "{csv}");
+}
 
+async fn images_and_pages_are_shown(server: &Server, encoded: &str) {
     let image = server.get(&format!("/images/{encoded}")).await;
     assert_eq!(image.headers()[header::CONTENT_TYPE], "image/png");
     assert!(image.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("sandbox"));
@@ -356,6 +372,11 @@ async fn results_images_and_reset() {
     }
     let page = server.get("/results").await.text().await.unwrap();
     assert!(page.contains("=1+1 &#34;q&#34;, é.png"), "{page}");
+}
+
+/// Returns the address of one.
+async fn thumbnails_are_kept(server: &Server) -> String {
+    let page = server.get("/results").await.text().await.unwrap();
     let thumbnail = page.split("src=\"").find(|part| part.starts_with("/images/2_x.png?size=128")).unwrap();
     let thumbnail = thumbnail.split('"').next().unwrap().replace("&#38;", "&");
     // The first is made, the second is kept.
@@ -374,11 +395,14 @@ async fn results_images_and_reset() {
     for wrong in ["size=100", "size=big", "sise=64"] {
         assert_eq!(server.get(&format!("/images/2_x.png?{wrong}")).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
     }
+    thumbnail
+}
 
+async fn what_is_removed_is_gone(server: &Server, thumbnail: &str) {
     let delete = server.client.delete(format!("{}/images/2_x.png", server.url)).send().await.unwrap();
     assert_eq!(delete.status(), StatusCode::OK);
     assert_eq!(server.get("/images/2_x.png").await.status(), StatusCode::NOT_FOUND);
-    assert_eq!(server.get(&thumbnail).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(server.get(thumbnail).await.status(), StatusCode::NOT_FOUND);
     assert_eq!(server.get("/api/results/2_x.png").await.status(), StatusCode::NOT_FOUND);
     let report: Value = server.client.post(format!("{}/reset", server.url)).send().await.unwrap().json().await.unwrap();
     assert_eq!((&report["images"], &report["results"]), (&json!(2), &json!(2)), "{report}");
@@ -387,12 +411,6 @@ async fn results_images_and_reset() {
     for key in ["backend", "model", "queue", "fleet", "results", "images_per_minute", "workers", "classes", "scaling"] {
         assert!(status.get(key).is_some(), "{key} in {status}");
     }
-    let ready: Value = server.get("/readyz").await.json().await.unwrap();
-    assert_eq!(ready["ready"], true, "{ready}");
-    let metrics = server.get("/metrics").await.text().await.unwrap();
-    assert!(
-        metrics.contains("imgcls_http_requests_total{") && metrics.contains("imgcls_queue_messages{state=\"visible\"}")
-    );
 }
 
 #[tokio::test]
@@ -439,7 +457,6 @@ async fn tokens_guard_all_but_the_health_check() {
     let with = |method, path: &str, token: &str| {
         server.client.request(method, format!("{}{path}", server.url)).bearer_auth(token).send()
     };
-    use reqwest::Method;
     assert_eq!(with(Method::GET, "/api/status", "user-token").await.unwrap().status(), StatusCode::OK);
     assert_eq!(with(Method::GET, "/api/status", "wrong").await.unwrap().status(), StatusCode::UNAUTHORIZED);
     for (method, path) in [
@@ -456,6 +473,11 @@ async fn tokens_guard_all_but_the_health_check() {
         let status = with(method.clone(), path, "admin-token").await.unwrap().status();
         assert!(status == StatusCode::OK || status == StatusCode::NOT_FOUND, "{method} {path}: {status}");
     }
+    sessions_are_guarded_and_guesses_limited(&server).await;
+}
+
+/// One wrong token was presented before.
+async fn sessions_are_guarded_and_guesses_limited(server: &Server) {
     let login = |token: &str| {
         let form = [("token", token.to_owned()), ("next", "/status".to_owned())];
         server.client.post(format!("{}/login", server.url)).form(&form).send()
@@ -477,14 +499,14 @@ async fn tokens_guard_all_but_the_health_check() {
     let again = server.client.post(format!("{}/login", server.url)).form(&form).send().await.unwrap();
     assert_eq!(again.status(), StatusCode::FORBIDDEN);
     assert!(again.text().await.unwrap().contains("needs the admin token"));
-    // One wrong header came above.
     for _ in 0..9 {
         assert_eq!(login("wrong").await.unwrap().status(), StatusCode::UNAUTHORIZED);
     }
     let limited = login("wrong").await.unwrap();
     assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(limited.headers().contains_key(header::RETRY_AFTER));
-    let limited = with(Method::GET, "/api/status", "user-token").await.unwrap();
+    let limited = server.client.get(format!("{}/api/status", server.url)).bearer_auth("user-token");
+    let limited = limited.send().await.unwrap();
     assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(see("/status").await.unwrap().status(), StatusCode::OK, "who is logged in is not concerned");
 }
