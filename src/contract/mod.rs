@@ -5,13 +5,15 @@ pub mod name;
 pub mod order;
 pub mod result;
 pub mod scaling;
+pub mod sequencer;
 pub mod tags;
 pub mod timestamp;
 pub mod worker;
 
-pub use event::{ObjectEvent, Sequencer};
+pub use event::ObjectEvent;
 pub use name::{Digest, ImageName};
 pub use result::{Classification, Outcome, Score};
 pub use scaling::Change;
+pub use sequencer::Sequencer;
 pub use timestamp::Timestamp;
 pub use worker::WorkerId;

@@ -6,10 +6,7 @@ use async_trait::async_trait;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    client::Call,
-    queue::{MAX_BATCH, SqsQueue, is_unsupported},
-};
+use super::{client::Call, queue::SqsQueue, queue_batch::MAX_BATCH, queue_facts::is_unsupported};
 use crate::backend::{DeadLetter, DeadLetters, Queue, Receipt, Result};
 
 /// How long one call goes on; what is left then is done by another one.

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use futures_util::{StreamExt, future::try_join_all, stream};
 
 use super::{
-    results::{DynamoResults, Marker, QUERY, is_visible},
+    marker::{Marker, is_visible},
+    results::{DynamoResults, QUERY},
     row::{self, DELETED_AT, Item, SHARD, SHARDS, SORT_KEY, TOMBSTONE, n, number, s, text},
 };
 use crate::{

@@ -21,11 +21,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    bucket::Bucket,
-    client::Call,
-    images::S3Images,
-    queue::{MAX_BATCH, SqsQueue},
-    results::DynamoResults,
+    bucket::Bucket, client::Call, images::S3Images, queue::SqsQueue, queue_batch::MAX_BATCH, results::DynamoResults,
 };
 use crate::{
     backend::{Error, Message, Queue, Receipt, Reset, Result, Tally},
