@@ -1,7 +1,8 @@
 //! An elastic image-classification service in one binary: a whole system on a laptop, a fleet on AWS.
 //!
 //! A module uses only those below it: `cli`, then `roles`, then `web`, `worker` and `scaling`, then `backend` and `telemetry`, then
-//! `config`, then `model` and `clock`, then `contract`, `private`, `retry` and `tls`.
+//! `config`, then `model` and `clock`, then `contract`, `http`, `private`, `retry`
+//! and `tls`.
 
 #![cfg_attr(test, allow(clippy::cognitive_complexity, reason = "every assertion of a test counts as a branch"))]
 
@@ -10,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod contract;
+mod http;
 pub mod model;
 mod private;
 pub mod retry;

@@ -23,7 +23,7 @@ FLOORS = [
     {"backend", "telemetry"},
     {"config"},
     {"model", "clock"},
-    {"contract", "private", "retry", "tls"},
+    {"contract", "http", "private", "retry", "tls"},
 ]
 
 

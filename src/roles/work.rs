@@ -169,7 +169,7 @@ async fn expose(address: SocketAddr, metrics: Arc<Metrics>) -> anyhow::Result<Dr
     let ended = CancellationToken::new();
     let guard = ended.clone().drop_guard();
     tokio::spawn(async move {
-        if let Err(error) = telemetry::metrics::expose(listener, metrics, ended.cancelled()).await {
+        if let Err(error) = telemetry::metrics::expose(listener, metrics, ended).await {
             warn!(%error, "cannot answer scrapes any more");
         }
     });

@@ -11,6 +11,8 @@ use crate::{
     config::Serve,
 };
 
+pub use crate::http::listen;
+
 mod accept;
 mod assets;
 mod auth;
@@ -29,10 +31,8 @@ mod metrics;
 mod multipart;
 mod outcome;
 mod outgoing;
-mod pace;
 mod params;
 mod part;
-mod places;
 mod queue;
 mod ready;
 mod reset;
@@ -40,6 +40,7 @@ mod results;
 mod router;
 mod serve;
 mod shared;
+mod slow;
 mod spool;
 mod status;
 mod table;
@@ -50,7 +51,7 @@ mod upload;
 
 pub use error::Error;
 pub use router::router;
-pub use serve::{listen, serve};
+pub use serve::serve;
 
 /// A store must answer a question within this time.
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -128,7 +128,8 @@ impl Table {
                 Doing::Idle(since) => (&mut idle, since),
                 Doing::Owing(since) => (&mut owing, since),
             };
-            if worst.is_none_or(|(_, longest)| since < longest) {
+            // Of those of one moment the one that came first.
+            if worst.is_none_or(|(other, longest)| (since, *id) < (longest, other)) {
                 *worst = Some((*id, since));
             }
         }
