@@ -1,5 +1,6 @@
 //! What is written on the wire and in the stores: names, times, events, order, tags and results. Pure functions, no input or output.
 
+pub mod escape;
 pub mod event;
 pub mod name;
 pub mod order;
@@ -10,6 +11,7 @@ pub mod tags;
 pub mod timestamp;
 pub mod worker;
 
+pub use escape::escape;
 pub use event::ObjectEvent;
 pub use name::{Digest, ImageName};
 pub use result::{Classification, Outcome, Score};

@@ -2,11 +2,11 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    backend::{self, Backend},
+    backend::{self, Backend, within},
     clock::Clock,
     config::Serve,
 };
@@ -123,8 +123,5 @@ impl App {
 
 /// A store's answer, or an error if it takes too long.
 async fn ask<T>(question: impl Future<Output = backend::Result<T>>) -> error::Result<T> {
-    match timeout(STORE_TIMEOUT, question).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::unavailable(format!("the store did not answer within {} s", STORE_TIMEOUT.as_secs()))),
-    }
+    Ok(within(STORE_TIMEOUT, question).await?)
 }

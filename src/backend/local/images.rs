@@ -3,26 +3,22 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rusqlite::{Connection, OptionalExtension};
 use time::format_description::well_known::Rfc3339;
 
 use super::{Store, queue};
 use crate::{
     backend::{Error, ErrorKind, Images, Put, Result, StoredImage, Upload},
-    contract::{Digest, ImageName, ObjectEvent, Sequencer, Timestamp},
+    contract::{Digest, ImageName, ObjectEvent, Sequencer, Timestamp, escape},
 };
 
 /// The bucket that local events name.
 const BUCKET: &str = "local";
 
-/// All but RFC 3986's unreserved characters.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-
 #[async_trait]
 impl Images for Store {
     fn location(&self, image: &ImageName) -> String {
-        format!("/images/{}", utf8_percent_encode(image.as_str(), ESCAPED))
+        format!("/images/{}", escape(image.as_str()))
     }
 
     fn image_of(&self, event: &ObjectEvent) -> Option<ImageName> {

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableStatus,
 };
-use tokio::time::{Instant, sleep};
 
 use super::{
     super::{
@@ -16,10 +15,11 @@ use super::{
     },
     Action, Setup, unbuilt,
 };
-use crate::backend::{Error, ErrorKind, Result};
+use crate::backend::{Error, ErrorKind, Result, Retry};
 
-/// How long a new table may take to be there.
-const TABLE_WAIT: Duration = Duration::from_secs(120);
+/// How often a new table is looked for, which takes about two minutes.
+const WAIT: Retry = Retry { attempts: 80, first: Duration::from_millis(500), longest: Duration::from_secs(2) };
+
 const DESCRIBE_TABLE: Call = Call::new("look for table", "dynamodb:DescribeTable");
 const CREATE_TABLE: Call = Call::new("create table", "dynamodb:CreateTable");
 
@@ -72,16 +72,15 @@ impl Setup<'_> {
             .send()
             .await;
         created.map_err(|e| CREATE_TABLE.error(name, &e))?;
-        let end = Instant::now() + TABLE_WAIT;
-        while Instant::now() < end {
+        let mut looks = WAIT.start();
+        loop {
             // Just created, it may not be found for a moment.
             let described = self.clients.dynamodb.describe_table().table_name(name).send().await;
             if described.is_ok_and(|d| d.table().and_then(|t| t.table_status()) == Some(&TableStatus::Active)) {
                 return Ok(());
             }
-            sleep(Duration::from_millis(500)).await;
+            let message = format!("table {name} is created and not active after two minutes; run `imgcls setup` again");
+            looks.again(Error::new(ErrorKind::Transient, message)).await?;
         }
-        let message = format!("table {name} is created and not active after {TABLE_WAIT:?}; run `imgcls setup` again");
-        Err(Error::new(ErrorKind::Transient, message))
     }
 }
