@@ -21,9 +21,10 @@ FLOORS = [
     {"roles"},
     {"web", "worker", "scaling"},
     {"backend", "telemetry"},
-    {"config"},
-    {"model", "clock"},
-    {"contract", "http", "private", "retry", "tls"},
+    {"config", "clock"},
+    {"contract"},
+    {"model"},
+    {"http", "private", "retry", "tls"},
 ]
 
 

@@ -14,7 +14,7 @@ pub mod worker;
 pub use escape::escape;
 pub use event::ObjectEvent;
 pub use name::{Digest, ImageName};
-pub use result::{Classification, Outcome, Score};
+pub use result::{Classification, Outcome};
 pub use scaling::Change;
 pub use sequencer::Sequencer;
 pub use timestamp::Timestamp;

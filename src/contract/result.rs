@@ -4,15 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{ImageName, Sequencer, Timestamp, WorkerId};
-
-/// A label and its probability, 0 to 1.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    /// The label, as in the model's `labels.txt`.
-    pub label: String,
-    /// Softmax probability.
-    pub confidence: f32,
-}
+use crate::model::Score;
 
 /// What became of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@ use super::{
     kernel::Outputs,
     network::{Network, NetworkError},
     preprocess::{Input, Preprocessor},
+    score::Score,
 };
-use crate::contract::Score;
 
 /// Why the network gives no answer.
 #[derive(Debug, thiserror::Error)]

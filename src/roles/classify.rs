@@ -28,8 +28,8 @@ use crate::{
         ByteSize, Classify,
         flags::{Overrides, positive, threads, value_name},
     },
-    contract::{Outcome, Score, WorkerId},
-    model::{Bundle, Classifier, Engine, Limits, Parallel},
+    contract::{Outcome, WorkerId},
+    model::{Bundle, Classifier, Engine, Limits, Parallel, Score},
 };
 
 /// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.

@@ -10,8 +10,8 @@ use crate::{
     backend::{Backend, Host, Upload, Which, local, remove, requeue},
     clock::{Clock, ManualClock, SystemClock},
     config::Raw,
-    contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, Timestamp, result::output_key},
-    model::{Bundle, Classifier, Engine, Limits, Parallel},
+    contract::{Classification, Digest, ImageName, Outcome, Sequencer, Timestamp, result::output_key},
+    model::{Bundle, Classifier, Engine, Limits, Parallel, Score},
     telemetry,
 };
 

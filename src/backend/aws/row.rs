@@ -8,7 +8,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     backend::{Error, ErrorKind, Result},
-    contract::{Classification, ImageName, Outcome, Score, Sequencer, order::sort_key},
+    contract::{Classification, ImageName, Outcome, Sequencer, order::sort_key},
+    model::Score,
 };
 
 /// Partitions of the rows, so that no single one bounds how fast a run can write (1000 writes a second each).

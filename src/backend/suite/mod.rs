@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, path::PathBuf, pin::Pin, time::Duration};
 use time::OffsetDateTime;
 
 use super::{Backend, Message, Put, Upload, Written};
-use crate::contract::{Classification, Digest, ImageName, ObjectEvent, Outcome, Score, Sequencer, Timestamp, event};
+use crate::{
+    contract::{Classification, Digest, ImageName, ObjectEvent, Outcome, Sequencer, Timestamp, event},
+    model::Score,
+};
 
 pub(crate) mod images;
 pub(crate) mod queue;

@@ -20,7 +20,8 @@ use crate::{
     },
     clock::{Clock, SystemClock},
     config::Aws,
-    contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, WorkerId, event},
+    contract::{Classification, Digest, ImageName, Outcome, Sequencer, WorkerId, event},
+    model::Score,
 };
 
 mod images;
