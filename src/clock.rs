@@ -3,13 +3,15 @@
 use std::{
     fmt::Debug,
     sync::atomic::{AtomicI64, Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use crate::contract::Timestamp;
 
 /// Tells the time.
 pub trait Clock: Send + Sync + Debug {
-    /// Milliseconds since 1970.
-    fn now_ms(&self) -> i64;
+    /// Returns the present time.
+    fn now(&self) -> Timestamp;
 }
 
 /// The machine's clock.
@@ -17,9 +19,8 @@ pub trait Clock: Send + Sync + Debug {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    fn now_ms(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    fn now(&self) -> Timestamp {
+        Timestamp::default() + SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 
@@ -35,18 +36,18 @@ impl ManualClock {
     }
 
     /// Moves the clock on.
-    pub fn advance(&self, by: std::time::Duration) {
+    pub fn advance(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
     /// Sets the clock back.
-    pub fn set_back(&self, by: std::time::Duration) {
+    pub fn set_back(&self, by: Duration) {
         self.0.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
-    fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
     }
 }

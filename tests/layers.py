@@ -21,9 +21,10 @@ FLOORS = [
     {"roles"},
     {"web", "worker", "scaling"},
     {"backend", "telemetry"},
-    {"config"},
+    {"config", "clock"},
+    {"contract"},
     {"model"},
-    {"contract", "clock", "private", "retry", "tls"},
+    {"http", "private", "retry", "tls"},
 ]
 
 

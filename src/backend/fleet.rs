@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
+use crate::contract::WorkerId;
 
 /// The app tier as its manager sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ pub trait Fleet: Send + Sync + Debug {
 
     /// Lets these workers go if the fleet has more than it should, although they may have work: each finishes what it
     /// has begun and hands the rest back. Needed only where a manager keeps workers with work.
-    async fn release(&self, _workers: &[String]) -> Result<()> {
+    async fn release(&self, _workers: &[WorkerId]) -> Result<()> {
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
+use crate::contract::Timestamp;
 
 /// Identifies one receive of one message: stale once the message was received again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,8 +23,8 @@ pub struct Message {
     pub body: String,
     /// How often it was received, this time included.
     pub receive_count: u32,
-    /// When it was sent, milliseconds since 1970 by the queue's clock.
-    pub sent_at_ms: i64,
+    /// When it was sent, by the queue's clock.
+    pub sent_at: Timestamp,
 }
 
 /// How many messages there are.
@@ -91,13 +92,14 @@ pub struct DeadLetter {
     pub body: String,
     /// How often it was received.
     pub receive_count: u32,
-    /// When it was sent, milliseconds since 1970.
-    pub sent_at_ms: i64,
+    /// When it was sent.
+    #[serde(rename = "sent_at_ms")]
+    pub sent_at: Timestamp,
 }
 
 impl From<Message> for DeadLetter {
-    fn from(Message { id, body, receive_count, sent_at_ms, .. }: Message) -> Self {
-        Self { id, body, receive_count, sent_at_ms }
+    fn from(Message { id, body, receive_count, sent_at, .. }: Message) -> Self {
+        Self { id, body, receive_count, sent_at }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Backend, Depth, Error, FleetState, Heartbeat, Result, Totals};
+use crate::contract::Timestamp;
 
 /// The status, in the shape of `GET /api/status`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -57,18 +58,18 @@ pub struct FleetRest {
     pub terminating: u32,
 }
 
-/// Reads the status of `backend`, which runs `model`, at `now_ms`.
+/// Reads the status of `backend`, which runs `model`, at `now`.
 ///
 /// # Errors
 /// The first store's that cannot be read.
-pub async fn read(backend: &Backend, model: &str, now_ms: i64) -> Result<Status> {
+pub async fn read(backend: &Backend, model: &str, now: Timestamp) -> Result<Status> {
     // Read once: for a store that does not count its rows they are the totals, too.
     let results = async {
         let beats = backend.workers.heartbeats().await?;
         Ok::<_, Error>((backend.results.totals(&beats).await?, beats))
     };
     let (queue, fleet, (results, beats)) = tokio::try_join!(backend.queue.depth(), backend.fleet.observe(), results)?;
-    let mut status = summarise(backend.name, model, queue, fleet, results, beats, now_ms);
+    let mut status = summarise(backend.name, model, queue, fleet, results, beats, now);
     status.fleet.fault = backend.fleet.fault();
     Ok(status)
 }
@@ -80,15 +81,15 @@ fn summarise(
     fleet: FleetState,
     results: Totals,
     beats: Vec<Heartbeat>,
-    now_ms: i64,
+    now: Timestamp,
 ) -> Status {
     let mut labels = BTreeMap::new();
     for (label, count) in beats.iter().flat_map(|beat| &beat.labels) {
         *labels.entry(label.clone()).or_default() += count;
     }
-    let images_per_minute = images_in_the_last_minute(&beats, now_ms);
+    let images_per_minute = images_in_the_last_minute(&beats, now);
     // One that drains and holds nothing has said goodbye.
-    let is_there = |beat: &Heartbeat| beat.is_alive(now_ms) && !(beat.draining && beat.in_flight == 0);
+    let is_there = |beat: &Heartbeat| beat.is_alive(now) && !(beat.draining && beat.in_flight == 0);
     let mut workers: Vec<Heartbeat> = beats.into_iter().filter(is_there).collect();
     workers.sort_by(|a, b| a.worker.cmp(&b.worker));
     let busy = workers.iter().filter(|worker| worker.in_flight > 0).count();
@@ -112,34 +113,35 @@ fn summarise(
 }
 
 /// Images in the last minute: what there is of this one, and of the one before the share that is not a minute old.
-pub(crate) fn images_in_the_last_minute(beats: &[Heartbeat], now_ms: i64) -> f64 {
-    let minute = now_ms.div_euclid(60_000);
+pub(crate) fn images_in_the_last_minute(beats: &[Heartbeat], now: Timestamp) -> f64 {
+    let minute = now.minute();
     let images = |minute| beats.iter().filter_map(|beat| beat.minutes.get(&minute)).sum::<u64>() as f64;
-    let elapsed = now_ms.rem_euclid(60_000) as f64 / 60_000.0;
-    images(minute) + images(minute - 1) * (1.0 - elapsed)
+    images(minute) + images(minute - 1) * (1.0 - now.share_of_minute())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn workers_are_summed_up_and_the_dead_left_out() {
-        let beat = |worker: &str, seen_at_ms, in_flight| Heartbeat {
+        let beat = |worker: &str, seen_at, in_flight| Heartbeat {
             worker: worker.into(),
-            seen_at_ms,
+            seen_at,
             in_flight,
             done: 30,
             minutes: BTreeMap::from([(0, 5), (1, 40), (2, 10)]),
             labels: BTreeMap::from([("cat".into(), 30)]),
             ..Heartbeat::default()
         };
-        let now_ms = 2 * 60_000 + 30_000;
-        let goodbye = Heartbeat { draining: true, ..beat("ended", now_ms - 1000, 0) };
-        let beats =
-            vec![beat("b", now_ms - 1000, 0), beat("a", now_ms - 2000, 3), beat("gone", now_ms - 60_000, 9), goodbye];
+        let now = Timestamp::from_millis(2 * 60_000 + 30_000);
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        let goodbye = Heartbeat { draining: true, ..beat("ended", ago(1), 0) };
+        let beats = vec![beat("b", ago(1), 0), beat("a", ago(2), 3), beat("gone", ago(60), 9), goodbye];
         let fleet = FleetState { min: 1, max: 4, desired: 2, in_service: 2, ..FleetState::default() };
-        let status = summarise("local", "m", Depth::default(), fleet, Totals::default(), beats, now_ms);
+        let status = summarise("local", "m", Depth::default(), fleet, Totals::default(), beats, now);
         assert_eq!(status.workers.iter().map(|w| w.worker.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!((status.fleet.busy, status.fleet.running), (1, 2));
         assert_eq!(status.labels["cat"], 120);

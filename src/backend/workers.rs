@@ -6,9 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-
-/// The heartbeat that holds the sum of those of workers long gone.
-pub(crate) const FORMER_WORKERS: &str = "former workers";
+use crate::contract::{Timestamp, WorkerId};
 
 /// So many heartbeats are kept one by one; those of the workers that were gone first are summed up.
 pub(crate) const MAX_HEARTBEATS: usize = 64;
@@ -17,11 +15,13 @@ pub(crate) const MAX_HEARTBEATS: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// The worker's id.
-    pub worker: String,
-    /// When it started, milliseconds since 1970.
-    pub started_at_ms: i64,
-    /// When it wrote this, milliseconds since 1970; set by the store.
-    pub seen_at_ms: i64,
+    pub worker: WorkerId,
+    /// When it started.
+    #[serde(rename = "started_at_ms")]
+    pub started_at: Timestamp,
+    /// When it wrote this; set by the store.
+    #[serde(rename = "seen_at_ms")]
+    pub seen_at: Timestamp,
     /// Messages that it holds.
     pub in_flight: u32,
     /// It takes no more messages.
@@ -44,22 +44,22 @@ impl Heartbeat {
 
     /// Whether the worker was heard of lately.
     #[must_use]
-    pub fn is_alive(&self, now_ms: i64) -> bool {
+    pub fn is_alive(&self, now: Timestamp) -> bool {
         // A heartbeat of the future is from before the clock was set back: whoever lives has written another since.
-        u128::from(now_ms.abs_diff(self.seen_at_ms)) < Self::ALIVE.as_millis()
+        now.abs_diff(self.seen_at) < Self::ALIVE
     }
 }
 
 impl Heartbeat {
     /// The sum of no workers.
     pub(crate) fn of_former_workers() -> Self {
-        Self { worker: FORMER_WORKERS.to_owned(), seen_at_ms: i64::MAX, ..Self::default() }
+        Self { worker: WorkerId::of_former_workers(), seen_at: Timestamp::MAX, ..Self::default() }
     }
 
     /// Adds what another worker, which is gone, counted. Its minutes are over. The sum keeps the time of the oldest.
     pub(crate) fn absorb(&mut self, former: &Self) {
-        self.seen_at_ms = self.seen_at_ms.min(former.seen_at_ms);
-        self.started_at_ms = former.started_at_ms;
+        self.seen_at = self.seen_at.min(former.seen_at);
+        self.started_at = former.started_at;
         self.done += former.done;
         self.failed += former.failed;
         self.busy_ms += former.busy_ms;

@@ -1,13 +1,21 @@
-//! What is written on the wire and in the stores: names, events, order, tags and results. Pure functions, no input or output.
+//! What is written on the wire and in the stores: names, times, events, order, tags and results. Pure functions, no input or output.
 
+pub mod escape;
 pub mod event;
 pub mod name;
 pub mod order;
 pub mod result;
 pub mod scaling;
+pub mod sequencer;
 pub mod tags;
+pub mod timestamp;
+pub mod worker;
 
-pub use event::{ObjectEvent, Sequencer};
+pub use escape::escape;
+pub use event::ObjectEvent;
 pub use name::{Digest, ImageName};
-pub use result::{Classification, Outcome, Score};
+pub use result::{Classification, Outcome};
 pub use scaling::Change;
+pub use sequencer::Sequencer;
+pub use timestamp::Timestamp;
+pub use worker::WorkerId;

@@ -3,16 +3,8 @@
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{ImageName, Sequencer};
-
-/// A label and its probability, 0 to 1.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    /// The label, as in the model's `labels.txt`.
-    pub label: String,
-    /// Softmax probability.
-    pub confidence: f32,
-}
+use super::{ImageName, Sequencer, Timestamp, WorkerId};
+use crate::model::Score;
 
 /// What became of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,8 +83,8 @@ pub struct Classification {
     pub location: String,
     /// The model's name.
     pub model: String,
-    /// Who classified it: instance id, or host name and process id.
-    pub worker: String,
+    /// Who classified it.
+    pub worker: WorkerId,
     /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub classified_at: OffsetDateTime,
@@ -103,9 +95,9 @@ pub struct Classification {
     /// replaced meanwhile are discarded.
     #[serde(skip)]
     pub image_sequencer: Option<Sequencer>,
-    /// When the message that asked for it was sent, milliseconds since 1970: a reset discards results that were asked for before it.
+    /// When the message that asked for it was sent: a reset discards results that were asked for before it.
     #[serde(skip)]
-    pub asked_at_ms: i64,
+    pub asked_at: Timestamp,
 }
 
 impl Classification {
@@ -143,7 +135,7 @@ mod tests {
             classified_at: OffsetDateTime::from_unix_timestamp(1_600_000_000).unwrap(),
             sequencer: None,
             image_sequencer: None,
-            asked_at_ms: 0,
+            asked_at: Timestamp::default(),
         }
     }
 

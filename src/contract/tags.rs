@@ -23,7 +23,7 @@ pub fn tags(classification: &Classification) -> Vec<Tag> {
         value(classification.image.as_str()),
         value(label),
         format!("{confidence:.4}"),
-        value(&classification.worker),
+        value(classification.worker.as_str()),
         classification.classified_at_text(),
     ];
     // Set for a doubtful label only, and removed from an image that had one.
@@ -75,8 +75,9 @@ mod tests {
                 Outcome::Labelled { label, confidence, top: Vec::new(), uncertain: confidence < 0.5 }
             };
             let tags = tags(&Classification {
-                image, outcome, location: String::new(), model: String::new(), worker,
-                classified_at: time::OffsetDateTime::UNIX_EPOCH, sequencer: None, image_sequencer: None, asked_at_ms: 0,
+                image, outcome, location: String::new(), model: String::new(), worker: worker.into(),
+                classified_at: time::OffsetDateTime::UNIX_EPOCH, sequencer: None, image_sequencer: None,
+                asked_at: crate::contract::Timestamp::default(),
             });
             prop_assert_eq!(tags.iter().map(|(key, _)| *key).collect::<Vec<_>>(), KEYS);
             for value in tags.iter().filter_map(|(_, value)| value.as_ref()) {

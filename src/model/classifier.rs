@@ -9,8 +9,8 @@ use super::{
     layout::Preprocess,
     network::{Network, NetworkError},
     preprocess::{Input, Preprocessor},
+    score::Score,
 };
-use crate::contract::Score;
 
 /// Why the network gives no answer.
 #[derive(Debug, thiserror::Error)]

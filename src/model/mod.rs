@@ -17,6 +17,7 @@ mod png;
 pub mod preprocess;
 pub mod pull;
 pub mod reference;
+mod score;
 pub mod shelf;
 pub mod thumbnail;
 pub mod train;
@@ -29,6 +30,7 @@ pub use format::{Format, FormatError, sniff};
 pub use kernel::{Parallel, give_back_large_blocks};
 pub use network::Engine;
 pub use preprocess::{Input, Preprocessor};
+pub use score::Score;
 pub use thumbnail::thumbnail;
 
 #[cfg(test)]

@@ -28,8 +28,8 @@ use crate::{
         ByteSize, Classify,
         flags::{Overrides, positive, threads, value_name},
     },
-    contract::{Outcome, Score},
-    model::{Bundle, Classifier, Engine, Limits, Parallel},
+    contract::{Outcome, WorkerId},
+    model::{Bundle, Classifier, Engine, Limits, Parallel, Score},
 };
 
 /// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.
@@ -252,7 +252,7 @@ struct Line<'a> {
     outcome: &'a Outcome,
     location: &'a str,
     model: &'a str,
-    worker: &'a str,
+    worker: &'a WorkerId,
     classified_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     features: Option<&'a [f32]>,
@@ -262,7 +262,7 @@ struct Line<'a> {
 struct Printer {
     json: bool,
     model: String,
-    worker: String,
+    worker: WorkerId,
     path_width: usize,
     label_width: usize,
     total: u64,
@@ -278,7 +278,7 @@ impl Printer {
         Self {
             json,
             model: classifier.card().id(),
-            worker: format!("{}-{}", host_name(), std::process::id()),
+            worker: WorkerId::new(&host_name(), std::process::id()),
             path_width: widest(&mut items.iter().map(|item| shown(item.path()).chars().count())),
             label_width: doubt + widest(&mut classifier.labels().iter().map(|label| label.chars().count())),
             total: items.len() as u64,

@@ -16,6 +16,7 @@ use crate::{
     backend::{self, Heartbeat, status::Status},
     clock::{Clock, SystemClock},
     config::Stores,
+    contract::Timestamp,
     model::Bundle,
     tls,
 };
@@ -72,19 +73,19 @@ pub async fn run(args: StatusArgs, stores: Stores, model: Option<PathBuf>) -> an
     let model = Bundle::open(model.as_deref())?.card.id();
     let clock = Arc::new(SystemClock);
     let backend = backend::open_existing(&stores, Arc::<SystemClock>::clone(&clock)).await?;
-    let now_ms = clock.now_ms();
-    let status = backend::status::read(&backend, &model, now_ms).await?;
+    let now = clock.now();
+    let status = backend::status::read(&backend, &model, now).await?;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&status)?)?;
     } else {
-        write!(out, "{}", text(&status, now_ms))?;
+        write!(out, "{}", text(&status, now))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The status for people.
-fn text(status: &Status, now_ms: i64) -> String {
+fn text(status: &Status, now: Timestamp) -> String {
     let Status { queue, fleet, results, .. } = status;
     let about = if results.exact { "" } else { "about " };
     let mut lines = vec![
@@ -98,18 +99,18 @@ fn text(status: &Status, now_ms: i64) -> String {
         format!("results  {about}{}, {} of them failed", results.total, results.failed),
         format!("rate     {:.0} images/min", status.images_per_minute),
     ];
-    lines.extend(status.workers.iter().map(|worker| line(worker, now_ms)));
+    lines.extend(status.workers.iter().map(|worker| line(worker, now)));
     lines.push(String::new());
     lines.join("\n")
 }
 
-fn line(worker: &Heartbeat, now_ms: i64) -> String {
+fn line(worker: &Heartbeat, now: Timestamp) -> String {
     let state = match (worker.draining, worker.in_flight) {
         (true, _) => "draining",
         (_, 0) => "idle",
         _ => "busy",
     };
-    let seen = (now_ms - worker.seen_at_ms).max(0) / 1000;
+    let seen = now.since(worker.seen_at).as_secs();
     format!(
         "worker   {}  {state}, {} in flight, {} done, {} failed, seen {seen} s ago",
         worker.worker, worker.in_flight, worker.done, worker.failed
@@ -128,8 +129,13 @@ mod tests {
 
     #[test]
     fn text_for_people() {
-        let worker =
-            Heartbeat { worker: "host-1".into(), seen_at_ms: 5000, in_flight: 3, done: 7, ..Heartbeat::default() };
+        let worker = Heartbeat {
+            worker: "host-1".into(),
+            seen_at: Timestamp::from_millis(5000),
+            in_flight: 3,
+            done: 7,
+            ..Heartbeat::default()
+        };
         let status = Status {
             backend: "local",
             model: "m".into(),
@@ -146,7 +152,7 @@ mod tests {
             workers: vec![worker],
             labels: BTreeMap::new(),
         };
-        insta::assert_snapshot!(text(&status, 9000), @r"
+        insta::assert_snapshot!(text(&status, Timestamp::from_millis(9000)), @r"
         backend  local
         model    m
         queue    5 waiting, 3 in flight, 1 dead letters

@@ -16,6 +16,7 @@ use crate::{
         Work,
         flags::{Overrides, threads, value_name},
     },
+    contract::WorkerId,
     model::{Bundle, Classifier, Engine, Parallel, give_back_large_blocks},
     telemetry,
     worker::{Metrics, Settings, Worker},
@@ -87,7 +88,7 @@ pub async fn run(args: WorkArgs, config: Work) -> anyhow::Result<ExitCode> {
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     let settings = settings(&config, &*instance, &classifier, args.until_empty);
-    info!(worker = settings.worker, model = classifier.card().name, threads = settings.threads, "working");
+    info!(worker = %settings.worker, model = classifier.card().name, threads = settings.threads, "working");
     // A supervised one is none of the service manager's: its supervisor is.
     if !args.supervised {
         notify::ready(stop.clone());
@@ -126,7 +127,7 @@ async fn classifier(config: &Work) -> anyhow::Result<Classifier> {
 
 fn settings(config: &Work, instance: &dyn Instance, classifier: &Classifier, until_empty: bool) -> Settings {
     Settings {
-        worker: format!("{}-{}", instance.id(), std::process::id()),
+        worker: WorkerId::new(instance.id(), std::process::id()),
         threads: config.worker.all_threads().get(),
         batch: config.worker.batch,
         receivers: config.worker.receivers,
@@ -169,7 +170,7 @@ async fn expose(address: SocketAddr, metrics: Arc<Metrics>) -> anyhow::Result<Dr
     let ended = CancellationToken::new();
     let guard = ended.clone().drop_guard();
     tokio::spawn(async move {
-        if let Err(error) = telemetry::metrics::expose(listener, metrics, ended.cancelled()).await {
+        if let Err(error) = telemetry::metrics::expose(listener, metrics, ended).await {
             warn!(%error, "cannot answer scrapes any more");
         }
     });

@@ -10,7 +10,7 @@ use crate::{
     backend::{self, Backend, Heartbeat, SetDesired, Versioned, status::images_in_the_last_minute, within},
     clock::Clock,
     config::Rules,
-    contract::Change,
+    contract::{Change, Timestamp, WorkerId},
 };
 
 /// How many decisions are remembered for the status page.
@@ -90,7 +90,7 @@ struct Plan {
     seen: Observation,
     decision: Decision,
     /// The workers that may go, if some are to.
-    surplus: Vec<String>,
+    surplus: Vec<WorkerId>,
     memory: Memory,
     version: Option<u64>,
 }
@@ -100,10 +100,10 @@ struct Plan {
 /// # Errors
 /// [`TickError`]; after one the next call starts afresh, and no change is remembered that was not made.
 pub async fn tick(backend: &Backend, rules: &Rules, clock: &dyn Clock) -> Result<Outcome, TickError> {
-    let now_ms = clock.now_ms();
-    let mut plan = plan(backend, rules, now_ms).await?;
+    let now = clock.now();
+    let mut plan = plan(backend, rules, now).await?;
     let surplus = std::mem::take(&mut plan.surplus);
-    let outcome = carry_out(backend, plan, now_ms).await?;
+    let outcome = carry_out(backend, plan, now).await?;
     if matches!(outcome.action, Action::Scaled | Action::Nothing) && !surplus.is_empty() {
         // They are asked again at the next reading, so a failure costs a little money and nothing else.
         if let Err(error) = within(CALL_TIMEOUT, backend.fleet.release(&surplus)).await {
@@ -119,41 +119,41 @@ pub async fn tick(backend: &Backend, rules: &Rules, clock: &dyn Clock) -> Result
 /// # Errors
 /// [`TickError::Read`].
 pub async fn dry_run(backend: &Backend, rules: &Rules, clock: &dyn Clock) -> Result<Outcome, TickError> {
-    let Plan { seen, decision, .. } = plan(backend, rules, clock.now_ms()).await?;
+    let Plan { seen, decision, .. } = plan(backend, rules, clock.now()).await?;
     Ok(outcome(seen, decision, Action::DryRun))
 }
 
-async fn plan(backend: &Backend, rules: &Rules, now_ms: i64) -> Result<Plan, TickError> {
+async fn plan(backend: &Backend, rules: &Rules, now: Timestamp) -> Result<Plan, TickError> {
     let depth = read("queue's depth", backend.queue.depth());
     let fleet = read("fleet", backend.fleet.observe());
     let heartbeats = read("workers' heartbeats", backend.workers.heartbeats());
     let memory = read("scaler's memory", backend.scaler.read());
     let (depth, fleet, heartbeats, memory) = tokio::try_join!(depth, fleet, heartbeats, memory)?;
-    let alive: Vec<_> = heartbeats.iter().filter(|beat| beat.is_alive(now_ms)).collect();
+    let alive: Vec<_> = heartbeats.iter().filter(|beat| beat.is_alive(now)).collect();
     let busy = alive.iter().filter(|beat| beat.in_flight > 0 && !beat.draining).count();
     let seen = Observation {
         visible: depth.visible,
         in_flight: depth.in_flight,
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
         rate: rate(&alive),
-        flow: images_in_the_last_minute(&heartbeats, now_ms) / 60.0,
+        flow: images_in_the_last_minute(&heartbeats, now) / 60.0,
         fleet,
     };
     let version = memory.as_ref().map(|memory| memory.version);
     let memory = memory.map(recall).unwrap_or_default();
-    let decision = decide(&seen, rules, &memory.history, now_ms);
+    let decision = decide(&seen, rules, &memory.history, now);
     let surplus = least_busy(&alive, decision.release as usize);
     Ok(Plan { seen, decision, surplus, memory, version })
 }
 
 /// The workers that hold the fewest messages, of these the newest.
-fn least_busy(alive: &[&Heartbeat], count: usize) -> Vec<String> {
+fn least_busy(alive: &[&Heartbeat], count: usize) -> Vec<WorkerId> {
     let mut working: Vec<_> = alive.iter().filter(|beat| !beat.draining).collect();
-    working.sort_by_key(|beat| (beat.in_flight, std::cmp::Reverse(beat.started_at_ms)));
+    working.sort_by_key(|beat| (beat.in_flight, std::cmp::Reverse(beat.started_at)));
     working.into_iter().take(count).map(|beat| beat.worker.clone()).collect()
 }
 
-async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome, TickError> {
+async fn carry_out(backend: &Backend, plan: Plan, now: Timestamp) -> Result<Outcome, TickError> {
     let Plan { seen, decision, memory, version, .. } = plan;
     let from = seen.fleet.desired;
     let changes = decision.target != from;
@@ -161,7 +161,7 @@ async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome
     let before = History { last: None, ..memory.history.clone() };
     let mut next = Memory { history: decision.history.clone(), decisions: memory.decisions };
     if changes {
-        let at = OffsetDateTime::from_unix_timestamp(now_ms.div_euclid(1000)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let at = now.date().and_then(|at| at.replace_nanosecond(0).ok()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let at = at.format(&Rfc3339).unwrap_or_default();
         next.decisions.push_front(Change { at, from, target: decision.target, reason: decision.reason.clone() });
         next.decisions.truncate(REMEMBERED);
@@ -190,8 +190,8 @@ async fn carry_out(backend: &Backend, plan: Plan, now_ms: i64) -> Result<Outcome
 fn alike(a: &History, b: &History) -> bool {
     let (Some(old), Some(new)) = (a.last, b.last) else { return false };
     let at = |history: &History| {
-        let minute = history.minute.map(|minute| Reading { at_ms: 0, ..minute });
-        History { last: Some(Reading { at_ms: 0, ..new }), minute, ..history.clone() }
+        let minute = history.minute.map(|minute| Reading { at: Timestamp::default(), ..minute });
+        History { last: Some(Reading { at: Timestamp::default(), ..new }), minute, ..history.clone() }
     };
     (old.visible, old.in_flight) == (new.visible, new.in_flight) && at(a) == at(b)
 }

@@ -34,7 +34,7 @@ impl World {
     async fn workers(&self, running: u32, busy: u32) {
         for id in 0..running {
             let beat = Heartbeat {
-                worker: format!("w{id}"),
+                worker: format!("w{id}").into(),
                 in_flight: u32::from(id < busy),
                 done: 800,
                 busy_ms: 10_000,
@@ -132,7 +132,7 @@ async fn of_two_runs_on_one_reading_one_acts() {
     world.workers(1, 1).await;
     world.send(600).await;
     let rules = Rules { cooldown_out: Duration::ZERO, warmup: Duration::ZERO, ..Rules::default() };
-    let now = world.clock.now_ms();
+    let now = world.clock.now();
     let first = plan(&world.backend, &rules, now).await.unwrap();
     let second = plan(&world.backend, &rules, now).await.unwrap();
     assert_eq!(carry_out(&world.backend, first, now).await.unwrap().action, Action::Scaled);

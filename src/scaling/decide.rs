@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     backend::FleetState,
     config::{Policy, Rules},
+    contract::Timestamp,
 };
 
 /// `backlog` follows the utilisation only if that adds or saves a tenth of the fleet, so that it does not follow every wave
 /// (the tolerance of Kubernetes' horizontal pod autoscaler).
 const TOLERANCE: f64 = 0.1;
 
-/// Milliseconds of a minute.
-const MINUTE_MS: i64 = 60_000;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What the policy looks at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -48,8 +48,9 @@ pub struct Observation {
 /// What the queue looked like when it was last looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
-    /// When, milliseconds since 1970.
-    pub at_ms: i64,
+    /// When.
+    #[serde(rename = "at_ms")]
+    pub at: Timestamp,
     /// Messages that waited.
     pub visible: u64,
     /// Messages that workers held.
@@ -59,8 +60,9 @@ pub struct Reading {
 /// Workers that were asked for lately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
-    /// When, milliseconds since 1970.
-    pub at_ms: i64,
+    /// When.
+    #[serde(rename = "at_ms")]
+    pub at: Timestamp,
     /// How many.
     pub workers: u32,
 }
@@ -75,10 +77,12 @@ pub struct History {
     pub low: VecDeque<u32>,
     /// Launches within the warm-up time.
     pub launches: Vec<Launch>,
-    /// The last scale-out, milliseconds since 1970.
-    pub out_at_ms: Option<i64>,
-    /// The last scale-in, milliseconds since 1970.
-    pub in_at_ms: Option<i64>,
+    /// The last scale-out.
+    #[serde(rename = "out_at_ms")]
+    pub out_at: Option<Timestamp>,
+    /// The last scale-in.
+    #[serde(rename = "in_at_ms")]
+    pub in_at: Option<Timestamp>,
     /// The last rate that was measured, for a fleet that has been scaled to zero.
     pub rate: Option<f64>,
     /// The reading with which the present minute began.
@@ -115,20 +119,20 @@ struct Want {
 /// The target is within the fleet's bounds, grows with the number of messages, and adds at most [`Rules::max_step`] workers. Deciding
 /// again on the same reading, which is any within half of [`Rules::interval`], changes nothing.
 #[must_use]
-pub fn decide(seen: &Observation, rules: &Rules, history: &History, now_ms: i64) -> Decision {
+pub fn decide(seen: &Observation, rules: &Rules, history: &History, now: Timestamp) -> Decision {
     let fleet = &seen.fleet;
-    let mut history = recall(history, rules, seen, now_ms);
+    let mut history = recall(history, rules, seen, now);
     if fleet.desired < fleet.min || fleet.desired > fleet.max {
         let target = fleet.desired.max(fleet.min).min(fleet.max);
         let reason =
             format!("the fleet is to have {} to {} workers: from {} to {target}", fleet.min, fleet.max, fleet.desired);
         return Decision { target, reason, release: 0, history };
     }
-    if let Some(left) = history.last.and_then(|last| remaining(Some(last.at_ms), rules.interval / 2, now_ms)) {
+    if let Some(left) = history.last.and_then(|last| remaining(Some(last.at), rules.interval / 2, now)) {
         let reason = format!("this reading has just been answered; the next one counts in {}", in_words(left));
         return Decision { target: fleet.desired, reason, release: 0, history };
     }
-    let reading = Reading { at_ms: now_ms, visible: seen.visible, in_flight: seen.in_flight };
+    let reading = Reading { at: now, visible: seen.visible, in_flight: seen.in_flight };
     history.last = Some(reading);
     history.measure(reading, seen.flow);
     let want = match rules.policy {
@@ -136,7 +140,7 @@ pub fn decide(seen: &Observation, rules: &Rules, history: &History, now_ms: i64)
         Policy::Backlog => backlog(seen, rules, &history),
     };
     history.note(want.low, rules);
-    let turn = Turn { seen, rules, now_ms };
+    let turn = Turn { seen, rules, now };
     let mut decision = turn.out(&want, &history).unwrap_or_else(|| turn.down(&want, &history));
     if rules.policy == Policy::Backlog {
         decision.release = fleet.protected.min(fleet.in_service).saturating_sub(decision.target);
@@ -148,13 +152,13 @@ pub fn decide(seen: &Observation, rules: &Rules, history: &History, now_ms: i64)
 struct Turn<'a> {
     seen: &'a Observation,
     rules: &'a Rules,
-    now_ms: i64,
+    now: Timestamp,
 }
 
 impl Turn<'_> {
     /// Scales out, or says why not yet; `None` if nothing calls for more workers.
     fn out(&self, want: &Want, history: &History) -> Option<Decision> {
-        let Self { seen, rules, now_ms } = *self;
+        let Self { seen, rules, now } = *self;
         let fleet = &seen.fleet;
         let from_zero = fleet.desired == 0 && seen.visible > 0;
         let called_for = want.out.as_ref().map_or(0, |(wanted, _)| *wanted);
@@ -165,7 +169,7 @@ impl Turn<'_> {
             return is_full
                 .then(|| self.hold(history, format!("{why}, and {} are the most allowed", workers(fleet.max))));
         }
-        let cooling = remaining(history.out_at_ms, rules.cooldown_out, now_ms).filter(|_| !from_zero);
+        let cooling = remaining(history.out_at, rules.cooldown_out, now).filter(|_| !from_zero);
         if let Some(left) = cooling {
             let reason = format!("{why}, but the last scale-out is too recent: wait {} more", in_words(left));
             return Some(self.hold(history, reason));
@@ -179,15 +183,15 @@ impl Turn<'_> {
             ""
         };
         let mut history = history.clone();
-        history.out_at_ms = Some(now_ms);
-        history.launches.push(Launch { at_ms: now_ms, workers: target - fleet.desired });
+        history.out_at = Some(now);
+        history.launches.push(Launch { at: now, workers: target - fleet.desired });
         let reason = format!("{why}: from {} to {}{bound}", fleet.desired, workers(target));
         Some(Decision { target, reason, release: 0, history })
     }
 
     /// Scales in, or says why not.
     fn down(&self, want: &Want, history: &History) -> Decision {
-        let Self { seen, rules, now_ms } = *self;
+        let Self { seen, rules, now } = *self;
         let (fleet, state) = (&seen.fleet, &want.state);
         let wanted = history.low.iter().max().map(|most| self.floor().max(*most));
         let Some(target) = wanted.filter(|wanted| *wanted < fleet.desired) else {
@@ -202,8 +206,8 @@ impl Turn<'_> {
             return self
                 .hold(history, format!("{state}, but {} still starting; no scale-in meanwhile", are(fleet.pending)));
         }
-        let changed = history.in_at_ms.max(history.out_at_ms);
-        if let Some(left) = remaining(changed, rules.cooldown_in, now_ms) {
+        let changed = history.in_at.max(history.out_at);
+        if let Some(left) = remaining(changed, rules.cooldown_in, now) {
             return self
                 .hold(history, format!("{state}, but the last change is too recent: wait {} more", in_words(left)));
         }
@@ -211,7 +215,7 @@ impl Turn<'_> {
         let kept = if stays { ", busy workers stay" } else { "" };
         let down = format!("from {} down to {}{kept}", fleet.desired, workers(target));
         let mut history = history.clone();
-        history.in_at_ms = Some(now_ms);
+        history.in_at = Some(now);
         history.low.clear();
         history.launches.clear();
         Decision { target, reason: format!("{state} for {readings} readings in a row: {down}"), release: 0, history }
@@ -234,17 +238,18 @@ impl History {
     /// Measures arrivals from minute to minute: what was finished in it, and by how much the queue grew. Of a fleet that works off a
     /// backlog the first alone would tell how fast it is, and not what it has to expect.
     fn measure(&mut self, now: Reading, flow: f64) {
-        let passed = self.minute.map(|began| (began, now.at_ms.saturating_sub(began.at_ms)));
-        if passed.is_some_and(|(_, ms)| (0..MINUTE_MS).contains(&ms)) {
+        // Nothing is known of the time since a reading of the future, from a clock that was set back.
+        let passed = self.minute.and_then(|began| Some((began, now.at.checked_since(began.at)?)));
+        if passed.is_some_and(|(_, time)| time < MINUTE) {
             return;
         }
         let total = |reading: Reading| reading.visible.saturating_add(reading.in_flight) as f64;
-        // What happened since a reading of long ago, or of the future, says nothing of the last minute, unless nothing happened.
-        let counts = |(began, ms): &(Reading, i64)| {
+        // What happened since a reading of long ago says nothing of the last minute, unless nothing happened.
+        let counts = |(began, time): &(Reading, Duration)| {
             let is_quiet = flow == 0.0 && total(*began) == 0.0 && total(now) == 0.0;
-            (MINUTE_MS..=3 * MINUTE_MS).contains(ms) || is_quiet && *ms > 0
+            *time <= 3 * MINUTE || is_quiet
         };
-        let grown = |(began, ms): (Reading, i64)| (total(now) - total(began)) * 1000.0 / ms as f64;
+        let grown = |(began, time): (Reading, Duration)| (total(now) - total(began)) * 1000.0 / time.as_millis() as f64;
         self.arrivals = passed.filter(counts).map(|since| (flow + grown(since)).max(0.0));
         self.minute = Some(now);
     }
@@ -260,19 +265,18 @@ impl History {
 }
 
 /// The memory as it is now: old launches forgotten, the newest rate kept.
-fn recall(history: &History, rules: &Rules, seen: &Observation, now_ms: i64) -> History {
+fn recall(history: &History, rules: &Rules, seen: &Observation, now: Timestamp) -> History {
     let mut history = history.clone();
-    history.launches.retain(|launch| remaining(Some(launch.at_ms), rules.warmup, now_ms).is_some());
+    history.launches.retain(|launch| remaining(Some(launch.at), rules.warmup, now).is_some());
     history.rate = seen.rate.filter(|rate| rate.is_finite() && *rate > 0.0).or(history.rate);
     history
 }
 
-/// Milliseconds until `span` has passed since `since`; `None` if it has. A time in the future, from a clock that was set back,
+/// The time until `span` has passed since `since`; `None` if it has. A time in the future, from a clock that was set back,
 /// counts as passed.
-fn remaining(since: Option<i64>, span: Duration, now_ms: i64) -> Option<i64> {
-    let passed = now_ms.saturating_sub(since?);
-    let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    (0..span).contains(&passed).then(|| span - passed)
+fn remaining(since: Option<Timestamp>, span: Duration, now: Timestamp) -> Option<Duration> {
+    let passed = now.checked_since(since?)?;
+    (passed < span).then(|| span - passed)
 }
 
 /// Step scaling.
@@ -307,7 +311,7 @@ fn backlog(seen: &Observation, rules: &Rules, history: &History) -> Want {
     // Saturates at the largest u32, which the fleet's maximum then bounds.
     let needed = |messages: u64| (messages as f64 / share).ceil() as u32;
     let desired = f64::from(fleet.desired);
-    let within = in_words(i64::try_from(rules.latency.as_millis()).unwrap_or(i64::MAX));
+    let within = in_words(rules.latency);
     let waiting = needed(seen.visible);
     let of_waiting = (waiting > fleet.desired).then(|| {
         let why = format!("{state}, {} at {rate:.1} images/s clear them within {within}", workers(waiting));
@@ -356,10 +360,10 @@ fn messages(seen: &Observation) -> String {
     }
 }
 
-/// Milliseconds as `1m 5s`.
-fn in_words(ms: i64) -> String {
-    let seconds = u64::try_from(ms).unwrap_or(0).div_ceil(1000);
-    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+/// `1m 5s`, in whole seconds.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_millis().div_ceil(1000);
+    humantime::format_duration(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))).to_string()
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Step;
 
-const MINUTE: i64 = 60_000;
+/// A time of so many milliseconds.
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millis(ms)
+}
 
 fn fleet(desired: u32) -> FleetState {
     FleetState { min: 1, max: 20, desired, in_service: desired, ..FleetState::default() }
@@ -19,10 +22,10 @@ fn seen(visible: u64, desired: u32) -> Observation {
 fn story(rules: &Rules, start: u32, readings: &[(u64, u64, u32)]) -> Vec<(u32, String)> {
     let mut history = History::default();
     let mut desired = start;
-    let mut now = 0;
+    let mut now = at(0);
     let mut told = Vec::new();
     for (visible, in_flight, busy) in readings {
-        now += MINUTE;
+        now = now + MINUTE;
         let seen = Observation {
             visible: *visible,
             in_flight: *in_flight,
@@ -78,19 +81,19 @@ fn backlog_tells_a_story() {
 #[test]
 fn one_backlog_is_answered_once_and_a_deeper_one_by_the_difference() {
     let rules = Rules { cooldown_out: Duration::ZERO, warmup: Duration::from_secs(300), ..Rules::default() };
-    let first = decide(&seen(150, 1), &rules, &History::default(), 0);
+    let first = decide(&seen(150, 1), &rules, &History::default(), at(0));
     assert_eq!(first.target, 3);
     let starting = FleetState { in_service: 1, pending: 2, ..fleet(3) };
     let again = Observation { visible: 180, fleet: starting, ..Observation::default() };
-    let second = decide(&again, &rules, &first.history, MINUTE);
+    let second = decide(&again, &rules, &first.history, at(0) + MINUTE);
     assert_eq!(second.target, 3, "{}", second.reason);
     assert_eq!(second.reason, "180 messages wait; 2 workers are warming up, which answers them; nothing to do",);
     // In service, but not for long enough to have made a difference.
-    let third = decide(&seen(180, 3), &rules, &second.history, 2 * MINUTE);
+    let third = decide(&seen(180, 3), &rules, &second.history, at(0) + 2 * MINUTE);
     assert_eq!(third.target, 3, "{}", third.reason);
-    let deeper = decide(&seen(600, 3), &rules, &third.history, 3 * MINUTE);
+    let deeper = decide(&seen(600, 3), &rules, &third.history, at(0) + 3 * MINUTE);
     assert_eq!(deeper.target, 6, "{}", deeper.reason);
-    let warm = decide(&seen(150, 6), &rules, &deeper.history, 9 * MINUTE);
+    let warm = decide(&seen(150, 6), &rules, &deeper.history, at(0) + 9 * MINUTE);
     assert_eq!(warm.target, 8, "{}", warm.reason);
 }
 
@@ -99,11 +102,11 @@ fn a_fleet_at_zero_starts_for_one_message_despite_cooldowns() {
     for policy in [Policy::Steps, Policy::Backlog] {
         let rules = Rules { policy, ..Rules::default() };
         let none = FleetState { min: 0, max: 5, ..FleetState::default() };
-        let history = History { out_at_ms: Some(0), in_at_ms: Some(9_000), ..History::default() };
+        let history = History { out_at: Some(at(0)), in_at: Some(at(9_000)), ..History::default() };
         let one = Observation { visible: 1, fleet: none, ..Observation::default() };
-        assert_eq!(decide(&one, &rules, &history, 10_000).target, 1);
+        assert_eq!(decide(&one, &rules, &history, at(10_000)).target, 1);
         let nothing = Observation { fleet: none, ..Observation::default() };
-        assert_eq!(decide(&nothing, &rules, &history, 10_000).target, 0);
+        assert_eq!(decide(&nothing, &rules, &history, at(10_000)).target, 0);
     }
 }
 
@@ -112,23 +115,23 @@ fn a_fleet_goes_to_zero_only_when_all_is_done() {
     let rules = Rules { low_readings: 1, ..Rules::default() };
     let one = FleetState { min: 0, max: 5, desired: 1, in_service: 1, ..FleetState::default() };
     let left = Observation { visible: 3, fleet: one, ..Observation::default() };
-    assert_eq!(decide(&left, &rules, &History::default(), 0).target, 1);
+    assert_eq!(decide(&left, &rules, &History::default(), at(0)).target, 1);
     let done = Observation { fleet: one, ..Observation::default() };
-    assert_eq!(decide(&done, &rules, &History::default(), 0).target, 0);
+    assert_eq!(decide(&done, &rules, &History::default(), at(0)).target, 0);
 }
 
 #[test]
 fn the_rate_is_set_or_measured_or_remembered_and_never_guessed() {
     let rules = Rules { policy: Policy::Backlog, ..Rules::default() };
-    let unknown = decide(&seen(100_000, 1), &rules, &History::default(), 0);
+    let unknown = decide(&seen(100_000, 1), &rules, &History::default(), at(0));
     assert_eq!(unknown.target, 1);
     assert!(unknown.reason.contains("rate is known once"), "{}", unknown.reason);
     let set = Rules { rate: Some(100.0), max_step: 100, ..rules.clone() };
-    assert_eq!(decide(&seen(60_000, 1), &set, &History::default(), 0).target, 10);
+    assert_eq!(decide(&seen(60_000, 1), &set, &History::default(), at(0)).target, 10);
     let measured = Observation { rate: Some(100.0), ..seen(30_000, 1) };
-    let measured = decide(&measured, &rules, &History::default(), 0);
+    let measured = decide(&measured, &rules, &History::default(), at(0));
     assert_eq!(measured.target, 5);
-    let remembered = decide(&seen(60_000, 5), &rules, &measured.history, MINUTE);
+    let remembered = decide(&seen(60_000, 5), &rules, &measured.history, at(0) + MINUTE);
     assert_eq!(remembered.target, 10);
 }
 
@@ -137,12 +140,12 @@ fn nothing_is_scaled_in_while_workers_start_or_after_a_recent_change() {
     let rules = Rules { low_readings: 1, ..Rules::default() };
     let starting =
         Observation { fleet: FleetState { in_service: 2, pending: 2, ..fleet(4) }, ..Observation::default() };
-    let decision = decide(&starting, &rules, &History::default(), 0);
+    let decision = decide(&starting, &rules, &History::default(), at(0));
     assert_eq!((decision.target, decision.reason.contains("still starting")), (4, true), "{}", decision.reason);
-    let recent = History { out_at_ms: Some(0), ..History::default() };
-    let decision = decide(&seen(0, 4), &rules, &recent, 59_000);
+    let recent = History { out_at: Some(at(0)), ..History::default() };
+    let decision = decide(&seen(0, 4), &rules, &recent, at(59_000));
     assert_eq!((decision.target, decision.reason.contains("wait 1s more")), (4, true), "{}", decision.reason);
-    assert_eq!(decide(&seen(0, 4), &rules, &recent, 60_000).target, 1);
+    assert_eq!(decide(&seen(0, 4), &rules, &recent, at(60_000)).target, 1);
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
@@ -208,19 +211,19 @@ prop_compose! {
         arrivals in prop::option::of(0.0..500.0),
     ) -> History {
         History {
-            last: last.map(|s| Reading { at_ms: s * 1000, visible: 7, in_flight: 1 }),
-            minute: minute.map(|(s, visible)| Reading { at_ms: s * 1000, visible, in_flight: 1 }),
+            last: last.map(|s| Reading { at: at(s * 1000), visible: 7, in_flight: 1 }),
+            minute: minute.map(|(s, visible)| Reading { at: at(s * 1000), visible, in_flight: 1 }),
             arrivals,
             low,
-            launches: launches.into_iter().map(|(s, workers)| Launch { at_ms: s * 1000, workers }).collect(),
-            out_at_ms: out.map(|s| s * 1000),
-            in_at_ms: into.map(|s| s * 1000),
+            launches: launches.into_iter().map(|(s, workers)| Launch { at: at(s * 1000), workers }).collect(),
+            out_at: out.map(|s| at(s * 1000)),
+            in_at: into.map(|s| at(s * 1000)),
             rate,
         }
     }
 }
 
-const NOW: i64 = 300_000;
+const NOW: Timestamp = Timestamp::from_millis(300_000);
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
@@ -252,12 +255,12 @@ proptest! {
 
     #[test]
     fn a_second_run_on_the_same_reading_changes_nothing(
-        seen in observation(), rules in rules(), history in history(), later in 0i64..500,
+        seen in observation(), rules in rules(), history in history(), later in 0u64..500,
     ) {
         let first = decide(&seen, &rules, &history, NOW);
         let acted = FleetState { desired: first.target, ..seen.fleet };
         for fleet in [seen.fleet, acted] {
-            let second = decide(&Observation { fleet, ..seen }, &rules, &first.history, NOW + later);
+            let second = decide(&Observation { fleet, ..seen }, &rules, &first.history, NOW + Duration::from_millis(later));
             prop_assert_eq!(second.target, fleet.desired, "{}", second.reason);
         }
     }
@@ -288,13 +291,13 @@ proptest! {
     #[test]
     fn cooldowns_hold(seen in observation(), rules in rules(), history in history()) {
         let decision = decide(&seen, &rules, &history, NOW);
-        let cooling = |at: Option<i64>, span| remaining(at, span, NOW).is_some();
+        let cooling = |at: Option<Timestamp>, span| remaining(at, span, NOW).is_some();
         if decision.target > seen.fleet.desired && seen.fleet.desired > 0 {
-            prop_assert!(!cooling(history.out_at_ms, rules.cooldown_out));
+            prop_assert!(!cooling(history.out_at, rules.cooldown_out));
         }
         if decision.target < seen.fleet.desired {
-            prop_assert!(!cooling(history.out_at_ms, rules.cooldown_in));
-            prop_assert!(!cooling(history.in_at_ms, rules.cooldown_in));
+            prop_assert!(!cooling(history.out_at, rules.cooldown_in));
+            prop_assert!(!cooling(history.in_at, rules.cooldown_in));
             prop_assert_eq!(seen.fleet.pending, 0);
         }
     }

@@ -18,6 +18,9 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{Server, Service};
 
 /// Seconds: from a page out of memory to a long poll or a result that is waited for.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
@@ -75,19 +78,29 @@ pub fn answer(registry: &Registry) -> Response {
     }
 }
 
+/// Connections of those who scrape: a few, of which some are forgotten.
+const CONNECTIONS: usize = 16;
+
 /// Answers `GET /metrics` on `listener` with what `of` holds until `ended`, for a role that has no other listener.
 ///
 /// # Errors
-/// If the listener fails.
-pub async fn expose<M>(listener: TcpListener, of: Arc<M>, ended: impl Future<Output = ()>) -> io::Result<()>
+/// If the listener has no address.
+pub async fn expose<M>(listener: TcpListener, of: Arc<M>, ended: CancellationToken) -> io::Result<()>
 where
     M: AsRef<Registry> + Send + Sync + 'static,
 {
-    let router =
+    let routes =
         Router::new().route("/metrics", get(async |State(of): State<Arc<M>>| answer(M::as_ref(&of)))).with_state(of);
-    tokio::select! {
-        served = axum::serve(listener, router).into_future() => served,
-        // Scrapes under way are cut: nobody waits for them.
-        () = ended => Ok(()),
-    }
+    let service = Service {
+        routes,
+        connections: CONNECTIONS,
+        health_check: None,
+        refusal: || (StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again").into_response(),
+        opened: Arc::new(|| Box::new(())),
+    };
+    let server = Server::new(service, listener.local_addr()?);
+    server.accept(listener, &ended).await;
+    // Scrapes under way are cut: nobody waits for them.
+    server.end();
+    Ok(())
 }

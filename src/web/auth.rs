@@ -1,6 +1,6 @@
 //! Who may do what: tokens, and session cookies derived from them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -24,13 +24,14 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Secret, Web},
+    contract::Timestamp,
 };
 
 /// The session cookie.
 const COOKIE: &str = "imgcls_session";
 
 /// A session ends after this time, or with its token.
-const SESSION_MS: i64 = 7 * 24 * 3600 * 1000;
+const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a request may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,9 +86,9 @@ impl Token {
         self.hash.ct_eq(&presented).into()
     }
 
-    fn mac(&self, level: Level, until_ms: i64) -> Hmac<Sha256> {
+    fn mac(&self, level: Level, until: Timestamp) -> Hmac<Sha256> {
         let mut mac = self.key.clone();
-        mac.update(format!("imgcls session 1|{}|{until_ms}", level.name()).as_bytes());
+        mac.update(format!("imgcls session 1|{}|{until}", level.name()).as_bytes());
         mac
     }
 }
@@ -132,9 +133,9 @@ impl Auth {
 
     /// The `Set-Cookie` value of a new session.
     pub(crate) fn cookie(&self, level: Level, https: bool) -> Option<String> {
-        let until_ms = self.clock.now_ms() + SESSION_MS;
-        let mac = hex::encode(self.token_for(level)?.mac(level, until_ms).finalize().into_bytes());
-        Some(set_cookie(&format!("{}.{until_ms}.{mac}", level.name()), SESSION_MS / 1000, https))
+        let until = self.clock.now() + SESSION;
+        let mac = hex::encode(self.token_for(level)?.mac(level, until).finalize().into_bytes());
+        Some(set_cookie(&format!("{}.{until}.{mac}", level.name()), SESSION, https))
     }
 
     fn level_of_session(&self, value: &str) -> Option<Level> {
@@ -144,10 +145,10 @@ impl Auth {
             "admin" => Level::Admin,
             _ => return None,
         };
-        let until_ms: i64 = parts.next()?.parse().ok()?;
+        let until: Timestamp = parts.next()?.parse().ok()?;
         let mac = hex::decode(parts.next()?).ok()?;
-        self.token_for(level)?.mac(level, until_ms).verify_slice(&mac).ok()?;
-        (self.clock.now_ms() < until_ms).then_some(level)
+        self.token_for(level)?.mac(level, until).verify_slice(&mac).ok()?;
+        (self.clock.now() < until).then_some(level)
     }
 
     /// What the holder of `token`, who asks from `address`, may do. Every way to present a token comes through here, so that
@@ -187,14 +188,14 @@ impl Auth {
     }
 }
 
-fn set_cookie(value: &str, max_age_s: i64, https: bool) -> String {
+fn set_cookie(value: &str, max_age: Duration, https: bool) -> String {
     let secure = if https { "; Secure" } else { "" };
-    format!("{COOKIE}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}")
+    format!("{COOKIE}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict{secure}", max_age.as_secs())
 }
 
 /// The `Set-Cookie` value that ends a session.
 pub(crate) fn no_cookie(https: bool) -> String {
-    set_cookie("", 0, https)
+    set_cookie("", Duration::ZERO, https)
 }
 
 /// Lets through who may at least look.

@@ -17,7 +17,8 @@ use axum::{
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{error::Error, pace::Slow};
+use super::error::Error;
+use crate::http::Slow;
 
 /// More than this without an end of a part's head is no multipart.
 const MAX_UNUSED: usize = 1 << 20;

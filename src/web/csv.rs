@@ -60,7 +60,7 @@ fn cells(row: &Classification) -> [String; 9] {
         error.to_owned(),
         row.location.clone(),
         row.model.clone(),
-        row.worker.clone(),
+        row.worker.to_string(),
         row.classified_at_text(),
         row.outcome.is_uncertain().to_string(),
     ]

@@ -16,17 +16,13 @@ use super::{
     App,
     error::{Error, Result},
 };
-use crate::config::{Network, Web};
+use crate::{
+    config::{Network, Web},
+    http::Ends,
+};
 
 /// Scripts, styles and pictures from here only, nothing inline, and no frame may show a page.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-
-/// The two ends of the connection that a request came on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ends {
-    pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
-}
 
 /// Who asks, as far as it can be known.
 #[derive(Debug, Clone, Copy)]

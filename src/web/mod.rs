@@ -2,14 +2,16 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    backend::{self, Backend},
+    backend::{self, Backend, within},
     clock::Clock,
     config::Serve,
 };
+
+pub use crate::http::listen;
 
 mod accept;
 mod assets;
@@ -31,10 +33,8 @@ mod metrics;
 mod multipart;
 mod outcome;
 mod outgoing;
-mod pace;
 mod params;
 mod part;
-mod places;
 mod queue;
 mod ready;
 mod reset;
@@ -42,6 +42,7 @@ mod results;
 mod router;
 mod serve;
 mod shared;
+mod slow;
 mod spool;
 mod status;
 mod table;
@@ -52,7 +53,7 @@ mod upload;
 
 pub use error::Error;
 pub use router::router;
-pub use serve::{listen, serve};
+pub use serve::serve;
 
 /// A store must answer a question within this time.
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -126,8 +127,5 @@ impl App {
 
 /// A store's answer, or an error if it takes too long.
 async fn ask<T>(question: impl Future<Output = backend::Result<T>>) -> error::Result<T> {
-    match timeout(STORE_TIMEOUT, question).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::unavailable(format!("the store did not answer within {} s", STORE_TIMEOUT.as_secs()))),
-    }
+    Ok(within(STORE_TIMEOUT, question).await?)
 }

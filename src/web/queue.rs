@@ -66,7 +66,7 @@ pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
                 "id": letter.id,
                 "images": images(letter),
                 "receive_count": letter.receive_count,
-                "sent_at_ms": letter.sent_at_ms,
+                "sent_at_ms": letter.sent_at,
                 "body": letter.body,
             })
         })

@@ -1,6 +1,6 @@
 //! Whether this server can take uploads and answer, and if not, why.
 
-use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -11,7 +11,10 @@ use axum::{
 use serde::Serialize;
 
 use super::{App, auth::Level, error::Result, guard::Client, shared::FRESH};
-use crate::contract::ImageName;
+use crate::{
+    backend::{self, ErrorKind, within},
+    contract::ImageName,
+};
 
 /// Each check has this long.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,7 +60,8 @@ pub(crate) async fn get(
 async fn check(app: Arc<App>) -> Result<Checks> {
     let spool = async {
         let spool = Arc::clone(&app.spool);
-        tokio::task::spawn_blocking(move || spool.check()).await.map_err(std::io::Error::other)?
+        let checked = tokio::task::spawn_blocking(move || spool.check()).await.map_err(std::io::Error::other);
+        checked.and_then(|checked| checked).map_err(|e| backend::Error::new(ErrorKind::Refused, e.to_string()))
     };
     // Any name will do: what counts is that the store answers.
     let probe: Vec<ImageName> = "readiness".parse().into_iter().collect();
@@ -68,11 +72,11 @@ async fn check(app: Arc<App>) -> Result<Checks> {
         }
     };
     let (disk, images, queue, results, spool) = tokio::join!(
-        within(app.backend.images.check_room()),
-        within(images),
-        within(app.backend.queue.depth()),
-        within(app.backend.results.get(&probe)),
-        within(spool)
+        in_time(app.backend.images.check_room()),
+        in_time(images),
+        in_time(app.backend.queue.depth()),
+        in_time(app.backend.results.get(&probe)),
+        in_time(spool)
     );
     let workers = app.backend.fleet.fault().map_or(Ok(()), Err);
     Ok([
@@ -86,10 +90,6 @@ async fn check(app: Arc<App>) -> Result<Checks> {
     .into())
 }
 
-async fn within<T, E: Display>(call: impl Future<Output = Result<T, E>>) -> Result<(), String> {
-    match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
-    }
+async fn in_time<T>(call: impl Future<Output = backend::Result<T>>) -> Result<(), String> {
+    within(TIMEOUT, call).await.map(drop).map_err(|error| error.to_string())
 }

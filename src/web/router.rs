@@ -12,8 +12,8 @@ use axum::{
 };
 
 use super::{
-    App, Error, assets, auth, classes, classify, csv, frame, guard, images, index, login, metrics, pace, queue, ready,
-    reset, results, status, upload,
+    App, Error, assets, auth, classes, classify, csv, frame, guard, images, index, login, metrics, queue, ready, reset,
+    results, slow, status, upload,
 };
 
 /// Largest body of a call that is no upload.
@@ -57,7 +57,7 @@ pub fn router(app: Arc<App>) -> Router {
             Error::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take that method").into_response()
         })
         .layer(DefaultBodyLimit::max(SMALL_BODY_BYTES))
-        .layer(from_fn(pace::slow_bodies_time_out))
+        .layer(from_fn(slow::slow_bodies_time_out))
         .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
         .layer(from_fn_with_state(Arc::clone(&app), frame::errors_as_pages))
         .layer(from_fn(guard::security_headers))

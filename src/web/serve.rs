@@ -1,53 +1,16 @@
-//! Connections: accepted while there are places, given up when slow, drained at the end.
+//! The web tier as a service: what it serves, and how it ends.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
-use axum::{
-    Router,
-    body::Body,
-    http::{HeaderValue, header},
-    response::{IntoResponse as _, Response},
-};
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
+use axum::response::IntoResponse as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     App, Error,
-    guard::Ends,
-    pace::{Activity, Answer, PacedBody, PacedStream},
-    places::{Kind, Place, Places},
     router::{HEALTH_CHECK, router},
 };
-
-/// A client has this long for the head of a request, and a connection may be idle for so long.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Most bytes of a request that wait to be parsed; also what a head may have.
-const BUFFER_BYTES: usize = 64 << 10;
-
-/// Connections that the kernel keeps for us until we accept them, if it lets us have so many.
-const BACKLOG: u32 = 4096;
-
-/// At the end, requests under way have this long.
-const DRAIN: Duration = Duration::from_secs(20);
-
-/// Listens on `address`, with a queue that a burst of connections does not fill.
-///
-/// # Errors
-/// If the address cannot be had.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart need not wait for connections of the last run to be forgotten.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
+use crate::http::{Server, Service};
 
 /// Serves `app` until `shutdown` is cancelled, then takes no more connections, lets requests under way end, and cuts off after 20 s
 /// those that have not.
@@ -55,124 +18,18 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// If the listener has no address.
 pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: CancellationToken) -> io::Result<()> {
-    let local = listener.local_addr()?;
-    let server = Server::new(app, local);
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => tokio::select! {
-                () = shutdown.cancelled() => break,
-                place = server.places.enter() => server.spawn(stream, peer, place),
-            },
-            Err(error) if is_about_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; waiting a moment");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    drop(listener);
-    server.drain().await;
-    Ok(())
-}
-
-/// What all connections share.
-struct Server {
-    app: Arc<App>,
-    local: SocketAddr,
-    routes: Router,
-    http: http1::Builder,
-    places: Arc<Places>,
-    connections: TaskTracker,
-    graceful: GracefulShutdown,
-    /// Ends every connection at once.
-    cut: CancellationToken,
-}
-
-impl Server {
-    fn new(app: Arc<App>, local: SocketAddr) -> Self {
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES);
-        Self {
-            local,
-            routes: router(Arc::clone(&app)),
-            http,
-            places: Places::new(app.config.web.max_connections),
-            connections: TaskTracker::new(),
-            graceful: GracefulShutdown::new(),
-            cut: CancellationToken::new(),
-            app,
-        }
-    }
-
-    /// Serves a connection until it ends, loses its place or is cut.
-    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let ends = Ends { peer, local: stream.local_addr().unwrap_or(self.local) };
-        let (routes, kind, activity) = (self.routes.clone(), place.kind, place.activity.clone());
-        let service = service_fn(move |request| answer(routes.clone(), kind, ends, activity.clone(), request));
-        let io = TokioIo::new(PacedStream::new(stream, place.activity.clone()));
-        let connection = self.graceful.watch(self.http.serve_connection(io, service));
-        let (cut, open) = (self.cut.clone(), self.app.metrics.connection());
-        self.connections.spawn(async move {
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, %peer, "connection ended");
-                },
-                () = place.evicted.cancelled() => tracing::debug!(%peer, "connection gave its place to another"),
-                () = cut.cancelled() => tracing::debug!(%peer, "connection cut"),
-            }
-            drop((open, place));
-        });
-    }
-
-    /// Lets requests under way end.
-    async fn drain(self) {
-        self.app.stopping.cancel();
-        self.app.tasks.close();
-        self.connections.close();
-        let drained = async {
-            self.graceful.shutdown().await;
-            self.connections.wait().await;
-            self.app.tasks.wait().await;
-        };
-        if tokio::time::timeout(DRAIN, drained).await.is_err() {
-            tracing::warn!(open = self.connections.len(), "some requests did not end in time; cutting them off");
-            self.cut.cancel();
-            self.connections.wait().await;
-        }
-    }
-}
-
-/// Answers one request.
-async fn answer(
-    routes: Router,
-    kind: Kind,
-    ends: Ends,
-    activity: Activity,
-    mut request: Request<Incoming>,
-) -> Result<Response<Answer>, Infallible> {
-    activity.begin();
-    request.extensions_mut().insert(ends);
-    request.extensions_mut().insert(activity.clone());
-    let mut response = if kind == Kind::Extra && request.uri().path() != HEALTH_CHECK {
-        Error::unavailable("too many connections; try again").into_response()
-    } else {
-        routes.oneshot(request.map(|body| Body::new(PacedBody::new(body, activity.clone())))).await?
+    let open = Arc::clone(&app);
+    let service = Service {
+        routes: router(Arc::clone(&app)),
+        connections: app.config.web.max_connections,
+        health_check: Some(HEALTH_CHECK),
+        refusal: || Error::unavailable("too many connections; try again").into_response(),
+        opened: Arc::new(move || Box::new(open.metrics.connection())),
     };
-    if kind == Kind::Extra {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response.map(|body| Answer::new(body, activity)))
-}
-
-/// Whether the error is the connection's and not the listener's.
-fn is_about_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    let server = Server::new(service, listener.local_addr()?);
+    server.accept(listener, &shutdown).await;
+    app.stopping.cancel();
+    app.tasks.close();
+    server.drain(app.tasks.wait()).await;
+    Ok(())
 }

@@ -39,9 +39,9 @@ pub(crate) async fn current(app: &Arc<App>) -> Result<Known<Status>> {
 }
 
 async fn observe(app: Arc<App>) -> Result<Status> {
-    let now_ms = app.clock.now_ms();
+    let now = app.clock.now();
     let (system, scaler) = tokio::try_join!(
-        ask(backend::status::read(&app.backend, &app.model.name, now_ms)),
+        ask(backend::status::read(&app.backend, &app.model.name, now)),
         ask(app.backend.scaler.read()),
     )?;
     let scaling = scaler.map_or(Value::Null, |s| serde_json::from_str(&s.value).unwrap_or(Value::String(s.value)));

@@ -1,19 +1,10 @@
 //! The table of results.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 use super::{params::PageParams, thumbnails};
 use crate::{
     backend::Page,
-    contract::{Classification, Outcome},
+    contract::{Classification, Outcome, escape},
 };
-
-/// All but what RFC 3986 calls unreserved.
-const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-
-fn encode(text: &str) -> String {
-    utf8_percent_encode(text, COMPONENT).to_string()
-}
 
 /// One row of the table.
 #[derive(Debug)]
@@ -38,14 +29,14 @@ impl Row {
         let percent = |confidence: f32| format!("{:.0} %", confidence * 100.0);
         let mut row = Self {
             name: result.image.to_string(),
-            url: format!("/images/{}", encode(result.image.as_str())),
-            thumbnail: format!("/images/{}?size=128&v={}", encode(result.image.as_str()), thumbnails::version(result)),
+            url: format!("/images/{}", escape(result.image.as_str())),
+            thumbnail: format!("/images/{}?size=128&v={}", escape(result.image.as_str()), thumbnails::version(result)),
             label: String::new(),
             confidence: String::new(),
             percent: String::new(),
             others: String::new(),
             error: String::new(),
-            worker: result.worker.clone(),
+            worker: result.worker.to_string(),
             at: result.classified_at_text(),
             when: result.classified_at_text().replace('T', " ").replace('Z', " UTC"),
         };
@@ -78,10 +69,10 @@ impl Table {
     /// The rows of `page`, which these parameters asked for.
     pub(crate) fn new(page: &Page, params: &PageParams) -> Self {
         let link = |key: &str, name: &str| {
-            let mut link = format!("/results?{key}={}", encode(name));
+            let mut link = format!("/results?{key}={}", escape(name));
             for (key, value) in [("q", &params.q), ("limit", &params.limit)] {
                 if !value.is_empty() {
-                    link.push_str(&format!("&{key}={}", encode(value)));
+                    link.push_str(&format!("&{key}={}", escape(value)));
                 }
             }
             link

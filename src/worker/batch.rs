@@ -10,10 +10,7 @@ use super::{
     heartbeat::Counters,
     metrics::{Metrics, Stage},
 };
-use crate::{
-    contract::Score,
-    model::{Classifier, Input},
-};
+use crate::model::{Classifier, Input, Score};
 
 /// How many labels a result holds.
 const TOP: usize = 5;

@@ -10,7 +10,7 @@ use super::lease::Leases;
 use crate::{
     backend::{Heartbeat, Registry, within},
     clock::Clock,
-    contract::Outcome,
+    contract::{Outcome, WorkerId},
 };
 
 /// Time between heartbeats.
@@ -32,8 +32,8 @@ pub(crate) struct Counters {
 impl Counters {
     /// Nothing done yet by `worker`.
     #[must_use]
-    pub(crate) fn new(worker: String, clock: Arc<dyn Clock>) -> Self {
-        let state = Heartbeat { worker, started_at_ms: clock.now_ms(), ..Heartbeat::default() };
+    pub(crate) fn new(worker: WorkerId, clock: Arc<dyn Clock>) -> Self {
+        let state = Heartbeat { worker, started_at: clock.now(), ..Heartbeat::default() };
         Self { clock, state: Mutex::new(state) }
     }
 
@@ -44,7 +44,7 @@ impl Counters {
 
     /// Counts a stored result.
     pub(crate) fn stored(&self, outcome: &Outcome) {
-        let minute = self.clock.now_ms().div_euclid(60_000);
+        let minute = self.clock.now().minute();
         let mut state = self.state.lock();
         match outcome {
             Outcome::Labelled { label, .. } => {
@@ -60,15 +60,10 @@ impl Counters {
     /// The heartbeat as things stand.
     #[must_use]
     pub(crate) fn heartbeat(&self, in_flight: usize, draining: bool) -> Heartbeat {
-        let now_ms = self.clock.now_ms();
+        let now = self.clock.now();
         let mut state = self.state.lock();
-        prune(&mut state.minutes, now_ms.div_euclid(60_000));
-        Heartbeat {
-            seen_at_ms: now_ms,
-            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
-            draining,
-            ..state.clone()
-        }
+        prune(&mut state.minutes, now.minute());
+        Heartbeat { seen_at: now, in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX), draining, ..state.clone() }
     }
 
     /// Images done and failed.

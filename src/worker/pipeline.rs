@@ -286,8 +286,7 @@ impl Pipeline {
 
     /// Publishes what came of an image.
     async fn store(&self, task: &Task<'_>, finding: Finding) -> Result<Fate, Fate> {
-        let now_ns = i128::from(self.clock.now_ms()) * 1_000_000;
-        let classified_at = OffsetDateTime::from_unix_timestamp_nanos(now_ns).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let classified_at = self.clock.now().date().unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let result = Classification {
             image: task.image.clone(),
             outcome: finding.outcome,
@@ -297,7 +296,7 @@ impl Pipeline {
             classified_at,
             sequencer: task.event.sequencer.clone(),
             image_sequencer: finding.image_sequencer,
-            asked_at_ms: task.message.sent_at_ms,
+            asked_at: task.message.sent_at,
         };
         let publish = within(STORE_TIMEOUT, publish(&self.backend, &result));
         let fate = self.metrics.time(Stage::Publish, publish).await?;

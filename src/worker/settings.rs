@@ -1,12 +1,12 @@
 //! What a worker is configured with.
 
-use crate::model::Limits;
+use crate::{contract::WorkerId, model::Limits};
 
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Its name in heartbeats and rows.
-    pub worker: String,
+    pub worker: WorkerId,
     /// Threads of the network, and as many that decode.
     pub threads: usize,
     /// Most images in one batch.

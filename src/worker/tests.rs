@@ -10,8 +10,8 @@ use crate::{
     backend::{Backend, Host, Upload, Which, local, remove, requeue},
     clock::{Clock, ManualClock, SystemClock},
     config::Raw,
-    contract::{Classification, Digest, ImageName, Outcome, Score, Sequencer, result::output_key},
-    model::{Bundle, Classifier, Engine, Limits, Parallel},
+    contract::{Classification, Digest, ImageName, Outcome, Sequencer, Timestamp, result::output_key},
+    model::{Bundle, Classifier, Engine, Limits, Parallel, Score},
     telemetry,
 };
 
@@ -194,11 +194,11 @@ fn published(image: &ImageName, label: &str, event: Option<&Sequencer>, bytes: O
         outcome: Outcome::labelled(scores).unwrap(),
         location: String::new(),
         model: String::new(),
-        worker: label.to_owned(),
+        worker: label.into(),
         classified_at: time::OffsetDateTime::UNIX_EPOCH,
         sequencer: event.cloned(),
         image_sequencer: bytes.cloned(),
-        asked_at_ms: 0,
+        asked_at: Timestamp::default(),
     }
 }
 

@@ -10,7 +10,10 @@ use aws_sdk_s3::{
 use tokio::sync::OnceCell;
 
 use super::client::{Call, internal, status};
-use crate::backend::{Error, ErrorKind, Result, Retry};
+use crate::{
+    backend::{Error, ErrorKind, Result, Retry},
+    contract::Timestamp,
+};
 
 /// S3's limit of one `DeleteObjects` and of one page of a listing.
 pub(super) const MAX_KEYS: usize = 1000;
@@ -224,7 +227,7 @@ pub(crate) struct Next {
 pub(crate) struct Found {
     pub(crate) id: ObjectIdentifier,
     /// By the store's clock, which on AWS has whole seconds.
-    pub(crate) modified_ms: i64,
+    pub(crate) modified: Timestamp,
 }
 
 fn found(
@@ -233,7 +236,8 @@ fn found(
     modified: Option<&aws_sdk_s3::primitives::DateTime>,
 ) -> Option<Found> {
     let id = ObjectIdentifier::builder().key(key?).set_version_id(version.map(str::to_owned)).build().ok()?;
-    Some(Found { id, modified_ms: modified.and_then(|t| t.to_millis().ok()).unwrap_or(0) })
+    let modified = modified.and_then(|t| t.to_millis().ok()).unwrap_or(0);
+    Some(Found { id, modified: Timestamp::from_millis(modified) })
 }
 
 /// The error about a body that ended early.

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::{
-    client::Call,
-    queue::{MAX_BATCH, SqsQueue, is_unsupported},
-};
-use crate::backend::{DeadLetter, DeadLetters, Queue, Receipt, Result};
+use super::{client::Call, queue::SqsQueue, queue_batch::MAX_BATCH, queue_facts::is_unsupported};
+use crate::backend::{DeadLetter, DeadLetters, Error, ErrorKind, Queue, Receipt, Result, Retry};
 
 /// How long one call goes on; what is left then is done by another one.
 const BUDGET: Duration = Duration::from_secs(50);
 
 /// How long a dead letter is hidden while it is moved or dropped.
 const HIDE: Duration = Duration::from_secs(60);
+
+/// How often a move is looked at, which takes about as long as [`BUDGET`].
+const WATCH: Retry = Retry { attempts: 66, first: Duration::from_millis(500), longest: Duration::from_secs(1) };
 
 const MOVE: Call = Call::new("start moving messages from", "sqs:StartMessageMoveTask");
 
@@ -53,20 +53,20 @@ impl DeadLetters for SqsQueue {
 impl SqsQueue {
     /// Waits for the newest move task and returns how many messages it moved so far.
     async fn watch_move(&self, source: &str) -> Result<u64> {
-        let end = Instant::now() + BUDGET;
+        let mut looks = WATCH.start();
         loop {
             let tasks = self.client.list_message_move_tasks().source_arn(source).max_results(1).send().await;
             let tasks = tasks
                 .map_err(|e| Call::new("watch messages move from", "sqs:ListMessageMoveTasks").error(source, &e))?;
             let Some(task) = tasks.results().first() else { return Ok(0) };
             let moved = u64::try_from(task.approximate_number_of_messages_moved()).unwrap_or(0);
-            if task.status() != Some("RUNNING") || Instant::now() > end {
+            let running = || Error::new(ErrorKind::Transient, format!("messages are still moved from {source}"));
+            if task.status() != Some("RUNNING") || looks.again(running()).await.is_err() {
                 if let Some(reason) = task.failure_reason() {
                     tracing::warn!(reason, "moving dead letters back stopped early");
                 }
                 return Ok(moved);
             }
-            sleep(Duration::from_millis(500)).await;
         }
     }
 

@@ -8,7 +8,10 @@ use aws_sdk_autoscaling::{
 use parking_lot::Mutex;
 
 use super::client::Call;
-use crate::backend::{Error, ErrorKind, Fleet, FleetState, Result, SetDesired};
+use crate::{
+    backend::{Error, ErrorKind, Fleet, FleetState, Result, SetDesired},
+    contract::WorkerId,
+};
 
 const DESCRIBE: Call = Call::new("read Auto Scaling group", "autoscaling:DescribeAutoScalingGroups");
 const RELEASE: Call = Call::new("drop the scale-in protection in", "autoscaling:SetInstanceProtection");
@@ -94,9 +97,9 @@ impl Fleet for AutoScalingFleet {
     }
 
     /// Their lifecycle hook waits until they have drained.
-    async fn release(&self, workers: &[String]) -> Result<()> {
+    async fn release(&self, workers: &[WorkerId]) -> Result<()> {
         self.named()?;
-        let ids: Vec<&str> = workers.iter().filter_map(|worker| instance_of(worker)).collect();
+        let ids: Vec<&str> = workers.iter().filter_map(WorkerId::instance).collect();
         for some in ids.chunks(RELEASED_AT_ONCE) {
             let set = self.client.set_instance_protection().auto_scaling_group_name(&self.group);
             let set = set.set_instance_ids(Some(some.iter().map(|id| (*id).to_owned()).collect()));
@@ -105,11 +108,6 @@ impl Fleet for AutoScalingFleet {
         }
         Ok(())
     }
-}
-
-/// The instance that a worker runs on, by the worker's name: the instance's id, a hyphen, and the process.
-fn instance_of(worker: &str) -> Option<&str> {
-    worker.rsplit_once('-').map(|(id, _)| id).filter(|id| id.starts_with("i-"))
 }
 
 fn state(group: &AutoScalingGroup) -> FleetState {

@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use futures_util::{StreamExt, future::try_join_all, stream};
 
 use super::{
-    results::{DynamoResults, Marker, QUERY, is_visible},
+    marker::{Marker, is_visible},
+    results::{DynamoResults, QUERY},
     row::{self, DELETED_AT, Item, SHARD, SHARDS, SORT_KEY, TOMBSTONE, n, number, s, text},
 };
 use crate::{
     backend::{Error, ErrorKind, Page, PageQuery, Result},
     clock::{Clock, SystemClock},
-    contract::{Classification, ImageName, order::sort_key},
+    contract::{Classification, ImageName, Timestamp, order::sort_key},
 };
 
 /// Rows that one call looks at when it filters.
@@ -129,9 +130,9 @@ impl DynamoResults {
 impl DynamoResults {
     /// Takes away what is left of rows that were removed long ago.
     async fn forget_removed(&self, hidden: Vec<Item>) {
-        let before_ms = SystemClock.now_ms() - i64::try_from(TOMBSTONE.as_millis()).unwrap_or(i64::MAX);
-        let old = hidden.into_iter().filter(|item| number::<i64>(item, DELETED_AT).is_some_and(|at| at < before_ms));
-        let deletes: Vec<_> = old.map(|item| self.delete_if_old(item, before_ms)).collect();
+        let before = SystemClock.now() - TOMBSTONE;
+        let old = hidden.into_iter().filter(|item| number::<Timestamp>(item, DELETED_AT).is_some_and(|at| at < before));
+        let deletes: Vec<_> = old.map(|item| self.delete_if_old(item, before)).collect();
         let mut deletes = stream::iter(deletes).buffer_unordered(16);
         while let Some(deleted) = deletes.next().await {
             if let Err(error) = deleted {

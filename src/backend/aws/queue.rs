@@ -6,23 +6,22 @@ use async_trait::async_trait;
 use aws_sdk_sqs::{
     Client,
     config::timeout::TimeoutConfig,
-    error::ProvideErrorMetadata,
     types::{
-        BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
-        MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
+        ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, MessageSystemAttributeName,
+        QueueAttributeName, SendMessageBatchRequestEntry,
     },
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::Deserialize;
 
-use super::client::{Call, internal};
-use crate::backend::{Depth, Error, ErrorKind, Message, Queue, QueuePolicy, Receipt, Result, Retry};
-
-/// SQS's limit of entries in one batch and of messages in one receive.
-pub(crate) const MAX_BATCH: usize = 10;
-
-/// SQS's limit of the bodies of one batch, in bytes. Newer queues take 1 MiB; emulators and old accounts do not.
-const MAX_BATCH_BYTES: usize = 256 << 10;
+use super::{
+    client::{Call, internal},
+    queue_batch::{Failures, MAX_BATCH, batches, split_failures},
+    queue_facts::{DeadQueue, RedrivePolicy, attributes, find_queue},
+};
+use crate::{
+    backend::{Depth, Error, ErrorKind, Message, Queue, QueuePolicy, Receipt, Result, Retry},
+    contract::Timestamp,
+};
 
 /// Batches that are sent at a time.
 const CONCURRENT_SENDS: usize = 8;
@@ -36,8 +35,6 @@ const POLL_SLACK: Duration = Duration::from_secs(8);
 /// How long messages are hidden while they are looked at.
 const PEEK: Duration = Duration::from_secs(10);
 
-const OPEN: Call = Call::new("read the attributes of", "sqs:GetQueueAttributes");
-const FIND: Call = Call::new("find queue", "sqs:GetQueueUrl");
 const SEND: Call = Call::new("send to", "sqs:SendMessage");
 const RECEIVE: Call = Call::new("receive from", "sqs:ReceiveMessage");
 const EXTEND: Call = Call::new("change visibility in", "sqs:ChangeMessageVisibility");
@@ -51,36 +48,6 @@ pub(crate) struct SqsQueue {
     pub(super) arn: String,
     visibility: Duration,
     pub(super) dead: Option<DeadQueue>,
-}
-
-/// Where messages go that were received too often.
-#[derive(Debug)]
-pub(super) struct DeadQueue {
-    pub(super) url: String,
-    pub(super) arn: String,
-    max_receives: u32,
-}
-
-/// The queue's `RedrivePolicy`. SQS writes the count as a number or as text, as it was set.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct RedrivePolicy {
-    pub(crate) dead_letter_target_arn: String,
-    #[serde(deserialize_with = "number_or_text")]
-    pub(crate) max_receive_count: u32,
-}
-
-fn number_or_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Number(u32),
-        Text(String),
-    }
-    match Either::deserialize(deserializer)? {
-        Either::Number(n) => Ok(n),
-        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
-    }
 }
 
 impl SqsQueue {
@@ -351,88 +318,17 @@ impl Queue for SqsQueue {
     }
 }
 
-impl DeadQueue {
-    async fn find(client: &Client, policy: RedrivePolicy) -> Result<Self> {
-        let arn = policy.dead_letter_target_arn;
-        // arn:aws:sqs:REGION:ACCOUNT:NAME
-        let mut parts = arn.rsplit(':');
-        let (name, account) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let got = client.get_queue_url().queue_name(name).queue_owner_aws_account_id(account).send().await;
-        let url = got.map_err(|e| FIND.error(&arn, &e))?.queue_url.unwrap_or_default();
-        Ok(Self { url, arn, max_receives: policy.max_receive_count })
-    }
-}
-
-/// The name in a queue's URL, or the name itself.
-pub(super) fn queue_name(queue: &str) -> &str {
-    queue.rsplit('/').next().unwrap_or(queue)
-}
-
-/// The URL of the queue `name` in this account and region; `None` if there is none.
-pub(super) async fn find_queue(client: &Client, name: &str) -> Result<Option<String>> {
-    match client.get_queue_url().queue_name(name).send().await {
-        Ok(got) => Ok(got.queue_url),
-        Err(error) if error.as_service_error().is_some_and(|e| e.is_queue_does_not_exist()) => Ok(None),
-        Err(error) => Err(FIND.error(name, &error)),
-    }
-}
-
-/// All attributes of the queue at `url`.
-pub(super) async fn attributes(client: &Client, url: &str) -> Result<HashMap<QueueAttributeName, String>> {
-    let got = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All).send().await;
-    Ok(got.map_err(|e| OPEN.error(url, &e))?.attributes.unwrap_or_default())
-}
-
 fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
     let attribute = |name| message.attributes.as_ref().and_then(|a| a.get(&name)).and_then(|t| t.parse::<i64>().ok());
     let count = attribute(MessageSystemAttributeName::ApproximateReceiveCount).unwrap_or(1);
-    let sent_at_ms = attribute(MessageSystemAttributeName::SentTimestamp).unwrap_or(0);
+    let sent_at = attribute(MessageSystemAttributeName::SentTimestamp).unwrap_or(0);
     Some(Message {
         receipt: Receipt(message.receipt_handle?),
         id: message.message_id.unwrap_or_default(),
         body: message.body.unwrap_or_default(),
         receive_count: u32::try_from(count).unwrap_or(1),
-        sent_at_ms,
+        sent_at: Timestamp::from_millis(sent_at),
     })
-}
-
-/// Cuts messages into batches by count and bytes.
-fn batches(bodies: &[String]) -> Vec<&[String]> {
-    let (mut out, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (i, body) in bodies.iter().enumerate() {
-        if i > start && (i - start == MAX_BATCH || bytes + body.len() > MAX_BATCH_BYTES) {
-            out.push(&bodies[start..i]);
-            (start, bytes) = (i, 0);
-        }
-        bytes += body.len();
-    }
-    if start < bodies.len() {
-        out.push(&bodies[start..]);
-    }
-    out
-}
-
-/// The failed entries of a batch.
-struct Failures<T> {
-    /// The service's fault: try again.
-    again: Vec<T>,
-    /// Ours: a receipt that is stale, or an entry that will always be refused.
-    hopeless: Vec<T>,
-    /// One of the reasons.
-    why: Option<String>,
-}
-
-/// Entries are identified by their index in `sent`.
-fn split_failures<T: Clone>(sent: &[T], failed: &[BatchResultErrorEntry]) -> Failures<T> {
-    let mut out = Failures { again: Vec::new(), hopeless: Vec::new(), why: None };
-    for entry in failed {
-        let Some(item) = entry.id.parse::<usize>().ok().and_then(|i| sent.get(i)) else { continue };
-        out.why = Some(format!("{}: {}", entry.code, entry.message.as_deref().unwrap_or_default()));
-        // Throttling is told as the sender's fault.
-        let hopeless = entry.sender_fault && !entry.code.contains("Throttl");
-        if hopeless { &mut out.hopeless } else { &mut out.again }.push(item.clone());
-    }
-    out
 }
 
 fn seconds(duration: Duration) -> i32 {
@@ -443,13 +339,4 @@ fn seconds(duration: Duration) -> i32 {
 
 fn transient(call: &Call, url: &str, why: Option<String>) -> Error {
     Error::new(ErrorKind::Transient, format!("cannot {} {url}", call.what)).because(why.unwrap_or_default())
-}
-
-/// Whether the service says that it does not know this action.
-pub(super) fn is_unsupported<E: ProvideErrorMetadata>(error: &E) -> bool {
-    let code = error.code().unwrap_or_default();
-    code.contains("Unsupported")
-        || code.contains("InvalidAction")
-        || code.contains("UnknownOperation")
-        || code.contains("NotImplemented")
 }

@@ -21,15 +21,12 @@ use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    bucket::Bucket,
-    client::Call,
-    images::S3Images,
-    queue::{MAX_BATCH, SqsQueue},
-    results::DynamoResults,
+    bucket::Bucket, client::Call, images::S3Images, queue::SqsQueue, queue_batch::MAX_BATCH, results::DynamoResults,
 };
 use crate::{
     backend::{Error, Message, Queue, Receipt, Reset, Result, Tally},
     clock::{Clock, SystemClock},
+    contract::Timestamp,
 };
 
 /// How long old messages are looked for; what is left is about images that are gone, and workers discard it.
@@ -43,6 +40,9 @@ const MAX_NEWER: usize = 500;
 
 /// A clock that differs less than this from the store's is as good, and finer.
 const SKEW: Duration = Duration::from_secs(2);
+
+/// The finest that times are told apart.
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Empties bucket, outputs, queue, dead letters and table.
 #[derive(Debug, Clone)]
@@ -58,39 +58,39 @@ impl Reset for AwsReset {
     async fn reset(&self, removed: &Tally) -> Result<()> {
         // S3 tells when an object was written in whole seconds, so the line is drawn between two: what is written in this second
         // goes, what is written from the next one on stays.
-        let now_ms = self.store_now_ms().await?;
-        let line_ms = (now_ms / 1000 + 1) * 1000;
-        self.results.set_marker(line_ms - 1).await?;
-        sleep(Duration::from_millis(u64::try_from(line_ms - now_ms).unwrap_or(0) + 50)).await;
-        self.sweep(line_ms, removed).await
+        let now = self.store_now().await?;
+        let line = now.next_second();
+        self.results.set_marker(line - MILLISECOND).await?;
+        sleep(line.since(now) + Duration::from_millis(50)).await;
+        self.sweep(line, removed).await
     }
 
     async fn settle(&self, removed: &Tally) -> Result<()> {
         // A worker that had not heard of the marker may still write; readers do not see it, and it goes.
         sleep(self.queue.policy().visibility_timeout).await;
-        let line_ms = self.results.marker().await?.at_ms.saturating_add(1);
-        self.sweep(line_ms, removed).await
+        let line = self.results.marker().await?.at + MILLISECOND;
+        self.sweep(line, removed).await
     }
 }
 
 impl AwsReset {
-    /// Removes what is older than `line_ms`.
-    async fn sweep(&self, line_ms: i64, removed: &Tally) -> Result<()> {
+    /// Removes what is older than `line`.
+    async fn sweep(&self, line: Timestamp, removed: &Tally) -> Result<()> {
         let dead = async {
             match &self.queue.dead {
-                Some(dead) => self.drop_messages(&dead.url, line_ms, &removed.messages).await,
+                Some(dead) => self.drop_messages(&dead.url, line, &removed.messages).await,
                 None => Ok(()),
             }
         };
         let rows = async {
-            let rows = self.results.sweep(line_ms - 1).await?;
+            let rows = self.results.sweep(line - MILLISECOND).await?;
             removed.results.fetch_add(rows, Ordering::Relaxed);
             Ok::<_, Error>(())
         };
         tokio::try_join!(
-            empty(&self.images.bucket, &self.images.prefix, line_ms, &removed.images),
-            empty(&self.outputs, "", line_ms, &removed.outputs),
-            self.drop_messages(&self.queue.url, line_ms, &removed.messages),
+            empty(&self.images.bucket, &self.images.prefix, line, &removed.images),
+            empty(&self.outputs, "", line, &removed.outputs),
+            self.drop_messages(&self.queue.url, line, &removed.messages),
             dead,
             rows,
         )?;
@@ -98,13 +98,13 @@ impl AwsReset {
     }
 
     /// Receives and deletes the messages that were sent before the line; newer ones are handed back.
-    async fn drop_messages(&self, url: &str, line_ms: i64, removed: &AtomicU64) -> Result<()> {
+    async fn drop_messages(&self, url: &str, line: Timestamp, removed: &AtomicU64) -> Result<()> {
         let end = Instant::now() + MESSAGES;
         let (mut empty, mut newer) = (0, Vec::<Message>::new());
         while empty < 2 && newer.len() < MAX_NEWER && Instant::now() < end {
             let got = self.queue.receive_from(url, MAX_BATCH, Duration::from_secs(1), Some(HIDE)).await?;
             empty = if got.is_empty() { empty + 1 } else { 0 };
-            let (old, new): (Vec<_>, Vec<_>) = got.into_iter().partition(|m| m.sent_at_ms < line_ms);
+            let (old, new): (Vec<_>, Vec<_>) = got.into_iter().partition(|m| m.sent_at < line);
             newer.extend(new);
             let old: Vec<Receipt> = old.into_iter().map(|m| m.receipt).collect();
             let failed = self.queue.delete_from(url, &old).await?;
@@ -115,25 +115,25 @@ impl AwsReset {
 
     /// The time by the queue's clock, with which the ages of messages are told. Services tell theirs in whole seconds, so a clock that
     /// agrees with it is taken instead.
-    async fn store_now_ms(&self) -> Result<i64> {
+    async fn store_now(&self) -> Result<Timestamp> {
         let date = DateHeader::default();
         let url = &self.queue.url;
         let asked =
             self.queue.client.get_queue_attributes().queue_url(url).customize().interceptor(date.clone()).send();
         asked.await.map_err(|e| Call::new("ask for the time", "sqs:GetQueueAttributes").error(url, &e))?;
-        let now_ms = SystemClock.now_ms();
+        let now = SystemClock.now();
         let date = *date.0.lock();
-        Ok(date.filter(|date| date.abs_diff(now_ms) > SKEW.as_millis() as u64).unwrap_or(now_ms))
+        Ok(date.filter(|date| date.abs_diff(now) > SKEW).unwrap_or(now))
     }
 }
 
 /// Removes what was last written before the line, and counts the objects; their versions do not count.
-async fn empty(bucket: &Bucket, prefix: &str, line_ms: i64, removed: &AtomicU64) -> Result<()> {
+async fn empty(bucket: &Bucket, prefix: &str, line: Timestamp, removed: &AtomicU64) -> Result<()> {
     let mut keys = HashSet::new();
     let mut next = None;
     loop {
         let page = bucket.list(prefix, next).await?;
-        let old: Vec<_> = page.objects.into_iter().filter(|o| o.modified_ms < line_ms).map(|o| o.id).collect();
+        let old: Vec<_> = page.objects.into_iter().filter(|o| o.modified < line).map(|o| o.id).collect();
         let here: HashSet<String> = old.iter().map(|id| id.key.clone()).collect();
         bucket.delete_objects(old).await?;
         // Versions are listed in the order of their keys, so only the last one may come again.
@@ -146,9 +146,9 @@ async fn empty(bucket: &Bucket, prefix: &str, line_ms: i64, removed: &AtomicU64)
     }
 }
 
-/// Remembers the `Date` header of an answer, milliseconds since 1970.
+/// Remembers the `Date` header of an answer.
 #[derive(Debug, Clone, Default)]
-struct DateHeader(Arc<Mutex<Option<i64>>>);
+struct DateHeader(Arc<Mutex<Option<Timestamp>>>);
 
 impl Intercept for DateHeader {
     fn name(&self) -> &'static str {
@@ -167,9 +167,9 @@ impl Intercept for DateHeader {
     }
 }
 
-/// An HTTP date in milliseconds since 1970.
-fn parse_date(date: &str) -> Option<i64> {
-    Some(OffsetDateTime::parse(date, &Rfc2822).ok()?.unix_timestamp() * 1000)
+/// Reads an HTTP date.
+fn parse_date(date: &str) -> Option<Timestamp> {
+    Some(Timestamp::from_millis(OffsetDateTime::parse(date, &Rfc2822).ok()?.unix_timestamp() * 1000))
 }
 
 #[cfg(test)]
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn http_dates_are_read() {
-        assert_eq!(parse_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777_000));
+        assert_eq!(parse_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Timestamp::from_millis(784_111_777_000)));
         assert_eq!(parse_date("today"), None);
     }
 }

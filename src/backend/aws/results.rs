@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::{
     Client,
     error::SdkError,
     operation::update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
-    types::{AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure},
+    types::{KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{sync::Mutex, time::Instant};
@@ -19,18 +19,16 @@ use tokio::{sync::Mutex, time::Instant};
 use super::{
     client::{Call, internal},
     images::S3Images,
+    marker::{Marker, is_visible, sum},
     row::{
-        self, ASKED_AT, CLASSIFICATION, DELETED_AT, Item, LAYOUT, SEQUENCER, SHARD, SHARDS, SORT_KEY, SYSTEM, key, n,
-        number, s, text,
+        self, ASKED_AT, CLASSIFICATION, DELETED_AT, Item, LAYOUT, SEQUENCER, SHARD, SHARDS, SYSTEM, key, n, number, s,
+        text,
     },
 };
 use crate::{
-    backend::{
-        Error, ErrorKind, Heartbeat, Images, Page, PageQuery, Registry, Removed, Result, Results, Retry, Totals,
-        Written,
-    },
+    backend::{Error, ErrorKind, Heartbeat, Images, Page, PageQuery, Removed, Result, Results, Retry, Totals, Written},
     clock::{Clock, SystemClock},
-    contract::{Classification, ImageName},
+    contract::{Classification, ImageName, Timestamp},
 };
 
 /// DynamoDB's limit of keys in one `BatchGetItem`.
@@ -44,23 +42,13 @@ const MARKER_AGE: Duration = Duration::from_secs(3);
 
 /// The sort keys in the system partition.
 pub(super) const META: &str = "meta";
-const RESET: &str = "reset";
+pub(super) const RESET: &str = "reset";
 
 pub(super) const GET: Call = Call::new("read from", "dynamodb:GetItem");
 const BATCH_GET: Call = Call::new("read from", "dynamodb:BatchGetItem");
 pub(super) const UPDATE: Call = Call::new("write to", "dynamodb:UpdateItem");
 pub(super) const QUERY: Call = Call::new("query", "dynamodb:Query");
 pub(super) const DELETE: Call = Call::new("delete from", "dynamodb:DeleteItem");
-
-/// The last reset.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Marker {
-    /// What was asked for at or before it is no more; milliseconds since 1970.
-    pub(super) at_ms: i64,
-    /// What the heartbeats had counted by then.
-    done: u64,
-    failed: u64,
-}
 
 /// One table; `row.rs` tells its layout.
 #[derive(Debug)]
@@ -69,7 +57,7 @@ pub(crate) struct DynamoResults {
     pub(super) table: String,
     /// Tells whether an image that was removed is there again.
     images: Arc<S3Images>,
-    marker: Mutex<Option<(Instant, Marker)>>,
+    pub(super) marker: Mutex<Option<(Instant, Marker)>>,
     /// Whether this handle has looked for heartbeats that are too many.
     pub(super) folded: AtomicBool,
 }
@@ -142,38 +130,9 @@ impl DynamoResults {
             return Ok(marker);
         }
         let item = self.system(RESET).await?.unwrap_or_default();
-        let marker = Marker {
-            at_ms: number(&item, "At").unwrap_or(i64::MIN),
-            done: number(&item, "Done").unwrap_or(0),
-            failed: number(&item, "Failed").unwrap_or(0),
-        };
+        let marker = Marker::read(&item);
         *cached = Some((Instant::now(), marker));
         Ok(marker)
-    }
-
-    /// Sets the marker, unless a later one is there.
-    pub(super) async fn set_marker(&self, at_ms: i64) -> Result<()> {
-        let (done, failed) = sum(&self.heartbeats().await?);
-        let set = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(SYSTEM, RESET)))
-            .update_expression("SET #at = :at, #done = :done, #failed = :failed")
-            .condition_expression("attribute_not_exists(#at) OR #at < :at")
-            .expression_attribute_names("#at", "At")
-            .expression_attribute_names("#done", "Done")
-            .expression_attribute_names("#failed", "Failed")
-            .expression_attribute_values(":at", n(at_ms))
-            .expression_attribute_values(":done", n(done))
-            .expression_attribute_values(":failed", n(failed))
-            .send()
-            .await;
-        *self.marker.lock().await = None;
-        match set {
-            Err(e) if e.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
-            other => other.map(drop).map_err(|e| UPDATE.error(&self.table, &e)),
-        }
     }
 
     /// Reads up to 100 rows.
@@ -221,72 +180,6 @@ impl DynamoResults {
         }
     }
 
-    /// Removes the rows that were asked for at or before the marker, and what is left of those removed by then. Returns
-    /// how many rows.
-    pub(super) async fn sweep(&self, marker_ms: i64) -> Result<u64> {
-        let shards: Vec<_> = (0..i32::from(SHARDS)).map(|shard| self.sweep_shard(shard, marker_ms)).collect();
-        stream::iter(shards)
-            .buffer_unordered(usize::from(SHARDS))
-            .try_fold(0, |sum, n| async move { Ok(sum + n) })
-            .await
-    }
-
-    async fn sweep_shard(&self, shard: i32, marker_ms: i64) -> Result<u64> {
-        let mut count = 0;
-        let mut start = None;
-        loop {
-            let page = self
-                .client
-                .query()
-                .table_name(&self.table)
-                .key_condition_expression("#shard = :shard")
-                .filter_expression("#asked <= :marker OR #deleted <= :marker")
-                .projection_expression("#shard, #sort, #asked")
-                .expression_attribute_names("#shard", SHARD)
-                .expression_attribute_names("#sort", SORT_KEY)
-                .expression_attribute_names("#asked", ASKED_AT)
-                .expression_attribute_names("#deleted", DELETED_AT)
-                .expression_attribute_values(":shard", n(shard))
-                .expression_attribute_values(":marker", n(marker_ms))
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await
-                .map_err(|e| QUERY.error(&self.table, &e))?;
-            let deletes: Vec<_> =
-                page.items.unwrap_or_default().into_iter().map(|item| self.delete_if_old(item, marker_ms)).collect();
-            count += stream::iter(deletes)
-                .buffer_unordered(16)
-                .try_fold(0, |sum, gone| async move { Ok(sum + u64::from(gone)) })
-                .await?;
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                return Ok(count);
-            }
-        }
-    }
-
-    /// Not a batch: a row that was written anew meanwhile stays. True if a row went.
-    pub(super) async fn delete_if_old(&self, mut item: Item, marker_ms: i64) -> Result<bool> {
-        let was_row = item.remove(ASKED_AT).is_some();
-        item.retain(|name, _| name == SHARD || name == SORT_KEY);
-        let deleted = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .set_key(Some(item))
-            .condition_expression("#at <= :marker")
-            .expression_attribute_names("#at", if was_row { ASKED_AT } else { DELETED_AT })
-            .expression_attribute_values(":marker", n(marker_ms))
-            .send()
-            .await;
-        match deleted {
-            Ok(_) => Ok(was_row),
-            Err(e) if e.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(false),
-            Err(e) => Err(DELETE.error(&self.table, &e)),
-        }
-    }
-
     /// Updates a row if `condition` holds. Returns the row before, or, as an error, the one for which it does not hold.
     async fn update_row(&self, image: &ImageName, update: UpdateItemFluentBuilder) -> Result<Result<Item, Item>> {
         let update = update
@@ -308,12 +201,12 @@ impl DynamoResults {
     }
 
     /// The update that writes the row of `result`, unless a newer one is there, or one with another label, or what is
-    /// left of one that was removed at another time than `removed_at_ms`. Rows of before the reset do not count.
+    /// left of one that was removed at another time than `removed_at`. Rows of before the reset do not count.
     fn put_request(
         &self,
         result: &Classification,
         released: Option<&str>,
-        removed_at_ms: Option<i64>,
+        removed_at: Option<Timestamp>,
         marker: Marker,
     ) -> Result<UpdateItemFluentBuilder> {
         let (set, remove) = row::attributes(result)?;
@@ -339,14 +232,14 @@ impl DynamoResults {
             );
         }
         condition += &format!(" AND (attribute_not_exists(#{DELETED_AT})");
-        if let Some(removed_at_ms) = removed_at_ms {
+        if let Some(removed_at) = removed_at {
             condition += &format!(" OR #{DELETED_AT} = :removed");
-            update = update.expression_attribute_values(":removed", n(removed_at_ms));
+            update = update.expression_attribute_values(":removed", n(removed_at));
         }
         Ok(update
             .expression_attribute_names(format!("#{CLASSIFICATION}"), CLASSIFICATION)
             .expression_attribute_names(format!("#{DELETED_AT}"), DELETED_AT)
-            .expression_attribute_values(":marker", n(marker.at_ms))
+            .expression_attribute_values(":marker", n(marker.at))
             .condition_expression(condition + ")")
             .update_expression(format!("SET {} REMOVE {}, #{DELETED_AT}", assignments.join(", "), removals.join(", "))))
     }
@@ -356,19 +249,19 @@ impl DynamoResults {
 impl Results for DynamoResults {
     async fn put(&self, result: &Classification, released: Option<&str>) -> Result<Written> {
         let marker = self.marker().await?;
-        if result.asked_at_ms <= marker.at_ms {
+        if result.asked_at <= marker.at {
             return Ok(Written::Gone);
         }
-        let (mut removed_at_ms, mut attempts) = (None, Retry::CALL.start());
+        let (mut removed_at, mut attempts) = (None, Retry::CALL.start());
         loop {
-            let update = self.put_request(result, released, removed_at_ms, marker)?;
+            let update = self.put_request(result, released, removed_at, marker)?;
             let Err(there) = self.update_row(&result.image, update).await? else { return Ok(Written::Stored) };
-            if let Some(at_ms) = number(&there, DELETED_AT) {
+            if let Some(at) = number(&there, DELETED_AT) {
                 // Of no use to compare times: clocks differ. But an image that was removed and is there is another one.
                 if !self.images.exists(&result.image).await? {
                     return Ok(Written::Gone);
                 }
-                removed_at_ms = Some(at_ms);
+                removed_at = Some(at);
                 continue;
             }
             let stored = text(&there, SEQUENCER);
@@ -413,8 +306,8 @@ impl Results for DynamoResults {
         // What is left says when the row was removed: a worker that has the image still may not write it again.
         let update = update
             .expression_attribute_names("#deleted", DELETED_AT)
-            .expression_attribute_values(":now", n(SystemClock.now_ms()))
-            .expression_attribute_values(":marker", n(marker.at_ms))
+            .expression_attribute_values(":now", n(SystemClock.now()))
+            .expression_attribute_values(":marker", n(marker.at))
             .condition_expression(condition)
             .update_expression(format!("SET #deleted = :now REMOVE {}", names.join(", ")));
         Ok(match self.update_row(image, update).await? {
@@ -431,13 +324,4 @@ impl Results for DynamoResults {
         let failed = failed.saturating_sub(marker.failed);
         Ok(Totals { total: done + failed, failed, exact: false })
     }
-}
-
-/// Whether an item was asked for after the last reset.
-pub(super) fn is_visible(item: &HashMap<String, AttributeValue>, marker: Marker) -> bool {
-    number::<i64>(item, ASKED_AT).is_some_and(|asked| asked > marker.at_ms)
-}
-
-fn sum(heartbeats: &[Heartbeat]) -> (u64, u64) {
-    heartbeats.iter().fold((0, 0), |(done, failed), beat| (done + beat.done, failed + beat.failed))
 }

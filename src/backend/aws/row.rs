@@ -8,7 +8,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     backend::{Error, ErrorKind, Result},
-    contract::{Classification, ImageName, Outcome, Score, Sequencer, order::sort_key},
+    contract::{Classification, ImageName, Outcome, Sequencer, order::sort_key},
+    model::Score,
 };
 
 /// Partitions of the rows, so that no single one bounds how fast a run can write (1000 writes a second each).
@@ -123,9 +124,9 @@ pub(crate) fn attributes(result: &Classification) -> Result<(Vec<Attribute>, Vec
         (IMAGE_NAME, s(result.image.as_str())),
         (S3_LOCATION, s(&result.location)),
         (MODEL, s(&result.model)),
-        (CLASSIFIED_BY, s(&result.worker)),
+        (CLASSIFIED_BY, s(result.worker.as_str())),
         (CLASSIFIED_ON, s(at)),
-        (ASKED_AT, n(result.asked_at_ms)),
+        (ASKED_AT, n(result.asked_at)),
     ];
     if let Some(sequencer) = &result.sequencer {
         set.push((SEQUENCER, s(sequencer.as_str())));
@@ -174,11 +175,11 @@ fn read(item: &Item) -> Option<Classification> {
         outcome,
         location: text(item, S3_LOCATION).unwrap_or_default().to_owned(),
         model: text(item, MODEL).unwrap_or_default().to_owned(),
-        worker: text(item, CLASSIFIED_BY).unwrap_or_default().to_owned(),
+        worker: text(item, CLASSIFIED_BY).unwrap_or_default().into(),
         classified_at: OffsetDateTime::parse(text(item, CLASSIFIED_ON)?, &Rfc3339).ok()?,
         sequencer: text(item, SEQUENCER).map(Sequencer::new),
         image_sequencer: None,
-        asked_at_ms: number(item, ASKED_AT)?,
+        asked_at: number(item, ASKED_AT)?,
     })
 }
 
@@ -229,7 +230,8 @@ mod tests {
             let result = Classification {
                 image, outcome, location: "s3://b/k".into(), model: "m".into(), worker: "w".into(),
                 classified_at: OffsetDateTime::from_unix_timestamp(seconds).unwrap().replace_nanosecond(nanos).unwrap(),
-                sequencer: counter.map(Sequencer::from_counter), image_sequencer: None, asked_at_ms: seconds * 1000,
+                sequencer: counter.map(Sequencer::from_counter), image_sequencer: None,
+                asked_at: crate::contract::Timestamp::from_millis(seconds * 1000),
             };
             let (set, remove) = attributes(&result).unwrap();
             prop_assert!(set.iter().all(|(k, _)| !remove.contains(k)));

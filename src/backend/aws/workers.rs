@@ -1,5 +1,7 @@
 //! Heartbeats: one item a worker, few altogether.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::{Delete, Put, TransactWriteItem};
 
@@ -9,11 +11,9 @@ use super::{
     row::{HEARTBEATS, Item, SORT_KEY, key, s, text},
 };
 use crate::{
-    backend::{
-        Error, ErrorKind, Heartbeat, Registry, Result,
-        workers::{FORMER_WORKERS, MAX_HEARTBEATS},
-    },
+    backend::{Error, ErrorKind, Heartbeat, Registry, Result, workers::MAX_HEARTBEATS},
     clock::{Clock, SystemClock},
+    contract::{Timestamp, WorkerId},
 };
 
 /// The attribute that holds the heartbeat as JSON.
@@ -23,7 +23,7 @@ const HEARTBEAT: &str = "Heartbeat";
 const MAX_TRANSACTION: usize = 100;
 
 /// A worker that was not heard of for so long is gone for good, even if its machine was suspended.
-const GONE_MS: i64 = 10 * 60 * 1000;
+const GONE: Duration = Duration::from_secs(10 * 60);
 
 const PUT: Call = Call::new("write to", "dynamodb:PutItem");
 const FOLD: Call = Call::new("sum up heartbeats in", "dynamodb:PutItem and dynamodb:DeleteItem");
@@ -31,12 +31,12 @@ const FOLD: Call = Call::new("sum up heartbeats in", "dynamodb:PutItem and dynam
 #[async_trait]
 impl Registry for DynamoResults {
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<()> {
-        let beat = Heartbeat { seen_at_ms: SystemClock.now_ms(), ..heartbeat.clone() };
+        let beat = Heartbeat { seen_at: SystemClock.now(), ..heartbeat.clone() };
         let put = self.client.put_item().table_name(&self.table).set_item(Some(item(&beat)?)).send().await;
         put.map_err(|e| PUT.error(&self.table, &e))?;
         // Every start leaves a heartbeat behind, so every start looks after those that are too many.
         if !self.folded.swap(true, std::sync::atomic::Ordering::Relaxed)
-            && let Err(error) = self.fold_old_beats(beat.seen_at_ms).await
+            && let Err(error) = self.fold_old_beats(beat.seen_at).await
         {
             tracing::warn!(%error, "cannot sum up the heartbeats of workers long gone");
         }
@@ -50,18 +50,18 @@ impl Registry for DynamoResults {
 
 impl DynamoResults {
     /// Sums up the heartbeats of workers that are gone, the oldest first, until few are left.
-    pub(super) async fn fold_old_beats(&self, now_ms: i64) -> Result<()> {
+    pub(super) async fn fold_old_beats(&self, now: Timestamp) -> Result<()> {
         let items = self.partition(HEARTBEATS).await?;
         let (mut sum_item, mut old) = (None, Vec::new());
-        let mut count = items.len();
+        let (mut count, former) = (items.len(), WorkerId::of_former_workers());
         for item in items {
             match read(&item) {
-                Some(beat) if beat.worker == FORMER_WORKERS => sum_item = Some(item),
-                Some(beat) if now_ms - beat.seen_at_ms > GONE_MS => old.push((beat, item)),
+                Some(beat) if beat.worker == former => sum_item = Some(item),
+                Some(beat) if now.since(beat.seen_at) > GONE => old.push((beat, item)),
                 _ => {}
             }
         }
-        old.sort_by_key(|(beat, _)| beat.seen_at_ms);
+        old.sort_by_key(|(beat, _)| beat.seen_at);
         for chunk in old.chunks(MAX_TRANSACTION - 1) {
             // The sum counts as one.
             let Some(too_many) = (count + usize::from(sum_item.is_none())).checked_sub(MAX_HEARTBEATS) else { break };
@@ -96,7 +96,7 @@ impl DynamoResults {
         for (beat, item) in chunk {
             let delete = Delete::builder()
                 .table_name(&self.table)
-                .set_key(Some(key(HEARTBEATS, &beat.worker)))
+                .set_key(Some(key(HEARTBEATS, beat.worker.as_str())))
                 .condition_expression("#beat = :seen")
                 .expression_attribute_names("#beat", HEARTBEAT)
                 .set_expression_attribute_values(item.get(HEARTBEAT).map(|b| [(":seen".to_owned(), b.clone())].into()));
@@ -112,7 +112,7 @@ impl DynamoResults {
 fn item(beat: &Heartbeat) -> Result<Item> {
     let json = serde_json::to_string(beat)
         .map_err(|e| Error::new(ErrorKind::Refused, "cannot write a heartbeat").because(e))?;
-    let mut item = key(HEARTBEATS, &beat.worker);
+    let mut item = key(HEARTBEATS, beat.worker.as_str());
     item.insert(HEARTBEAT.to_owned(), s(json));
     Ok(item)
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Store, workers::read_beats};
-use crate::backend::{Fleet, FleetState, Heartbeat, Result, SetDesired};
+use crate::{
+    backend::{Fleet, FleetState, Heartbeat, Result, SetDesired},
+    contract::Timestamp,
+};
 
 /// The supervisor writes what it sees at least every second; an observation older than this is nobody's.
 const OBSERVED: Duration = Duration::from_secs(5);
@@ -24,7 +27,7 @@ pub(super) struct Observed {
 #[async_trait]
 impl Fleet for Store {
     async fn observe(&self) -> Result<FleetState> {
-        let (min, max, now) = (self.fleet.min, self.fleet.max, self.clock.now_ms());
+        let (min, max, now) = (self.fleet.min, self.fleet.max, self.clock.now());
         self.db
             .read(move |db| {
                 let mut beats = read_beats(db, i64::MAX)?;
@@ -36,10 +39,10 @@ impl Fleet for Store {
                     db.prepare_cached("SELECT desired, running, pending, terminating, observed_at FROM fleet")?;
                 let (desired, observed, at) = find.query_row([], |row| {
                     let observed = Observed { running: row.get(1)?, pending: row.get(2)?, terminating: row.get(3)? };
-                    Ok((row.get::<_, Option<u32>>(0)?, observed, row.get::<_, i64>(4)?))
+                    Ok((row.get::<_, Option<u32>>(0)?, observed, row.get::<_, Timestamp>(4)?))
                 })?;
                 // Without a supervisor, those that were started by hand are the fleet.
-                let is_supervised = u128::from((now - at).unsigned_abs()) < OBSERVED.as_millis();
+                let is_supervised = now.abs_diff(at) < OBSERVED;
                 let observed = if is_supervised {
                     observed
                 } else {
@@ -93,7 +96,7 @@ impl Store {
 
     /// Writes what the supervisor sees.
     pub(super) async fn write_observed(&self, observed: Observed) -> Result<()> {
-        let now = self.clock.now_ms();
+        let now = self.clock.now();
         self.db
             .write(move |db| {
                 let Observed { running, pending, terminating } = observed;

@@ -3,26 +3,22 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rusqlite::{Connection, OptionalExtension};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::format_description::well_known::Rfc3339;
 
 use super::{Store, queue};
 use crate::{
     backend::{Error, ErrorKind, Images, Put, Result, StoredImage, Upload},
-    contract::{Digest, ImageName, ObjectEvent, Sequencer},
+    contract::{Digest, ImageName, ObjectEvent, Sequencer, Timestamp, escape},
 };
 
 /// The bucket that local events name.
 const BUCKET: &str = "local";
 
-/// All but RFC 3986's unreserved characters.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-
 #[async_trait]
 impl Images for Store {
     fn location(&self, image: &ImageName) -> String {
-        format!("/images/{}", utf8_percent_encode(image.as_str(), ESCAPED))
+        format!("/images/{}", escape(image.as_str()))
     }
 
     fn image_of(&self, event: &ObjectEvent) -> Option<ImageName> {
@@ -53,7 +49,7 @@ impl Images for Store {
                 files.place(&path)
             })
             .await?;
-        let now = self.clock.now_ms();
+        let now = self.clock.now();
         let put = self
             .db
             .write(move |db| {
@@ -151,23 +147,21 @@ fn choose_name(db: &Connection, name: &ImageName, digest: &Digest) -> Result<(Im
 }
 
 /// Writes the record of a new image and the message that asks for its classification.
-fn record(db: &Connection, image: &ImageName, digest: &Digest, size: u64, file: &str, now_ms: i64) -> Result<()> {
+fn record(db: &Connection, image: &ImageName, digest: &Digest, size: u64, file: &str, now: Timestamp) -> Result<()> {
     let sequencer: u64 = db
         .prepare_cached("UPDATE counters SET value = value + 1 WHERE name = 'sequencer' RETURNING value")?
         .query_row([], |row| row.get(0))?;
     db.prepare_cached(
         "INSERT INTO images (name, digest, size, file, sequencer, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
-    .execute((image.as_str(), digest.0, size, file, sequencer, now_ms))?;
+    .execute((image.as_str(), digest.0, size, file, sequencer, now))?;
     let event = ObjectEvent {
         bucket: BUCKET.to_owned(),
         key: image.as_str().to_owned(),
         sequencer: Some(Sequencer::from_counter(sequencer)),
-        time: OffsetDateTime::from_unix_timestamp_nanos(i128::from(now_ms) * 1_000_000)
-            .ok()
-            .and_then(|at| at.format(&Rfc3339).ok()),
+        time: now.date().and_then(|at| at.format(&Rfc3339).ok()),
     };
-    queue::insert(db, &event.to_body(), now_ms)
+    queue::insert(db, &event.to_body(), now)
 }
 
 pub(super) fn missing(image: &ImageName) -> Error {

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use crate::backend::Heartbeat;
+use crate::{backend::Heartbeat, contract::Timestamp};
 
 /// What is known of a worker by its heartbeats. Times are those that the supervisor has looked on for, so that neither a step of the
 /// clock nor a pause of the supervisor is taken for the worker's silence.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    started_at_ms: i64,
+    started_at: Timestamp,
     /// The time in the last heartbeat, or in that of an earlier process with the same id.
-    last_ms: Option<i64>,
+    last: Option<Timestamp>,
     is_heard: bool,
     is_draining: bool,
     in_flight: u32,
@@ -18,24 +18,17 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Of a worker that was started at `started_at_ms`, milliseconds since 1970.
-    pub(super) fn new(started_at_ms: i64) -> Self {
-        Self {
-            started_at_ms,
-            last_ms: None,
-            is_heard: false,
-            is_draining: false,
-            in_flight: 0,
-            silence: Duration::ZERO,
-        }
+    /// Of a worker that was started at `started_at`.
+    pub(super) fn new(started_at: Timestamp) -> Self {
+        Self { started_at, last: None, is_heard: false, is_draining: false, in_flight: 0, silence: Duration::ZERO }
     }
 
     /// Takes note of the worker's stored heartbeat, `passed` after the last look. Returns true at the first one since the start.
     pub(super) fn look(&mut self, stored: Option<&Heartbeat>, passed: Duration) -> bool {
         self.silence += passed;
-        let Some(beat) = stored.filter(|beat| self.last_ms != Some(beat.seen_at_ms)) else { return false };
-        let is_of_former = self.last_ms.is_none() && beat.seen_at_ms < self.started_at_ms;
-        self.last_ms = Some(beat.seen_at_ms);
+        let Some(beat) = stored.filter(|beat| self.last != Some(beat.seen_at)) else { return false };
+        let is_of_former = self.last.is_none() && beat.seen_at < self.started_at;
+        self.last = Some(beat.seen_at);
         if is_of_former {
             return false;
         }
@@ -73,12 +66,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn beat(seen_at_ms: i64) -> Heartbeat {
-        Heartbeat { seen_at_ms, in_flight: 2, ..Heartbeat::default() }
+        Heartbeat { seen_at: Timestamp::from_millis(seen_at_ms), in_flight: 2, ..Heartbeat::default() }
     }
 
     #[test]
     fn silence_ends_with_a_heartbeat_of_this_process() {
-        let mut pulse = Pulse::new(1000);
+        let mut pulse = Pulse::new(Timestamp::from_millis(1000));
         assert!(!pulse.look(None, SECOND));
         assert!(!pulse.look(Some(&beat(900)), SECOND), "that was an earlier process");
         assert!(!pulse.look(Some(&beat(900)), SECOND));
@@ -91,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_steps_back_is_no_silence() {
-        let mut pulse = Pulse::new(10_000_000);
+        let mut pulse = Pulse::new(Timestamp::from_millis(10_000_000));
         assert!(pulse.look(Some(&beat(10_000_500)), SECOND));
         assert!(!pulse.look(Some(&beat(6_400_000)), SECOND));
         assert!(pulse.silence().is_zero());

@@ -7,7 +7,10 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::time::Instant;
 
 use super::{Store, queue_time};
-use crate::backend::{DeadLetter, DeadLetters, Depth, Message, Queue, QueuePolicy, Receipt, Result};
+use crate::{
+    backend::{DeadLetter, DeadLetters, Depth, Message, Queue, QueuePolicy, Receipt, Result},
+    contract::Timestamp,
+};
 
 /// How often a long poll looks for messages of other processes: first and at last.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
@@ -31,7 +34,7 @@ impl Queue for Store {
     }
 
     async fn send(&self, bodies: &[String]) -> Result<()> {
-        let (bodies, now) = (bodies.to_vec(), self.clock.now_ms());
+        let (bodies, now) = (bodies.to_vec(), self.clock.now());
         self.db.write(move |db| bodies.iter().try_for_each(|body| insert(db, body, now))).await?;
         self.arrived.notify_waiters();
         Ok(())
@@ -44,9 +47,9 @@ impl Queue for Store {
         loop {
             // Registered before looking, so that a message that comes in between is not missed.
             let arrived = self.arrived.notified();
-            let now = self.clock.now_ms();
+            let now = self.clock.now();
             if self.db.read(move |db| Ok(queue_time::was_set_back(db, now)? || is_any_visible(db, now)?)).await? {
-                let (hidden_until, limit) = (now + millis(self.queue.visibility_timeout), self.queue.max_receives);
+                let (hidden_until, limit) = (now + self.queue.visibility_timeout, self.queue.max_receives);
                 let messages = self.db.write(move |db| take(db, max, now, hidden_until, limit)).await?;
                 if !messages.is_empty() {
                     return Ok(messages);
@@ -63,8 +66,8 @@ impl Queue for Store {
     }
 
     async fn extend(&self, receipts: &[Receipt], visibility: Duration) -> Result<Vec<Receipt>> {
-        let (receipts, now) = (receipts.to_vec(), self.clock.now_ms());
-        let until = now + millis(visibility);
+        let (receipts, now) = (receipts.to_vec(), self.clock.now());
+        let until = now + visibility;
         let stale = self
             .db
             .write(move |db| {
@@ -112,7 +115,7 @@ impl Queue for Store {
     }
 
     async fn depth(&self) -> Result<Depth> {
-        let now = self.clock.now_ms();
+        let now = self.clock.now();
         // Counts what is in flight and dead, which is little; the backlog is the rest.
         self.db
             .read(move |db| {
@@ -132,7 +135,7 @@ impl Queue for Store {
     }
 
     async fn peek(&self, limit: usize) -> Result<Vec<Message>> {
-        let now = self.clock.now_ms();
+        let now = self.clock.now();
         self.db.read(move |db| select(db, false, queue_time::comparable(db, now)?, limit, message)).await
     }
 }
@@ -140,13 +143,13 @@ impl Queue for Store {
 #[async_trait]
 impl DeadLetters for Store {
     async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>> {
-        let now = self.clock.now_ms();
+        let now = self.clock.now();
         let dead = self.db.read(move |db| select(db, true, queue_time::comparable(db, now)?, limit, message)).await?;
         Ok(dead.into_iter().map(DeadLetter::from).collect())
     }
 
     async fn redrive(&self) -> Result<u64> {
-        let now = self.clock.now_ms();
+        let now = self.clock.now();
         let moved = self
             .db
             .write(move |db| {
@@ -162,7 +165,7 @@ impl DeadLetters for Store {
     }
 
     async fn drop_all(&self) -> Result<u64> {
-        let now = self.clock.now_ms();
+        let now = self.clock.now();
         self.db
             .write(move |db| {
                 queue_time::settle(db, now)?;
@@ -174,20 +177,19 @@ impl DeadLetters for Store {
 }
 
 /// Adds a message that is visible at once.
-pub(super) fn insert(db: &Connection, body: &str, now_ms: i64) -> Result<()> {
-    queue_time::settle(db, now_ms)?;
-    db.prepare_cached("INSERT INTO messages (body, sent_at, visible_at) VALUES (?1, ?2, ?2)")?
-        .execute((body, now_ms))?;
+pub(super) fn insert(db: &Connection, body: &str, now: Timestamp) -> Result<()> {
+    queue_time::settle(db, now)?;
+    db.prepare_cached("INSERT INTO messages (body, sent_at, visible_at) VALUES (?1, ?2, ?2)")?.execute((body, now))?;
     Ok(())
 }
 
-fn is_any_visible(db: &Connection, now: i64) -> Result<bool> {
+fn is_any_visible(db: &Connection, now: Timestamp) -> Result<bool> {
     let mut find = db.prepare_cached("SELECT 1 FROM messages WHERE spent = 0 AND visible_at <= ?1 LIMIT 1")?;
     Ok(find.query_row([now], |_| Ok(())).optional()?.is_some())
 }
 
 /// Hides the messages that have been visible longest, and hands them out.
-fn take(db: &Connection, max: usize, now: i64, hidden_until: i64, limit: u32) -> Result<Vec<Message>> {
+fn take(db: &Connection, max: usize, now: Timestamp, hidden_until: Timestamp, limit: u32) -> Result<Vec<Message>> {
     queue_time::settle(db, now)?;
     let mut update = db.prepare_cached(
         "UPDATE messages SET visible_at = ?2, receive_count = receive_count + 1, receipt = receipt + 1,
@@ -202,7 +204,7 @@ fn take(db: &Connection, max: usize, now: i64, hidden_until: i64, limit: u32) ->
 fn select<T>(
     db: &Connection,
     dead: bool,
-    now: i64,
+    now: Timestamp,
     limit: usize,
     read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<Vec<T>> {
@@ -220,7 +222,7 @@ fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
         receipt: Receipt(format!("{id}-{}", row.get::<_, i64>(1)?)),
         body: row.get(2)?,
         receive_count: row.get(3)?,
-        sent_at_ms: row.get(4)?,
+        sent_at: row.get(4)?,
     })
 }
 
@@ -228,10 +230,6 @@ fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
 fn parts(receipt: &Receipt) -> Option<(i64, i64)> {
     let (id, nonce) = receipt.0.split_once('-')?;
     Some((id.parse().ok()?, nonce.parse().ok()?))
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 #[cfg(test)]

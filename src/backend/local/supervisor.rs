@@ -159,7 +159,7 @@ impl Supervisor {
             return;
         }
         for _ in 0..missing {
-            match WorkerProcess::start(&self.command, self.store.clock.now_ms()) {
+            match WorkerProcess::start(&self.command, self.store.clock.now()) {
                 Ok(worker) => {
                     tracing::info!(pid = worker.pid, "worker started");
                     self.workers.push(worker);
@@ -259,8 +259,7 @@ impl Supervisor {
 
 /// The stored heartbeat of the worker with this process id, perhaps of an earlier process that had it.
 fn beat_of(pid: u32, beats: &[Heartbeat]) -> Option<&Heartbeat> {
-    let suffix = format!("-{pid}");
-    beats.iter().filter(|beat| beat.worker.ends_with(&suffix)).max_by_key(|beat| beat.seen_at_ms)
+    beats.iter().filter(|beat| beat.worker.is_process(pid)).max_by_key(|beat| beat.seen_at)
 }
 
 /// What a worker logged last, for a user who looks for a reason.

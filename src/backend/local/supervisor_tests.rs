@@ -7,6 +7,7 @@ use crate::{
     backend::{Fleet, FleetState},
     clock::SystemClock,
     config,
+    contract::WorkerId,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -35,11 +36,11 @@ fn supervise(script: &str, patience: Patience) -> Fixture {
 
 impl Fixture {
     /// Waits until the fleet looks like this, and answers the ids of the processes that were ever started.
-    async fn until(&self, what: &str, is: impl Fn(&FleetState, &[i32]) -> bool) -> Vec<i32> {
+    async fn until(&self, what: &str, is: impl Fn(&FleetState, &[u32]) -> bool) -> Vec<u32> {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let state = self.store.observe().await.unwrap();
-            let pids: Vec<i32> = std::fs::read_to_string(self.dir.path().join("pids"))
+            let pids: Vec<u32> = std::fs::read_to_string(self.dir.path().join("pids"))
                 .unwrap_or_default()
                 .lines()
                 .map(|line| line.parse().unwrap())
@@ -92,7 +93,7 @@ async fn the_fleet_grows_heals_and_shrinks() {
     let pids = fleet.until("the dead one is replaced", |s, pids| s.pending == 4 && pids.len() == 5).await;
 
     // The second is heard of and holds messages: it is not stopped while others are idle.
-    let beat = Heartbeat { worker: format!("host-{}", pids[1]), in_flight: 3, ..Heartbeat::default() };
+    let beat = Heartbeat { worker: WorkerId::new("host", pids[1]), in_flight: 3, ..Heartbeat::default() };
     fleet.store.beat(&beat).await.unwrap();
     fleet.until("one was heard of", |s, _| s.in_service == 1 && s.pending == 3 && s.protected == 1).await;
     fleet.store.set_desired(0).await.unwrap();
@@ -125,7 +126,7 @@ async fn those_that_cannot_start_are_started_again_with_pauses_and_that_is_a_fau
     while fleet.store.fault().is_some() {
         assert!(Instant::now() < deadline, "waited in vain for the end of the fault");
         let pids = fleet.until("it was started", |_, pids| !pids.is_empty()).await;
-        let beat = Heartbeat { worker: format!("host-{}", pids[pids.len() - 1]), ..Heartbeat::default() };
+        let beat = Heartbeat { worker: WorkerId::new("host", pids[pids.len() - 1]), ..Heartbeat::default() };
         fleet.store.beat(&beat).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -137,7 +138,7 @@ async fn one_that_falls_silent_is_killed_and_replaced() {
     let patience = Patience { heartbeat: Duration::from_secs(2), ..Patience::default() };
     let fleet = supervise("echo $$ >> $0/pids; exec sleep 1000", patience);
     let pids = fleet.until("it runs", |_, pids| pids.len() == 1).await;
-    let beat = Heartbeat { worker: format!("host-{}", pids[0]), ..Heartbeat::default() };
+    let beat = Heartbeat { worker: WorkerId::new("host", pids[0]), ..Heartbeat::default() };
     fleet.store.beat(&beat).await.unwrap();
     fleet.until("it was heard of", |s, _| s.in_service == 1).await;
     fleet.until("it is replaced", |s, pids| (s.in_service, s.pending) == (0, 1) && pids.len() == 2).await;
@@ -163,7 +164,7 @@ async fn one_that_drains_and_does_not_end_is_replaced_at_once_and_killed_in_time
     let patience = Patience { stop: Duration::from_secs(2), ..Patience::default() };
     let fleet = supervise("echo $$ >> $0/pids; exec sleep 1000", patience);
     let pids = fleet.until("it runs", |_, pids| pids.len() == 1).await;
-    let beat = Heartbeat { worker: format!("host-{}", pids[0]), draining: true, ..Heartbeat::default() };
+    let beat = Heartbeat { worker: WorkerId::new("host", pids[0]), draining: true, ..Heartbeat::default() };
     fleet.store.beat(&beat).await.unwrap();
     fleet.until("it is replaced", |s, pids| (s.pending, s.terminating) == (1, 1) && pids.len() == 2).await;
     fleet.until("it is gone", |s, _| (s.pending, s.terminating) == (1, 0)).await;

@@ -16,7 +16,7 @@ use crate::{
     },
     clock::{Clock, ManualClock, SystemClock},
     config::Raw,
-    contract::Digest,
+    contract::{Digest, WorkerId},
 };
 
 fn open(dir: &Path, clock: Arc<dyn Clock>) -> (Backend, Arc<local::Store>) {
@@ -85,7 +85,7 @@ async fn locations_are_escaped() {
 async fn heartbeats_stay_few_and_lose_nothing() {
     let env = environment().await;
     for i in 0..200 {
-        let mut beat = Heartbeat { worker: format!("host-{i}"), done: 1, failed: 2, ..Heartbeat::default() };
+        let mut beat = Heartbeat { worker: WorkerId::new("host", i), done: 1, failed: 2, ..Heartbeat::default() };
         beat.labels.insert("cat".into(), 1);
         env.backend.workers.beat(&beat).await.unwrap();
         (env.advance)(Duration::from_secs(1)).await;
@@ -94,7 +94,7 @@ async fn heartbeats_stay_few_and_lose_nothing() {
     assert!(beats.len() <= 64, "{}", beats.len());
     let sum = |of: fn(&Heartbeat) -> u64| beats.iter().map(of).sum::<u64>();
     assert_eq!((sum(|b| b.done), sum(|b| b.failed), sum(|b| b.labels["cat"])), (200, 400, 200));
-    assert!(beats.iter().any(|b| b.worker == "host-199"));
+    assert!(beats.iter().any(|b| b.worker.as_str() == "host-199"));
 }
 
 #[tokio::test]

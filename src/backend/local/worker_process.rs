@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::pulse::Pulse;
+use crate::contract::Timestamp;
 
 /// Longer lines of a worker's log are passed on in pieces.
 const MAX_LINE: u64 = 16 * 1024;
@@ -24,8 +25,7 @@ const MAX_LINE: u64 = 16 * 1024;
 pub struct WorkerCommand {
     /// The program.
     pub program: PathBuf,
-    /// Its arguments. It must end soon after its stdin is closed, and name itself in heartbeats with an id that ends in `-` and
-    /// its process id.
+    /// Its arguments. It must end soon after its stdin is closed, and name itself in heartbeats as [`WorkerId::new`](crate::contract::WorkerId::new) does.
     pub args: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct WorkerProcess {
 
 impl WorkerProcess {
     /// Starts a worker; its log lines go to this process's stderr.
-    pub(super) fn start(command: &WorkerCommand, now_ms: i64) -> io::Result<Self> {
+    pub(super) fn start(command: &WorkerCommand, now: Timestamp) -> io::Result<Self> {
         let mut child = Command::new(&command.program);
         child.args(&command.args);
         child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -60,7 +60,7 @@ impl WorkerProcess {
         }
         let pid = child.id().ok_or_else(|| io::Error::other("the process ended at once"))?;
         let stdin = child.stdin.take();
-        Ok(Self { pid, started: Instant::now(), pulse: Pulse::new(now_ms), child, stdin, kill_at: None, last_line })
+        Ok(Self { pid, started: Instant::now(), pulse: Pulse::new(now), child, stdin, kill_at: None, last_line })
     }
 
     /// Whether it is to stop.

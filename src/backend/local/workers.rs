@@ -9,7 +9,7 @@ use crate::backend::{Heartbeat, Registry, Result, workers::MAX_HEARTBEATS};
 #[async_trait]
 impl Registry for Store {
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<()> {
-        let beat = Heartbeat { seen_at_ms: self.clock.now_ms(), ..heartbeat.clone() };
+        let beat = Heartbeat { seen_at: self.clock.now(), ..heartbeat.clone() };
         self.db
             .write(move |db| {
                 write_beat(db, &beat)?;
@@ -26,8 +26,8 @@ impl Registry for Store {
 fn write_beat(db: &Connection, beat: &Heartbeat) -> Result<()> {
     let body = serde_json::to_string(beat).map_err(|e| corrupt("heartbeats").because(e))?;
     db.prepare_cached("INSERT OR REPLACE INTO heartbeats (worker, seen_at, body) VALUES (?1, ?2, ?3)")?.execute((
-        &beat.worker,
-        beat.seen_at_ms,
+        beat.worker.as_str(),
+        beat.seen_at,
         body,
     ))?;
     Ok(())
@@ -51,7 +51,7 @@ fn fold_old_beats(db: &Connection) -> Result<()> {
     let mut sum = Heartbeat::of_former_workers();
     for beat in read_beats(db, too_many + 1)? {
         sum.absorb(&beat);
-        db.prepare_cached("DELETE FROM heartbeats WHERE worker = ?1")?.execute([beat.worker])?;
+        db.prepare_cached("DELETE FROM heartbeats WHERE worker = ?1")?.execute([beat.worker.as_str()])?;
     }
     write_beat(db, &sum)
 }

@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, path::PathBuf, pin::Pin, time::Duration};
 use time::OffsetDateTime;
 
 use super::{Backend, Message, Put, Upload, Written};
-use crate::contract::{Classification, Digest, ImageName, ObjectEvent, Outcome, Score, Sequencer, event};
+use crate::{
+    contract::{Classification, Digest, ImageName, ObjectEvent, Outcome, Sequencer, Timestamp, event},
+    model::Score,
+};
 
 pub(crate) mod images;
 pub(crate) mod queue;
@@ -161,11 +164,11 @@ pub(crate) fn result(image: &str, label: &str) -> Classification {
         outcome: Outcome::labelled(top).unwrap(),
         location: format!("/images/{image}"),
         model: "model".to_owned(),
-        worker: "host-1".to_owned(),
+        worker: "host-1".into(),
         classified_at: OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap(),
         sequencer: None,
         image_sequencer: None,
-        asked_at_ms: 10_000_000_000_000,
+        asked_at: Timestamp::from_millis(10_000_000_000_000),
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) async fn hides_and_shows_again(env: &Environment) {
     env.receive_none().await;
     env.time_out().await;
     let second = env.receive(1).await.remove(0);
-    assert_eq!((&second.id, second.receive_count, second.sent_at_ms), (&first.id, 2, first.sent_at_ms));
+    assert_eq!((&second.id, second.receive_count, second.sent_at), (&first.id, 2, first.sent_at));
     if env.refuses_stale_receipts {
         assert_ne!(first.receipt, second.receipt);
         let stale = [first.receipt, Receipt("nonsense".into())];

@@ -44,7 +44,7 @@ async fn in_flight(env: &Environment, name: &str, bytes: &[u8], label: &str) -> 
     let message = env.receive(1).await.remove(0);
     let sequencer = event_in(&message).sequencer;
     let image_sequencer = env.backend.images.get(&super::name(name), 100).await.unwrap().sequencer;
-    let row = Classification { sequencer, image_sequencer, asked_at_ms: message.sent_at_ms, ..result(name, label) };
+    let row = Classification { sequencer, image_sequencer, asked_at: message.sent_at, ..result(name, label) };
     (message, row)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Environment, later, name, result};
 use crate::{
     backend::{Heartbeat, PageQuery, Removed, Totals, Written, remove},
-    contract::{Classification, Outcome, order::sort_key},
+    contract::{Classification, Outcome, Timestamp, order::sort_key},
 };
 
 /// The names on the page.
@@ -31,7 +31,7 @@ pub(crate) async fn replaces_by_sequencer(env: &Environment) {
     let row = env.other.results.get(&[name("a.png"), name("none.png")]).await.unwrap();
     assert_eq!(row.len(), 1);
     let wanted = labelled("hen", Some(5));
-    assert_eq!(Classification { asked_at_ms: wanted.asked_at_ms, ..row[0].clone() }, wanted);
+    assert_eq!(Classification { asked_at: wanted.asked_at, ..row[0].clone() }, wanted);
     assert_eq!(env.write(&labelled("dog", Some(5))).await, stored(Some("hen")));
     assert_eq!(names(env, &PageQuery { limit: 10, ..PageQuery::default() }).await, ["a.png"], "one row per image");
 }
@@ -188,9 +188,9 @@ pub(crate) async fn keeps_heartbeats(env: &Environment) {
     workers.beat(&beat).await.unwrap();
     let beats = env.other.workers.heartbeats().await.unwrap();
     assert_eq!(beats.iter().map(|b| b.worker.as_str()).collect::<BTreeSet<_>>(), BTreeSet::from(["host-1", "host-2"]));
-    let stored = beats.into_iter().find(|b| b.worker == "host-1").unwrap();
-    assert!(stored.seen_at_ms > 0, "the store sets the time");
-    assert_eq!(Heartbeat { seen_at_ms: 0, ..stored }, beat);
+    let stored = beats.into_iter().find(|b| b.worker.as_str() == "host-1").unwrap();
+    assert!(stored.seen_at > Timestamp::default(), "the store sets the time");
+    assert_eq!(Heartbeat { seen_at: Timestamp::default(), ..stored }, beat);
 }
 
 pub(crate) async fn swaps_the_scaler_once(env: &Environment) {

@@ -150,22 +150,28 @@ impl<'a> Machine<'a, '_> {
             b']' | b'}' => self.container(code)?,
             b'a' | b'e' | b's' | b'u' => self.append(code)?,
             b'q' | b'r' | 0x94 | b'h' | b'j' => self.memo(code)?,
-            b'Q' => {
-                let Value::Tuple(id) = self.pop()? else { return damaged("a storage is not described by a tuple") };
-                self.stack.push(Value::Storage(id));
-            }
+            b'Q' => self.storage()?,
             b'R' => self.call()?,
-            // BUILD sets attributes, such as the versions of a state dict: not ours to read.
-            b'b' => {
-                self.pop()?;
-                let Some(Value::Dict(_)) = self.stack.last() else { return damaged("attributes of what has none") };
-            }
+            b'b' => self.attributes()?,
             _ => return Err(PickleError::Instruction(code)),
         }
         if self.stack.len() > MOST_VALUES || self.marks.len() > MOST_VALUES {
             return Err(PickleError::TooLarge);
         }
         Ok(None)
+    }
+
+    fn storage(&mut self) -> Result<(), PickleError> {
+        let Value::Tuple(id) = self.pop()? else { return damaged("a storage is not described by a tuple") };
+        self.stack.push(Value::Storage(id));
+        Ok(())
+    }
+
+    /// BUILD sets attributes, such as the versions of a state dict: not ours to read.
+    fn attributes(&mut self) -> Result<(), PickleError> {
+        self.pop()?;
+        let Some(Value::Dict(_)) = self.stack.last() else { return damaged("attributes of what has none") };
+        Ok(())
     }
 
     fn number(&mut self, code: u8) -> Result<(), PickleError> {

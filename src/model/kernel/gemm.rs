@@ -77,24 +77,34 @@ impl Product {
     /// One tile of `height <= S::ROWS` rows.
     #[inline(always)]
     unsafe fn tile<S: Simd>(self, simd: S, height: usize, ahead: u8) {
-        /// Picks the kernel compiled for this height.
+        // SAFETY: as for `multiply`.
+        unsafe {
+            match ahead {
+                FIRST_LINE => self.fetching::<S, FIRST_LINE>(simd, height),
+                SECOND_LINE => self.fetching::<S, SECOND_LINE>(simd, height),
+                BOTH_LINES => self.fetching::<S, BOTH_LINES>(simd, height),
+                _ => self.fetching::<S, 0>(simd, height),
+            }
+        }
+    }
+
+    /// One tile, which fetches these lines of the next block.
+    #[inline(always)]
+    unsafe fn fetching<S: Simd, const AHEAD: u8>(self, simd: S, height: usize) {
+        /// Picks the kernel compiled for this height: the first ones are there whatever the registers.
         macro_rules! heights {
-            ($($n:literal)+) => {
+            ($($low:literal)+; $($high:literal)+) => {
                 match height {
                     // SAFETY: as for `multiply`.
-                    $($n if $n <= S::ROWS => unsafe {
-                        match ahead {
-                            FIRST_LINE => simd.launch(Tile::<$n, FIRST_LINE>(self)),
-                            SECOND_LINE => simd.launch(Tile::<$n, SECOND_LINE>(self)),
-                            BOTH_LINES => simd.launch(Tile::<$n, BOTH_LINES>(self)),
-                            _ => simd.launch(Tile::<$n, 0>(self)),
-                        }
-                    },)+
+                    $($low => unsafe { simd.launch(Tile::<$low, AHEAD>(self)) },)+
+                    // SAFETY: as for `multiply`.
+                    $($high if $high <= S::ROWS => unsafe { simd.launch(Tile::<$high, AHEAD>(self)) },)+
                     _ => unreachable!("a tile has 1 to {} rows", S::ROWS),
                 }
             };
         }
-        heights!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+        const { assert!(6 <= S::ROWS) };
+        heights!(1 2 3 4 5 6; 7 8 9 10 11 12 13 14);
     }
 }
 

@@ -4,17 +4,12 @@ use std::ops::Range;
 
 use super::super::architecture::{self, Activation};
 use super::depthwise::{Depthwise, MOST_TAPS, Row};
+use super::inverted_size::{Image, Size};
 use super::pointwise::{Bounds, Matrix, Rows};
 use super::simd::Simd;
 use super::stem::CHANNELS;
 use super::threads::Threads;
 use super::weights::{self, KernelError, Weights};
-
-/// Floats of a whole image's widened rows of one panel up to which it is small: three quarters of the first-level cache.
-const SMALL: usize = 9 << 10;
-
-/// Floats of the widened rows of all panels that are held in a strip: a part of the second-level cache.
-const HELD: usize = 64 << 10;
 
 /// A block.
 pub(super) struct Block {
@@ -31,102 +26,6 @@ pub(super) struct Block {
     widened: Vec<u32>,
     /// Place of each pixel of the output.
     narrowed: Vec<u32>,
-}
-
-/// The sizes of a block, from which everything about it follows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Size {
-    /// Side of what the depthwise convolution reads.
-    pub(super) side: usize,
-    /// Zeros before each row and column of it.
-    before: usize,
-    kernel: usize,
-    stride: usize,
-    /// Side of the output.
-    pub(super) output_side: usize,
-    /// Floats of a pixel of the input.
-    pub(super) input_stride: usize,
-    /// Floats of a pixel in the middle.
-    pub(super) middle_stride: usize,
-    /// Floats of a pixel of the output.
-    pub(super) output_stride: usize,
-    /// Panels in the middle.
-    pub(super) panels: usize,
-    /// Floats of a widened and padded row of one panel.
-    row_len: usize,
-}
-
-/// The sizes of the stem's input.
-struct Image {
-    side: usize,
-    /// Zeros before each row and column.
-    before: usize,
-    kernel: usize,
-    stride: usize,
-    /// Floats of a padded row.
-    row_len: usize,
-}
-
-impl Size {
-    /// Floats of an image of the output.
-    pub(super) fn output_len(&self) -> usize {
-        self.output_side * self.output_side * self.output_stride
-    }
-
-    /// Floats of an image in the middle, behind the depthwise convolution.
-    pub(super) fn middle_len(&self) -> usize {
-        self.output_side * self.output_side * self.middle_stride
-    }
-
-    /// Widened rows, those above and below the image left out, under some rows of the output.
-    fn under(&self, outputs: &Range<usize>) -> Range<usize> {
-        let end = (outputs.end - 1) * self.stride + self.kernel;
-        (outputs.start * self.stride).saturating_sub(self.before)..end.saturating_sub(self.before).min(self.side)
-    }
-
-    /// Widened rows under so many rows of the output.
-    const fn rows_under(&self, outputs: usize) -> usize {
-        (outputs - 1) * self.stride + self.kernel
-    }
-
-    /// Whether all widened rows of one panel are few enough to be held at once.
-    pub(super) const fn is_small(&self) -> bool {
-        self.row_len * self.side <= SMALL
-    }
-
-    /// Rows of the output that are computed together in a strip.
-    fn group(&self) -> usize {
-        let held = HELD / (self.row_len * self.panels);
-        (held.saturating_sub(self.kernel) / self.stride + 1).clamp(1, self.output_side)
-    }
-
-    /// Widened rows of a panel that are held in a strip.
-    fn ring(&self) -> usize {
-        self.rows_under(self.group()).min(self.side)
-    }
-}
-
-impl Image {
-    /// Rows of the image under so many rows of the stem's output.
-    const fn rows_under(&self, outputs: usize) -> usize {
-        (outputs - 1) * self.stride + self.kernel
-    }
-
-    /// Copies the rows under some of the stem's output, with zeros around.
-    fn pad(&self, image: &[f32], outputs: &Range<usize>, padded: &mut [f32]) {
-        let (len, margin) = (self.side * CHANNELS, self.before * CHANNELS);
-        let rows = padded.chunks_exact_mut(self.row_len).take(self.rows_under(outputs.len()));
-        for (row, padded) in rows.enumerate() {
-            match (outputs.start * self.stride + row).checked_sub(self.before).filter(|&y| y < self.side) {
-                Some(y) => {
-                    padded[..margin].fill(0.0);
-                    padded[margin..margin + len].copy_from_slice(&image[y * len..][..len]);
-                    padded[margin + len..].fill(0.0);
-                }
-                None => padded.fill(0.0),
-            }
-        }
-    }
 }
 
 /// Where a strip of an image is read and written.

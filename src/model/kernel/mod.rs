@@ -20,6 +20,7 @@ mod depthwise;
 mod direct;
 mod gemm;
 mod inverted;
+mod inverted_size;
 mod layer;
 mod mean;
 mod memory;

@@ -142,12 +142,14 @@ struct Product {
     bias: Option<*const f32>,
 }
 
-/// Launches the tile of a height.
+/// Launches the tile of a height: the first ones are there whatever the registers.
 macro_rules! heights {
-    ($self:ident, $simd:ident, $height:ident, $most:expr, $vectors:literal, $($n:literal)+) => {
+    ($self:ident, $simd:ident, $height:ident, $most:expr, $vectors:literal, $($low:literal)+; $($high:literal)*) => {
         match $height {
             // SAFETY: the caller's promise.
-            $($n if $n <= $most => unsafe { $simd.launch(Tile::<$n, $vectors, AHEAD>($self)) },)+
+            $($low => unsafe { $simd.launch(Tile::<$low, $vectors, AHEAD>($self)) },)+
+            // SAFETY: the caller's promise.
+            $($high if $high <= $most => unsafe { $simd.launch(Tile::<$high, $vectors, AHEAD>($self)) },)*
             _ => unreachable!("a tile has 1 to {} rows", $most),
         }
     };
@@ -157,13 +159,14 @@ impl Product {
     /// A tile of two vectors.
     #[inline(always)]
     unsafe fn wide<S: Simd, const AHEAD: bool>(self, simd: S, height: usize) {
-        heights!(self, simd, height, S::ROWS, 2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+        const { assert!(6 <= S::ROWS) };
+        heights!(self, simd, height, S::ROWS, 2, 1 2 3 4 5 6; 7 8 9 10 11 12 13 14);
     }
 
     /// A tile of one vector.
     #[inline(always)]
     unsafe fn narrow<S: Simd, const AHEAD: bool>(self, simd: S, height: usize) {
-        heights!(self, simd, height, NARROW_ROWS, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+        heights!(self, simd, height, NARROW_ROWS, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14;);
     }
 }
 

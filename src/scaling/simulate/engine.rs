@@ -18,6 +18,7 @@ use super::{
 use crate::{
     backend::FleetState,
     config::{Policy, Rules},
+    contract::Timestamp,
     scaling::{History, Observation, decide},
 };
 
@@ -108,7 +109,8 @@ struct Story {
 impl Story {
     /// One decision.
     fn tick(&mut self, engine: &mut Engine<'_>, rules: &Rules) {
-        let decision = decide(&engine.observe(), rules, &self.history, (engine.now_s * 1000.0).round() as i64);
+        let now = Timestamp::from_millis((engine.now_s * 1000.0).round() as i64);
+        let decision = decide(&engine.observe(), rules, &self.history, now);
         self.history = decision.history;
         engine.released = decision.release;
         if decision.target != engine.desired {

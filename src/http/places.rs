@@ -128,8 +128,8 @@ impl Table {
                 Doing::Idle(since) => (&mut idle, since),
                 Doing::Owing(since) => (&mut owing, since),
             };
-            // Of those that came together the first.
-            if worst.is_none_or(|(first, longest)| (since, *id) < (longest, first)) {
+            // Of those of one moment the one that came first.
+            if worst.is_none_or(|(other, longest)| (since, *id) < (longest, other)) {
                 *worst = Some((*id, since));
             }
         }

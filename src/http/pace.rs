@@ -9,22 +9,13 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    BoxError,
-    body::Bytes,
-    extract::Request,
-    http::StatusCode,
-    middleware::Next,
-    response::{IntoResponse as _, Response},
-};
+use axum::{BoxError, body::Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
-
-use super::error::Error;
 
 /// A client that owes us so much time is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,12 +27,6 @@ const BYTES_PER_S: u64 = 1024;
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the client sent too slowly; the connection is given up")]
 pub(crate) struct Slow;
-
-impl From<Slow> for Error {
-    fn from(slow: Slow) -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, slow.to_string())
-    }
-}
 
 /// The time that we waited for the client in one direction, less what its bytes have paid for. It is never negative: a fast
 /// start earns no pause later.
@@ -137,6 +122,11 @@ impl Activity {
         }
     }
 
+    /// Whether the body of a request came too slowly.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.0.lock().gave_up
+    }
+
     /// A request has come.
     pub(crate) fn begin(&self) {
         self.0.lock().serving = true;
@@ -199,14 +189,6 @@ impl<B> Drop for PacedBody<B> {
     fn drop(&mut self) {
         self.activity.0.lock().reading = None;
     }
-}
-
-/// Says 408 where a handler knows a body that came too slowly only as a bad request.
-pub(crate) async fn slow_bodies_time_out(request: Request, next: Next) -> Response {
-    let activity = request.extensions().get::<Activity>().cloned();
-    let response = next.run(request).await;
-    let slow = response.status() == StatusCode::BAD_REQUEST && activity.is_some_and(|a| a.0.lock().gave_up);
-    if slow { Error::from(Slow).into_response() } else { response }
 }
 
 /// The body of an answer: the request ends with it.

@@ -1,0 +1,9 @@
+//! A server of HTTP whose connections are bounded and whose clients must keep up, for every role that listens.
+
+mod pace;
+mod places;
+mod server;
+
+pub(crate) use pace::{Activity, Slow};
+pub use server::listen;
+pub(crate) use server::{Ends, Server, Service};

@@ -1,0 +1,197 @@
+//! Connections: accepted while there are places, given up when slow, drained at the end.
+
+use std::{any::Any, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, header},
+    response::Response,
+};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use super::{
+    pace::{Activity, Answer, PacedBody, PacedStream},
+    places::{Kind, Place, Places},
+};
+
+/// A client has this long for the head of a request, and a connection may be idle for so long.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Most bytes of a request that wait to be parsed; also what a head may have.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Connections that the kernel keeps for us until we accept them, if it lets us have so many.
+const BACKLOG: u32 = 4096;
+
+/// At the end, requests under way have this long.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Listens on `address`, with a queue that a burst of connections does not fill.
+///
+/// # Errors
+/// If the address cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart need not wait for connections of the last run to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// The two ends of the connection that a request came on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+/// What a server serves, and to how many.
+#[derive(Clone)]
+pub(crate) struct Service {
+    /// Answers the requests, which carry the [`Ends`] of their connection and its [`Activity`].
+    pub(crate) routes: Router,
+    /// Most connections at a time; some more are accepted to be refused.
+    pub(crate) connections: usize,
+    /// The path that is answered on those, too.
+    pub(crate) health_check: Option<&'static str>,
+    /// What other requests on those are told.
+    pub(crate) refusal: fn() -> Response,
+    /// Makes what is held for as long as a connection is open.
+    pub(crate) opened: Arc<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+/// A server, and what all its connections share.
+#[derive(Debug)]
+pub(crate) struct Server {
+    service: Service,
+    local: SocketAddr,
+    http: http1::Builder,
+    places: Arc<Places>,
+    connections: TaskTracker,
+    graceful: GracefulShutdown,
+    /// Ends every connection at once.
+    cut: CancellationToken,
+}
+
+impl Server {
+    /// Returns a server of `service` at the address `local`.
+    pub(crate) fn new(service: Service, local: SocketAddr) -> Self {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES);
+        Self {
+            places: Places::new(service.connections),
+            service,
+            local,
+            http,
+            connections: TaskTracker::new(),
+            graceful: GracefulShutdown::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// Takes connections until `shutdown` is cancelled. Those that are open then stay so.
+    pub(crate) async fn accept(&self, listener: TcpListener, shutdown: &CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    place = self.places.enter() => self.spawn(stream, peer, place),
+                },
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection; waiting a moment");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a connection until it ends, loses its place or is cut.
+    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let ends = Ends { peer, local: stream.local_addr().unwrap_or(self.local) };
+        let (service, kind, activity) = (self.service.clone(), place.kind, place.activity.clone());
+        let service = service_fn(move |request| answer(service.clone(), kind, ends, activity.clone(), request));
+        let io = TokioIo::new(PacedStream::new(stream, place.activity.clone()));
+        let connection = self.graceful.watch(self.http.serve_connection(io, service));
+        let (cut, open) = (self.cut.clone(), (self.service.opened)());
+        self.connections.spawn(async move {
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, %peer, "connection ended");
+                },
+                () = place.evicted.cancelled() => tracing::debug!(%peer, "connection gave its place to another"),
+                () = cut.cancelled() => tracing::debug!(%peer, "connection cut"),
+            }
+            drop((open, place));
+        });
+    }
+
+    /// Lets requests under way and `others` end, and cuts off those that have not after 20 s.
+    pub(crate) async fn drain(self, others: impl Future<Output = ()>) {
+        self.connections.close();
+        let drained = async {
+            self.graceful.shutdown().await;
+            self.connections.wait().await;
+            others.await;
+        };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!(open = self.connections.len(), "some requests did not end in time; cutting them off");
+            self.cut.cancel();
+            self.connections.wait().await;
+        }
+    }
+
+    /// Cuts off all connections.
+    pub(crate) fn end(self) {
+        self.cut.cancel();
+    }
+}
+
+/// Answers one request.
+async fn answer(
+    service: Service,
+    kind: Kind,
+    ends: Ends,
+    activity: Activity,
+    mut request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    activity.begin();
+    request.extensions_mut().insert(ends);
+    request.extensions_mut().insert(activity.clone());
+    let mut response = if kind == Kind::Extra && Some(request.uri().path()) != service.health_check {
+        (service.refusal)()
+    } else {
+        service.routes.oneshot(request.map(|body| Body::new(PacedBody::new(body, activity.clone())))).await?
+    };
+    if kind == Kind::Extra {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| Answer::new(body, activity)))
+}
+
+/// Whether the error is the connection's and not the listener's.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

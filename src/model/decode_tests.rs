@@ -1,0 +1,177 @@
+//! Tests of decoding.
+
+use image::{ColorType, ImageFormat, RgbImage};
+use proptest::prelude::*;
+
+use super::*;
+
+fn measure(bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
+    super::measure(bytes, limits, View::all)
+}
+
+fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
+    super::decode(bytes, limits, View::all)
+}
+
+const FORMATS: [(Format, ImageFormat); 5] = [
+    (Format::Png, ImageFormat::Png),
+    (Format::Jpeg, ImageFormat::Jpeg),
+    (Format::WebP, ImageFormat::WebP),
+    (Format::Gif, ImageFormat::Gif),
+    (Format::Bmp, ImageFormat::Bmp),
+];
+
+/// A picture with detail, so that no format stores it in a few bytes.
+fn picture() -> DynamicImage {
+    RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 37 + y * y * 5) as u8, (y * 91 + x * x) as u8, (x * y) as u8]))
+        .into()
+}
+
+fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn fixtures() -> Vec<(String, Vec<u8>)> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&p).unwrap())).collect()
+}
+
+#[test]
+fn headers_are_read_and_limited() {
+    for (format, encoding) in FORMATS {
+        let bytes = encode(&picture(), encoding);
+        let limits = Limits::default();
+        let header = measure(&bytes, &limits).unwrap();
+        assert_eq!((header.format, header.width, header.height, header.pixels), (format, 40, 30, 1200));
+        // Blocks of 8 x 8 pixels make 40 x 32 of 40 x 30; the encoder does not subsample. A PNG is read in strips.
+        let own = if format == Format::Png { 1 << 20 } else { 0 };
+        let memory = header.memory - own;
+        assert!((3 * 1200..=12 * 1200).contains(&memory), "{format}: {memory}");
+        let found = bytes.len() as u64;
+        assert!(measure(&bytes, &Limits { max_bytes: found, max_side: 40, max_pixels: 1200 }).is_ok());
+        for (limits, expected) in [
+            (Limits { max_bytes: found - 1, ..limits }, DecodeError::TooManyBytes { found, limit: found - 1 }),
+            (Limits { max_side: 39, ..limits }, DecodeError::TooLong { width: 40, height: 30, limit: 39 }),
+            (Limits { max_pixels: 1199, ..limits }, DecodeError::TooManyPixels { width: 40, height: 30, limit: 1199 }),
+        ] {
+            assert!(expected.is_over_limit());
+            assert_eq!(measure(&bytes, &limits), Err(expected.clone()), "{format}");
+            assert_eq!(decode(&bytes, &limits).unwrap_err(), expected, "{format}");
+        }
+    }
+}
+
+#[test]
+fn every_colour_type_of_png_decodes() {
+    for colour in [
+        ColorType::L8,
+        ColorType::La8,
+        ColorType::Rgb8,
+        ColorType::Rgba8,
+        ColorType::L16,
+        ColorType::La16,
+        ColorType::Rgb16,
+        ColorType::Rgba16,
+    ] {
+        let mut image = DynamicImage::new(40, 30, colour);
+        image.copy_from_color_space(&picture(), Default::default()).unwrap();
+        let decoded = decode(&encode(&image, ImageFormat::Png), &Limits::default()).unwrap();
+        assert_eq!(decoded.pixels, Pixels::Rows(Rows { image, top: 0 }));
+    }
+}
+
+/// A header alone that claims 50,000 x 50,000 pixels.
+#[test]
+fn huge_headers_are_refused_before_anything_is_allocated() {
+    let mut png = encode(&picture(), ImageFormat::Png);
+    png[16..20].copy_from_slice(&50_000u32.to_be_bytes());
+    png[20..24].copy_from_slice(&50_000u32.to_be_bytes());
+    let crc = crc32(&png[12..29]);
+    png[29..33].copy_from_slice(&crc.to_be_bytes());
+    let mut bmp = encode(&picture(), ImageFormat::Bmp);
+    bmp[18..22].copy_from_slice(&50_000u32.to_le_bytes());
+    bmp[22..26].copy_from_slice(&50_000u32.to_le_bytes());
+    let mut gif = encode(&picture(), ImageFormat::Gif);
+    gif[6..10].copy_from_slice(&[0x50, 0xc3, 0x50, 0xc3]);
+    let mut jpeg = encode(&picture(), ImageFormat::Jpeg);
+    let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0xc3, 0x50, 0xc3, 0x50]);
+    for bytes in [png, bmp, gif, jpeg] {
+        let expected = DecodeError::TooLong { width: 50_000, height: 50_000, limit: 16_384 };
+        assert_eq!(measure(&bytes, &Limits::default()), Err(expected.clone()));
+        assert_eq!(decode(&bytes, &Limits::default()).unwrap_err(), expected);
+    }
+    // A small canvas with a huge frame on it.
+    let mut gif = encode(&picture(), ImageFormat::Gif);
+    let descriptor = gif.windows(5).rposition(|w| w == [0x2c, 0, 0, 0, 0]).unwrap();
+    gif[descriptor + 5..descriptor + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
+    assert!(decode(&gif, &Limits::default()).is_err());
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+#[test]
+fn files_that_are_cut_short_are_errors() {
+    for (name, bytes) in fixtures() {
+        let image = decode(&bytes, &Limits::default()).unwrap_or_else(|e| panic!("{name}: {e}")).pixels;
+        for tenths in 1..10 {
+            let cut = &bytes[..bytes.len() * tenths / 10];
+            if let Ok(found) = decode(cut, &Limits::default()) {
+                // The first frame of an animation may be whole all the same.
+                assert!(name.starts_with("animated"), "{name} at {tenths}/10");
+                assert_eq!(found.pixels, image, "{name} at {tenths}/10");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_png_that_is_cut_short_is_told_so() {
+    let png = encode(&picture(), ImageFormat::Png);
+    for end in [20, png.len() / 2, png.len() - 20] {
+        let error = decode(&png[..end], &Limits::default()).unwrap_err();
+        assert_eq!(error, DecodeError::Truncated(Format::Png), "{end} of {}", png.len());
+    }
+}
+
+#[test]
+fn a_jpeg_without_its_end_is_cut_short() {
+    let jpeg = encode(&picture(), ImageFormat::Jpeg);
+    for gone in 1..40 {
+        let cut = &jpeg[..jpeg.len() - gone];
+        assert_eq!(decode(cut, &Limits::default()).unwrap_err(), DecodeError::Truncated(Format::Jpeg), "{gone}");
+    }
+    let mut longer = jpeg;
+    longer.extend_from_slice(b"trailing bytes do no harm");
+    assert!(decode(&longer, &Limits::default()).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_bytes_panic(which in 0usize..5, bytes: Vec<u8>) {
+        let start: &[u8] = [&b"\x89PNG\r\n\x1a\n"[..], b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 ", b"GIF89a", b"BM"][which];
+        let limits = Limits { max_pixels: 1 << 20, ..Limits::default() };
+        drop(decode(&[start, &bytes].concat(), &limits));
+        drop(decode(&bytes, &limits));
+    }
+
+    #[test]
+    fn no_damage_panics(file: prop::sample::Index, at: prop::sample::Index, values in prop::collection::vec(any::<u8>(), 1..9)) {
+        let files = fixtures();
+        let mut bytes = file.get(&files).1.clone();
+        for value in values {
+            let at = at.index(bytes.len()).wrapping_add(usize::from(value) * 31) % bytes.len();
+            bytes[at] ^= value;
+        }
+        drop(decode(&bytes, &Limits { max_pixels: 1 << 20, ..Limits::default() }));
+    }
+}

@@ -1,0 +1,72 @@
+//! Uploads that wait for their labels.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn classify_answers_with_labels() {
+    let server = Server::start(|_| {}).await;
+    server.work();
+    let url = format!("{}/classify", server.url);
+    let post =
+        |name: &str, seed| server.client.post(&url).multipart(form(vec![(name.to_owned(), picture(seed))])).send();
+    let answers = futures_util::future::join_all((0..40).map(|n| post("same.png", n))).await;
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert!(answer.headers()[header::CONTENT_TYPE].to_str().unwrap().starts_with("text/plain"));
+        let label = answer.text().await.unwrap();
+        assert!(!label.is_empty() && label.chars().all(char::is_alphabetic), "{label:?}");
+    }
+    // The same bytes again stand by their result; JSON when asked.
+    let request = server.client.post(&url).header("accept", "application/json");
+    let row: Value =
+        request.multipart(form(vec![("same.png".into(), picture(0))])).send().await.unwrap().json().await.unwrap();
+    assert!(row["label"].is_string() && row["top"].as_array().unwrap().len() == 5, "{row}");
+
+    let mut broken = picture(1);
+    broken.truncate(60);
+    let answer = server.client.post(&url).multipart(form(vec![("b.png".into(), broken.clone())])).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let answer =
+        server.client.post(&url).multipart(form(vec![("t.png".into(), b"text".to_vec())])).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+
+    let several = vec![("x.png".into(), picture(900)), ("t.png".into(), b"text".to_vec()), ("b.png".into(), broken)];
+    let lines = server.client.post(&url).multipart(form(several)).send().await.unwrap().text().await.unwrap();
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for line in lines {
+        assert_eq!(line["label"].is_string(), line["file"] == "x.png", "{line}");
+        assert_eq!(line["error"].is_string(), line["file"] != "x.png", "{line}");
+    }
+    assert_eq!(server.app.waiters.len(), 0);
+}
+
+#[tokio::test]
+async fn classify_says_when_it_takes_too_long() {
+    let server = Server::start(|c| c.web.classify_timeout = Duration::from_millis(100)).await;
+    let request = server.client.post(format!("{}/classify", server.url));
+    let answer = request.multipart(form(vec![("a.png".into(), picture(0))])).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(answer.headers().contains_key(header::RETRY_AFTER));
+    let later = answer.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!((&answer["image"], &answer["file"]), (&json!("a.png"), &json!("a.png")), "{answer}");
+    let waiting = server.get(&later).await;
+    assert_eq!(waiting.status(), StatusCode::ACCEPTED);
+    assert!(waiting.headers().contains_key(header::RETRY_AFTER));
+    assert_eq!(waiting.json::<Value>().await.unwrap(), json!({ "image": "a.png", "state": "waiting" }));
+}
+
+#[tokio::test]
+async fn stops_and_answers_those_who_wait() {
+    let mut server = Server::start(|_| {}).await;
+    let request = server.client.post(format!("{}/classify", server.url));
+    let waiting = tokio::spawn(request.multipart(form(vec![("a.png".into(), picture(0))])).send());
+    while server.app.waiters.len() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.stop.cancel();
+    assert_eq!(waiting.await.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    tokio::time::timeout(Duration::from_secs(20), &mut server.ended).await.unwrap().unwrap().unwrap();
+}

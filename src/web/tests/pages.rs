@@ -1,0 +1,155 @@
+//! Pages and calls about what is stored.
+
+use super::*;
+
+#[tokio::test]
+async fn results_images_and_reset() {
+    let server = Server::start(|_| {}).await;
+    server.work();
+    let names = ["10_x.png", "2_x.png", "=1+1 \"q\", é.png"];
+    let files = names.iter().enumerate().map(|(n, name)| ((*name).to_owned(), picture(n as u32))).collect();
+    server.upload(files).await;
+    let page = loop {
+        let page: Value = server.get("/api/results").await.json().await.unwrap();
+        if page["results"].as_array().unwrap().len() == 3 {
+            break page;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let order: Vec<&str> = page["results"].as_array().unwrap().iter().map(|r| r["image"].as_str().unwrap()).collect();
+    assert_eq!(order, ["2_x.png", "10_x.png", names[2]]);
+    let encoded = "%3D1%2B1%20%22q%22%2C%20%C3%A9.png";
+    results_are_paged_and_found(&server, names[2], encoded).await;
+    images_and_pages_are_shown(&server, encoded).await;
+    let thumbnail = thumbnails_are_kept(&server).await;
+    what_is_removed_is_gone(&server, &thumbnail).await;
+    let ready: Value = server.get("/readyz").await.json().await.unwrap();
+    assert_eq!(ready["ready"], true, "{ready}");
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    assert!(
+        metrics.contains("imgcls_http_requests_total{") && metrics.contains("imgcls_queue_messages{state=\"visible\"}")
+    );
+}
+
+/// Of the rows of `2_x.png`, `10_x.png` and `odd`, whose name is `encoded` in a path.
+async fn results_are_paged_and_found(server: &Server, odd: &str, encoded: &str) {
+    let page: Value = server.get("/api/results?limit=1&after=2_x.png").await.json().await.unwrap();
+    assert_eq!(page["results"][0]["image"], "10_x.png");
+    assert_eq!((&page["next"], &page["previous"]), (&json!("10_x.png"), &json!("10_x.png")));
+    assert_eq!(server.get("/api/results?limit=0").await.status(), StatusCode::BAD_REQUEST);
+    let unknown = server.get("/api/results?limt=1").await;
+    assert_eq!(unknown.status(), StatusCode::BAD_REQUEST);
+    assert!(unknown.text().await.unwrap().contains("limt"));
+
+    let one: Value = server.get(&format!("/api/results/{encoded}")).await.json().await.unwrap();
+    assert_eq!(one["image"], odd);
+    assert_eq!(server.get("/api/results/none.png").await.status(), StatusCode::NOT_FOUND);
+    let found: Value = server
+        .client
+        .post(format!("{}/api/results/lookup", server.url))
+        .json(&json!({ "names": ["none", "2_x.png"] }))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!((&found["results"][0]["image"], &found["missing"]), (&json!("2_x.png"), &json!(["none"])));
+    let csv = server.get("/api/results.csv").await.text().await.unwrap();
+    assert_eq!(csv.lines().count(), 4, "{csv}");
+    assert!(csv.contains("\n\"'=1+1 \"\"q\"\", é.png\","), "{csv}");
+}
+
+async fn images_and_pages_are_shown(server: &Server, encoded: &str) {
+    let image = server.get(&format!("/images/{encoded}")).await;
+    assert_eq!(image.headers()[header::CONTENT_TYPE], "image/png");
+    assert!(image.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("sandbox"));
+    assert_eq!(image.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+    assert_eq!(image.bytes().await.unwrap(), picture(2));
+    for path in ["/", "/results", "/status", "/reset", "/queue/dead"] {
+        let page =
+            server.client.get(format!("{}{path}", server.url)).header("accept", "text/html").send().await.unwrap();
+        assert_eq!(page.status(), StatusCode::OK, "{path}");
+        assert_eq!(page.headers()[header::CACHE_CONTROL], "no-store");
+        let text = page.text().await.unwrap();
+        assert!(!text.contains("style=") && !text.contains("onclick") && !text.contains("<style"), "{path}");
+    }
+    let page = server.get("/results").await.text().await.unwrap();
+    assert!(page.contains("=1+1 &#34;q&#34;, é.png"), "{page}");
+}
+
+/// Returns the address of one.
+async fn thumbnails_are_kept(server: &Server) -> String {
+    let page = server.get("/results").await.text().await.unwrap();
+    let thumbnail = page.split("src=\"").find(|part| part.starts_with("/images/2_x.png?size=128")).unwrap();
+    let thumbnail = thumbnail.split('"').next().unwrap().replace("&#38;", "&");
+    // The first is made, the second is kept.
+    for _ in 0..2 {
+        let small = server.get(&thumbnail).await;
+        assert_eq!(small.headers()[header::CONTENT_TYPE], "image/jpeg");
+        let cache = small.headers()[header::CACHE_CONTROL].to_str().unwrap();
+        assert!(["private", "max-age=31536000", "immutable"].iter().all(|part| cache.contains(part)), "{cache}");
+        let etag = small.headers()[header::ETAG].clone();
+        assert!(small.bytes().await.unwrap().starts_with(&[0xff, 0xd8]));
+        let again = server.client.get(format!("{}{thumbnail}", server.url)).header(header::IF_NONE_MATCH, etag);
+        assert_eq!(again.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
+    }
+    let unversioned = server.get("/images/2_x.png?size=64").await;
+    assert!(unversioned.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("no-cache"));
+    for wrong in ["size=100", "size=big", "sise=64"] {
+        assert_eq!(server.get(&format!("/images/2_x.png?{wrong}")).await.status(), StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    thumbnail
+}
+
+async fn what_is_removed_is_gone(server: &Server, thumbnail: &str) {
+    let delete = server.client.delete(format!("{}/images/2_x.png", server.url)).send().await.unwrap();
+    assert_eq!(delete.status(), StatusCode::OK);
+    assert_eq!(server.get("/images/2_x.png").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(server.get(thumbnail).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(server.get("/api/results/2_x.png").await.status(), StatusCode::NOT_FOUND);
+    let report: Value = server.client.post(format!("{}/reset", server.url)).send().await.unwrap().json().await.unwrap();
+    assert_eq!((&report["images"], &report["results"]), (&json!(2), &json!(2)), "{report}");
+    let status: Value = server.get("/api/status").await.json().await.unwrap();
+    assert_eq!(status["results"]["total"], 0, "{status}");
+    for key in ["backend", "model", "queue", "fleet", "results", "images_per_minute", "workers", "classes", "scaling"] {
+        assert!(status.get(key).is_some(), "{key} in {status}");
+    }
+}
+
+#[tokio::test]
+async fn browsers_get_pages() {
+    let server = Server::start(|_| {}).await;
+    let post = |files| server.client.post(&server.url).header("accept", "text/html").multipart(form(files)).send();
+    let done = post(vec![("a.png".into(), picture(0))]).await.unwrap();
+    assert_eq!(
+        (done.status(), &done.headers()[header::LOCATION]),
+        (StatusCode::SEE_OTHER, &"/results".parse().unwrap())
+    );
+    let mixed = post(vec![("a.png".into(), picture(1)), ("b<i>.png".into(), b"text".to_vec())]).await.unwrap();
+    assert_eq!(mixed.status(), StatusCode::OK);
+    let page = mixed.text().await.unwrap();
+    assert!(
+        page.contains("stored as a.") && page.contains("looks like text") && page.contains("b&#60;i&#62;.png"),
+        "{page}"
+    );
+    let missing =
+        server.client.get(format!("{}/nowhere", server.url)).header("accept", "text/html").send().await.unwrap();
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+    assert!(missing.text().await.unwrap().contains("<h1>Not Found</h1>"));
+}
+
+#[tokio::test]
+async fn a_reset_page_that_is_loaded_again_resets_nothing() {
+    let server = Server::start(|_| {}).await;
+    server.upload(vec![("a.png".into(), picture(0))]).await;
+    let answer =
+        server.client.post(format!("{}/reset", server.url)).header("accept", "text/html").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    let done = answer.headers()[header::LOCATION].to_str().unwrap();
+    assert_eq!(done, "/reset/done?images=1&outputs=0&messages=1&results=0");
+    server.upload(vec![("b.png".into(), picture(1))]).await;
+    let page = server.get(done).await.text().await.unwrap();
+    assert!(page.contains("Everything is removed"), "{page}");
+    assert_eq!(server.get("/images/b.png").await.status(), StatusCode::OK);
+}

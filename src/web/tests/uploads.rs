@@ -1,0 +1,128 @@
+//! Uploads: many, odd and broken ones.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_files_in_one_request() {
+    let server = Server::start(|_| {}).await;
+    let files = (0..2500).map(|n| (format!("{n}_x.png"), picture(n))).collect();
+    let (status, answer) = server.upload(files).await;
+    assert_eq!(status, StatusCode::OK);
+    let files = answer["files"].as_array().unwrap();
+    assert_eq!(files.len(), 2500);
+    for (n, file) in files.iter().enumerate() {
+        assert_eq!(file, &json!({ "file": format!("{n}_x.png"), "image": format!("{n}_x.png") }));
+    }
+    assert_eq!(server.backend.queue.depth().await.unwrap().visible, 2500);
+    let spooled = walk(&server.dir.path().join("data/uploads"));
+    assert_eq!(spooled, 0, "nothing is left in the spool");
+}
+
+fn walk(dir: &std::path::Path) -> usize {
+    let dirs = std::fs::read_dir(dir).unwrap().flatten().filter(|e| e.path().is_dir());
+    dirs.map(|e| std::fs::read_dir(e.path()).unwrap().count()).sum()
+}
+
+#[tokio::test]
+async fn one_bad_file_does_not_spoil_the_others() {
+    let server = Server::start(|c| c.limits.max_bytes = 10_000).await;
+    let long = format!("{}.png", "n".repeat(300));
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".to_vec();
+    let mut large = picture(1);
+    large.resize(10_001, 0);
+    let table: Vec<(&str, Vec<u8>, Result<&str, &str>)> = vec![
+        ("empty.png", Vec::new(), Err("empty")),
+        ("text.png", b"just some text".to_vec(), Err("looks like text")),
+        ("photo.heic", heic, Err("HEIC is not supported; PNG, JPEG, WebP, GIF and BMP are")),
+        ("large.png", large, Err("10000 bytes")),
+        ("..", picture(2), Err("directory")),
+        ("a b+c%20'd.png", picture(3), Ok("a b+c%20'd.png")),
+        ("../../etc/🦀.png", picture(4), Ok("🦀.png")),
+        (r"C:\x\y.png", picture(5), Ok("y.png")),
+        // Stored side by side: whichever is first keeps the name.
+        ("twice.png", picture(6), Ok("twice.")),
+        ("twice.png", picture(7), Ok("twice.")),
+        (&long, picture(8), Ok("nnn")),
+        ("good.png", picture(9), Ok("good.png")),
+    ];
+    let files = table.iter().map(|(name, bytes, _)| ((*name).to_owned(), bytes.clone())).collect();
+    let (status, answer) = server.upload(files).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let entries = answer["files"].as_array().unwrap();
+    assert_eq!(entries.len(), table.len(), "{answer}");
+    for ((name, _, want), entry) in table.iter().zip(entries) {
+        match want {
+            Ok(image) => assert!(entry["image"].as_str().unwrap_or_default().starts_with(image), "{name}: {entry}"),
+            Err(error) => assert!(entry["error"].as_str().unwrap_or_default().contains(error), "{name}: {entry}"),
+        }
+    }
+    assert!(entries[8]["renamed"].is_null() != entries[9]["renamed"].is_null(), "one of two is renamed: {answer}");
+    for (bytes, status) in [(b"text".to_vec(), 415), (vec![0x89; 9_999], 415), (Vec::new(), 415)] {
+        assert_eq!(server.upload(vec![("x.png".into(), bytes)]).await.0.as_u16(), status);
+    }
+    let mut large = picture(1);
+    large.resize(10_001, 0);
+    assert_eq!(server.upload(vec![("x.png".into(), large)]).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn odd_requests_get_a_clear_answer_and_the_server_serves_on() {
+    let server = Server::start(|c| c.web.max_request_bytes = 100_000).await;
+    let head = |extra: &str| format!("POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{extra}\r\n");
+    let kind = "Content-Type: multipart/form-data; boundary=X\r\n";
+    let part = |name: &str, bytes: &[u8]| {
+        let mut part =
+            format!("--X\r\nContent-Disposition: form-data; name=\"f\"; filename=\"{name}\"\r\n\r\n").into_bytes();
+        part.extend_from_slice(bytes);
+        part.extend_from_slice(b"\r\n");
+        part
+    };
+    let whole = |headers: &str, body: &[u8]| {
+        let mut request = head(&format!("{headers}Content-Length: {}\r\n", body.len())).into_bytes();
+        request.extend_from_slice(body);
+        request
+    };
+    let mut cut = part("first.png", &picture(1));
+    cut.extend(part("second.png", &picture(2)));
+    cut.truncate(cut.len() - 20);
+    let answer = server.raw(&whole(kind, &cut)).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"image\":\"first.png\""), "{answer}");
+    assert!(answer.contains("ended before"), "{answer}");
+
+    let mut chunked = head(&format!("{kind}Transfer-Encoding: chunked\r\n")).into_bytes();
+    let mut body = part("chunked.png", &picture(3));
+    body.extend_from_slice(b"--X--\r\n");
+    chunked.extend(format!("{:x}\r\n", body.len()).into_bytes());
+    chunked.extend(body);
+    chunked.extend_from_slice(b"\r\n0\r\n\r\n");
+    assert!(server.raw(&chunked).await.contains("\"image\":\"chunked.png\""));
+
+    let mut encoded =
+        b"--X\r\nContent-Disposition: form-data; name=\"f\"; filename*=utf-8''%C3%A9.png\r\n\r\n".to_vec();
+    encoded.extend(picture(4));
+    encoded.extend_from_slice(b"\r\n--X--\r\n");
+    assert!(server.raw(&whole(kind, &encoded)).await.contains("\"image\":\"é.png\""));
+
+    for (request, status, says) in [
+        (whole("", b"x"), 415, "multipart/form-data"),
+        (whole("Content-Type: multipart/form-data\r\n", b"x"), 400, "boundary"),
+        (whole(kind, b""), 400, ""),
+        (whole(kind, b"garbage"), 400, ""),
+        (whole(kind, b"--X--\r\n"), 400, "no file"),
+        (whole(kind, &part("big.png", &vec![0; 200_000])), 413, "100000 bytes"),
+        (
+            b"POST / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            403,
+            "evil.example",
+        ),
+        (b"BREW / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_vec(), 405, ""),
+        (b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_vec(), 404, "no such page"),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_vec(), 400, "Host"),
+        (b"not http at all\r\n\r\n".to_vec(), 400, ""),
+    ] {
+        let answer = server.raw(&request).await;
+        let told = String::from_utf8_lossy(&request[..request.len().min(100)]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(says), "{told}\n{answer}");
+    }
+    assert_eq!(server.get("/healthcheck").await.text().await.unwrap(), "Healthy");
+}
