@@ -187,7 +187,7 @@ impl Default for Raw {
                 engine: Engine::default(),
                 batch: 16,
                 receivers: 2,
-                pixel_budget: ByteSize(168 << 20),
+                pixel_budget: ByteSize(128 << 20),
                 shutdown_command: ["shutdown", "-h", "now"].map(String::from).to_vec(),
                 metrics_listen: None,
             },

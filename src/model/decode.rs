@@ -219,6 +219,7 @@ type Bytes<'a> = Cursor<&'a [u8]>;
 /// A file within the limits whose header has been read.
 struct Open<'a> {
     format: Format,
+    bytes: &'a [u8],
     stored: Stored,
     decoder: Decoder<'a>,
 }
@@ -253,12 +254,12 @@ impl<'a> Open<'a> {
         let (width, height) = jpeg.size();
         let orientation = jpeg.exif().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
         let stored = Stored { width, height, orientation };
-        Ok(Self { format: Format::Jpeg, stored, decoder: Decoder::Jpeg(Box::new(jpeg)) })
+        Ok(Self { format: Format::Jpeg, bytes, stored, decoder: Decoder::Jpeg(Box::new(jpeg)) })
     }
 
     fn png(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let png = Png::open(bytes)?;
-        Ok(Self { format: Format::Png, stored: png.stored(), decoder: Decoder::Png(Box::new(png)) })
+        Ok(Self { format: Format::Png, bytes, stored: png.stored(), decoder: Decoder::Png(Box::new(png)) })
     }
 
     fn other(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Self, DecodeError> {
@@ -283,7 +284,7 @@ impl<'a> Open<'a> {
         }
         // Metadata that cannot be read are no reason to refuse the pixels.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        Ok(Self { format, stored: Stored { width, height, orientation }, decoder: Decoder::Other(decoder) })
+        Ok(Self { format, bytes, stored: Stored { width, height, orientation }, decoder: Decoder::Other(decoder) })
     }
 
     fn header(&self, view: impl Fn(&Stored) -> View) -> Result<Header, DecodeError> {
@@ -303,7 +304,8 @@ impl<'a> Open<'a> {
             Decoder::Other(decoder) => {
                 // Beside the pixels that are returned, these decoders make some of their own: of four channels, or colours' numbers.
                 let own = match self.format {
-                    Format::WebP => 4 * pixels,
+                    Format::WebP if is_lossy(self.bytes) => 2 * pixels,
+                    Format::WebP => 5 * pixels,
                     Format::Gif => pixels,
                     _ => 0,
                 };
@@ -314,7 +316,7 @@ impl<'a> Open<'a> {
     }
 
     fn decode(self, view: impl Fn(&Stored) -> View) -> Result<Decoded, DecodeError> {
-        let Self { format, stored, decoder } = self;
+        let Self { format, stored, decoder, .. } = self;
         let pixels = match decoder {
             Decoder::Jpeg(jpeg) => {
                 let (View { scale, area, .. }, colour) = (view(&stored), jpeg.colour());
@@ -330,6 +332,22 @@ impl<'a> Open<'a> {
         };
         Ok(Decoded { format, stored, pixels })
     }
+}
+
+/// Whether a WebP has one picture, which is lossy: the first chunk with pixels tells.
+fn is_lossy(webp: &[u8]) -> bool {
+    let mut rest = webp.get(12..).unwrap_or_default();
+    while let Some((head, behind)) = rest.split_first_chunk::<8>() {
+        match &head[..4] {
+            b"VP8 " => return true,
+            b"VP8L" | b"ANMF" => return false,
+            _ => {}
+        }
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        // Chunks begin at even places.
+        rest = behind.get(length.saturating_add(length % 2)..).unwrap_or_default();
+    }
+    false
 }
 
 fn jpeg_error(error: jpeg::Error) -> DecodeError {
