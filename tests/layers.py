@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that modules use only those below them, and with --circles that no files use each other in a circle.
+"""Checks that modules use only those below them, that ARCHITECTURE.md names no file that is not there, and with --circles that no files
+use each other in a circle.
 
     tests/layers.py              checks src/, prints what is wrong, exits with 1 if anything is
     tests/layers.py --circles    checks for circles between files too
@@ -13,7 +14,8 @@ import re
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src"
 
 # From top to bottom. Modules of one floor do not know each other.
 FLOORS = [
@@ -141,6 +143,15 @@ def circles(graph):
     return found
 
 
+def missing_files():
+    """The files and directories that ARCHITECTURE.md names and that are not there. A name may be the end of a path: `local/`."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    names = {name for name in re.findall(r"`(\w[\w./-]*)`", text) if "/" in name or re.search(r"\.(?:rs|py|toml|yaml|html|md)$", name)}
+    there = [path for top in ("assets", "benches", "config", "src", "tests") for path in [ROOT / top, *(ROOT / top).rglob("*")]]
+    there = ["/" + path.relative_to(ROOT).as_posix() for path in [*there, *ROOT.glob("*.*")]]
+    return sorted(name for name in names if not any(path.endswith("/" + name.rstrip("/")) for path in there))
+
+
 def main():
     sys.setrecursionlimit(10_000)
     tree = Tree()
@@ -156,6 +167,7 @@ def main():
             print(f"{source} -> {target}")
         return 0
     wrong = [f"{name}: a module that has no floor" for name in sorted({module[0] for module in files} - set(floor))]
+    wrong += [f"ARCHITECTURE.md names {name}, which is not there" for name in missing_files()]
     for (source, target), uses in sorted(between.items()):
         if floor.get(source, 0) >= floor.get(target, len(FLOORS)):
             wrong += [f"{by} uses {of}, which is not below it" for by, of in sorted(uses)]
