@@ -16,7 +16,7 @@ use super::{
     colour,
     format::{self, Format, FormatError},
     jpeg::{self, Area, Colour, Instructions, Jpeg, Plane, Scale},
-    png::{Columns, Png, Rows},
+    png::{self, Columns, Png, Rows},
 };
 
 /// Limits for one image, checked before anything is allocated for it.
@@ -258,8 +258,11 @@ impl<'a> Open<'a> {
     }
 
     fn png(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let png = Png::open(bytes)?;
-        Ok(Self { format: Format::Png, bytes, stored: png.stored(), decoder: Decoder::Png(Box::new(png)) })
+        let png = Png::open(bytes).map_err(png_error)?;
+        let (width, height) = png.size();
+        let orientation = png.exif().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+        let stored = Stored { width, height, orientation };
+        Ok(Self { format: Format::Png, bytes, stored, decoder: Decoder::Png(Box::new(png)) })
     }
 
     fn other(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Self, DecodeError> {
@@ -324,7 +327,8 @@ impl<'a> Open<'a> {
             }
             Decoder::Png(png) => {
                 let View { area, columns, .. } = view(&stored);
-                Pixels::Rows(png.decode(&columns, area.top, area.bottom.min(stored.height))?)
+                let rows = png.decode(&columns, area.top, area.bottom.min(stored.height));
+                Pixels::Rows(rows.map_err(png_error)?)
             }
             Decoder::Other(decoder) => {
                 Pixels::Packed(DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, &e))?)
@@ -356,6 +360,15 @@ fn jpeg_error(error: jpeg::Error) -> DecodeError {
         jpeg::Error::Truncated => DecodeError::Truncated(format),
         jpeg::Error::Damaged(reason) => DecodeError::Damaged { format, reason: reason.to_owned() },
         jpeg::Error::Unsupported(reason) => DecodeError::Unsupported { format, reason: reason.to_owned() },
+    }
+}
+
+fn png_error(error: png::Error) -> DecodeError {
+    let format = Format::Png;
+    match error {
+        png::Error::Truncated => DecodeError::Truncated(format),
+        png::Error::TooMuchMemory => DecodeError::TooMuchMemory(format),
+        png::Error::Damaged(reason) => DecodeError::Damaged { format, reason },
     }
 }
 

@@ -3,16 +3,19 @@
 use std::io::{self, Cursor};
 
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
-use image::{
-    DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage,
-    metadata::Orientation,
-};
+use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
 use png::{BitDepth, ColorType, DecodingError, Reader, Transformations};
 
-use super::{
-    decode::{DecodeError, Stored},
-    format::Format,
-};
+/// Why there is no picture.
+#[derive(Debug)]
+pub(super) enum Error {
+    /// The end is missing.
+    Truncated,
+    /// It says more beside its pixels than it may.
+    TooMuchMemory,
+    /// It makes no sense, for this reason.
+    Damaged(String),
+}
 
 /// Rows that are narrowed together.
 const STRIP: u32 = 16;
@@ -49,7 +52,7 @@ pub(super) struct Png<'a> {
 }
 
 impl<'a> Png<'a> {
-    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Error> {
         let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: BESIDE });
         decoder.set_ignore_text_chunk(true);
         decoder.set_ignore_iccp_chunk(true);
@@ -70,15 +73,19 @@ impl<'a> Png<'a> {
         Ok(Self { reader, kind })
     }
 
-    pub(super) fn stored(&self) -> Stored {
-        let info = self.reader.info();
-        let orientation = info.exif_metadata.as_deref().and_then(Orientation::from_exif_chunk);
-        Stored { width: info.width, height: info.height, orientation: orientation.unwrap_or(Orientation::NoTransforms) }
+    /// Width and height.
+    pub(super) fn size(&self) -> (u32, u32) {
+        self.reader.info().size()
+    }
+
+    /// The EXIF data.
+    pub(super) fn exif(&self) -> Option<&[u8]> {
+        self.reader.info().exif_metadata.as_deref()
     }
 
     /// Bytes that [`Self::decode`] takes.
     pub(super) fn bytes_needed(&self, columns: &Columns, top: u32, bottom: u32) -> u64 {
-        let Stored { width, height, .. } = self.stored();
+        let (width, height) = self.size();
         let row = u64::from(width) * self.kind.size() as u64;
         let narrow = u64::from(columns.to) * self.kind.size() as u64;
         let rows = u64::from(if self.is_interlaced() { height } else { STRIP });
@@ -93,8 +100,8 @@ impl<'a> Png<'a> {
 
     /// Decodes the rows from `top` to before `bottom` and narrows them to `columns`. The others are decoded as well, since a file that
     /// is cut short is an error.
-    pub(super) fn decode(mut self, columns: &Columns, top: u32, bottom: u32) -> Result<Rows, DecodeError> {
-        let Stored { width, height, .. } = self.stored();
+    pub(super) fn decode(mut self, columns: &Columns, top: u32, bottom: u32) -> Result<Rows, Error> {
+        let (width, height) = self.size();
         let mut narrow = Narrow::new(self.kind, width, *columns);
         let wanted = top as usize..bottom as usize;
         if self.is_interlaced() {
@@ -142,7 +149,7 @@ impl Narrow {
     }
 
     /// Takes note that a row is in its place.
-    fn filled(&mut self) -> Result<(), DecodeError> {
+    fn filled(&mut self) -> Result<(), Error> {
         if self.is_wide() {
             // The file has the higher byte first.
             for value in self.place().as_chunks_mut().0 {
@@ -154,7 +161,7 @@ impl Narrow {
     }
 
     /// Narrows the rows of the strip.
-    fn narrow(&mut self) -> Result<(), DecodeError> {
+    fn narrow(&mut self) -> Result<(), Error> {
         let Columns { left, width, to, filter, by_alpha } = self.columns;
         let rows = std::mem::take(&mut self.rows);
         let mut narrow = Image::new(to, rows, self.strip.pixel_type());
@@ -176,7 +183,7 @@ impl Narrow {
     }
 
     /// All rows.
-    fn finish(mut self) -> Result<DynamicImage, DecodeError> {
+    fn finish(mut self) -> Result<DynamicImage, Error> {
         if self.rows > 0 {
             self.narrow()?;
         }
@@ -202,14 +209,14 @@ fn picture(width: u32, kind: PixelType, bytes: Vec<u8>) -> Option<DynamicImage> 
     })
 }
 
-fn damaged(reason: &str) -> DecodeError {
-    DecodeError::Damaged { format: Format::Png, reason: reason.to_owned() }
+fn damaged(reason: &str) -> Error {
+    Error::Damaged(reason.to_owned())
 }
 
-fn error(error: &DecodingError) -> DecodeError {
+fn error(error: &DecodingError) -> Error {
     match error {
-        DecodingError::LimitsExceeded => DecodeError::TooMuchMemory(Format::Png),
-        DecodingError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => DecodeError::Truncated(Format::Png),
+        DecodingError::LimitsExceeded => Error::TooMuchMemory,
+        DecodingError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => Error::Truncated,
         e => damaged(&e.to_string()),
     }
 }
