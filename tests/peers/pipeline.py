@@ -26,6 +26,7 @@ PICTURES = ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcy
 SMALL, LARGE = (500, 375), (4032, 3024)  # width, height
 # How many photos of each size.
 CASES = {"500x375": {SMALL: 200}, "12 megapixels": {LARGE: 16}, "mixture": {SMALL: 80, LARGE: 8}}
+COPIES = 4  # of each photo, so that no process is measured by its start
 NETWORKS = {64: 64, 224: 256}  # side of the input: shorter side after the resize
 
 
@@ -73,6 +74,9 @@ def make_photos() -> dict[str, pathlib.Path]:
             path = directories[case] / f"{index * 37 % len(photos):04}.jpg"
             if not path.exists():
                 make_photo(path, pictures[index % len(pictures)], size, index)
+            for copy in range(1, COPIES):
+                if not (other := path.with_name(f"{path.stem}-{copy}.jpg")).exists():
+                    os.link(path, other)
     return directories
 
 
@@ -97,6 +101,41 @@ def make_networks() -> None:
             model.write_onnx("resnet18", weights, onnx, side, 1)
 
 
+def compare_decoding(directory: pathlib.Path, rounds: int, photos: str) -> None:
+    """From the bytes of large photos to what a network of 64 sees, on one thread: imgcls beside libjpeg-turbo in Pillow, which decodes
+    at 1/8 and does nothing else, or at full size."""
+    import io
+
+    from PIL import Image
+
+    files = sorted(directory.glob("????.jpg"))
+    data = [file.read_bytes() for file in files]
+
+    def pillow(size: tuple[int, int] | None) -> float:
+        start = time.perf_counter()
+        for photo in data:
+            image = Image.open(io.BytesIO(photo))
+            if size:
+                image.draft("RGB", size)
+            image.load()
+        return (time.perf_counter() - start) * 1e3
+
+    command = [photos, str(NETWORKS[64]), "64", *map(str, files)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as own:
+        own.stdout.readline()
+
+        def imgcls() -> float:
+            own.stdin.write("\n")
+            own.stdin.flush()
+            return float(own.stdout.readline())
+
+        times = [(imgcls(), pillow((LARGE[0] // 8, LARGE[1] // 8)), pillow(None)) for _ in range(rounds + 1)][1:]
+        own.stdin.close()
+    own_ms, eighth, full = (statistics.median(column) / len(files) for column in zip(*times))
+    ratio = statistics.median(a / b for a, b, _ in times)
+    print(f"12 megapixels to 64x64, ms: imgcls {own_ms:.1f}  libjpeg-turbo at 1/8 {eighth:.1f} (ratio {ratio:.2f})  whole {full:.1f}")
+
+
 def seconds(command: list[str]) -> float:
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -112,9 +151,9 @@ def commands(binary: str, directory: pathlib.Path, side: int, processes: int) ->
     return {"imgcls": own} | {name: [*peer, name, *network] for name in PEERS}
 
 
-def compare(binary: str, rounds: int, processes: int) -> list[dict]:
+def compare(directories: dict[str, pathlib.Path], binary: str, rounds: int, processes: int) -> list[dict]:
     rows = []
-    for case, directory in make_photos().items():
+    for case, directory in directories.items():
         for side in NETWORKS:
             times: dict[str, list[float]] = {}
             for _ in range(rounds):
@@ -134,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--binary", help="imgcls; built by cargo if left out")
+    parser.add_argument("--photos", help="an already built benches/photos.rs")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="threads or processes of each")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
@@ -142,8 +182,12 @@ def main() -> None:
     if binary is None:
         subprocess.run(["cargo", "build", "--release", "--locked"], check=True, cwd=ROOT)
         binary = str(ROOT / "target" / "release" / "imgcls")
+    import model
+
     make_networks()
-    rows = compare(binary, arguments.rounds, arguments.processes)
+    directories = make_photos()
+    compare_decoding(directories["12 megapixels"], arguments.rounds, arguments.photos or model.build("photos"))
+    rows = compare(directories, binary, arguments.rounds, arguments.processes)
     (WORK / "bench-pipeline.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
