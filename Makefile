@@ -16,18 +16,18 @@ run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data
 	exec target/release/imgcls serve --model "$$model"
 
 test: ## All tests
-	$(CARGO) test --locked
+	$(CARGO) test --locked --workspace
 
 soak: ## Ten minutes of whatever can befall the system; SOAK_SECONDS=… for as long, SOAK_SEED=… to repeat a schedule
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test it soak:: -- --nocapture
 
 test-asan: ## Tests of the network's kernels under AddressSanitizer; builds nothing else
-	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --package imgcls-kernels --target $(HOST)
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --package imgcls-compute --target $(HOST)
 
 lint: install-lint ## Formatting, clippy, documentation, layers, licences, sources and advisories of dependencies
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(CARGO) deny check bans licenses sources
 	python3 tests/layers.py --circles
 	python3 tests/unused.py

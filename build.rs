@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 // Parts of both are only used at run time.
 #[allow(dead_code, unreachable_pub)]
-#[path = "src/model/architecture/mod.rs"]
+#[path = "src/compute/architecture/mod.rs"]
 mod architecture;
 #[allow(dead_code, unreachable_pub)]
 #[path = "src/model/layout.rs"]
@@ -16,7 +16,7 @@ mod layout;
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/model/architecture");
+    println!("cargo::rerun-if-changed=src/compute/architecture");
     println!("cargo::rerun-if-changed=src/model/layout.rs");
     println!("cargo::rerun-if-env-changed=IMGCLS_EMBED");
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);

@@ -168,14 +168,10 @@ fn part(name: &str, body: &[u8]) -> Vec<u8> {
 
 /// Lets this process have as many connections as it may, and returns how many.
 fn raise_limit_of_files() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls only read and write the struct that they are given.
-    unsafe {
-        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
-        limit.rlim_cur = limit.rlim_max;
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
-    }
-    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
 #[tokio::test(flavor = "multi_thread")]

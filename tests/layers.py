@@ -26,8 +26,12 @@ FLOORS = [
     {"config", "clock"},
     {"contract"},
     {"model"},
+    {"compute"},
     {"http", "private", "retry", "tls"},
 ]
+
+# A module that is a crate of its own, by the name that others use it under.
+CRATES = {"imgcls_compute": ("compute",)}
 
 
 def is_test(path):
@@ -68,26 +72,29 @@ class Tree:
         for path in sorted(SOURCE.rglob("*.rs")):
             parts = path.relative_to(SOURCE).with_suffix("").parts
             if parts not in (("lib",), ("main",), ("exit",)) and not is_test(path):
-                self.files[parts[:-1] if parts[-1] == "mod" else parts] = path
-        self.faces = {module for module, path in self.files.items() if path.name == "mod.rs"}
+                self.files[parts[:-1] if parts[-1] in ("mod", "lib") else parts] = path
+        self.faces = {module for module, path in self.files.items() if path.name in ("mod.rs", "lib.rs")}
         self.code = {module: code_of(path) for module, path in self.files.items()}
         self.exports = {face: self.exported(face) for face in self.faces}
 
     def exported(self, face):
-        """Which child has what a face re-exports."""
+        """Which child, or which crate's, has what a face re-exports or lends to its children."""
         found = {}
-        for tree in re.findall(r"\bpub(?:\([^)]*\))?\s+use\s+([^;]+);", self.code[face]):
+        for tree in re.findall(r"\buse\s+([^;]+);", self.code[face]):
             for path in expand(tree):
                 parts = [part for part in path.split("::") if part != "self"]
-                if (*face, parts[0]) in self.files:
-                    found[parts[-1]] = (*face, parts[0])
+                home = (*CRATES[parts[0]], parts[1]) if parts[0] in CRATES else (*face, parts[0])
+                if home in self.files:
+                    found[parts[-1]] = home
         return found
 
     def resolve(self, module, path):
         """The module that a path in `module` leads to, `None` for one outside the crate."""
         parts = path.split("::")
         if parts[0] == "crate":
-            at = ()
+            at = module[:1] if module[:1] in CRATES.values() else ()
+        elif parts[0] in CRATES:
+            at = CRATES[parts[0]]
         elif parts[0] == "super":
             at = module[:-1]
         elif parts[0] == "self":

@@ -1,6 +1,5 @@
 //! The classifier: bundle, preprocessing, network, kernels.
 
-pub mod architecture;
 pub mod bundle;
 pub mod catalogue;
 pub mod classifier;
@@ -9,8 +8,6 @@ pub mod decode;
 pub mod format;
 mod geometry;
 pub mod import;
-mod jpeg;
-pub mod kernel;
 pub mod layout;
 pub mod network;
 mod png;
@@ -21,6 +18,9 @@ mod score;
 pub mod shelf;
 pub mod thumbnail;
 pub mod train;
+
+use imgcls_compute::jpeg;
+pub use imgcls_compute::{architecture, kernel};
 
 pub use architecture::Architecture;
 pub use bundle::{Bundle, BundleError, Card};

@@ -54,9 +54,12 @@ enum Implementation {
     Reference(Reference),
 }
 
-impl Weights for HashMap<String, Tensor> {
+/// Tensors by name, as the kernels read them.
+struct Named<'a>(&'a HashMap<String, Tensor>);
+
+impl Weights for Named<'_> {
     fn tensor(&self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
-        let tensor = self.get(name)?;
+        let tensor = self.0.get(name)?;
         let values = tensor.to_dtype(DType::F32).and_then(|t| t.flatten_all()?.to_vec1());
         Some((tensor.dims().to_vec(), values.expect("a tensor on the CPU can be read as numbers")))
     }
@@ -78,7 +81,7 @@ impl Network {
         let implementation = match engine {
             Engine::Kernel => {
                 let isa = Isa::available().next().unwrap_or(Isa::Portable);
-                Implementation::Kernel(Kernel::new(network, weights, side, isa, parallel)?)
+                Implementation::Kernel(Kernel::new(network, &Named(weights), side, isa, parallel)?)
             }
             Engine::Reference => Implementation::Reference(Reference::new(network, weights, DType::F32)?),
         };
@@ -202,7 +205,7 @@ mod tests {
         let expected = transformers(resnet::resnet18, &tensors, &tensor);
         let network = card.architecture.network(labels.len());
         for isa in Isa::available() {
-            let kernel = Kernel::new(&network, &tensors, 64, isa, Parallel::one(1)).unwrap();
+            let kernel = Kernel::new(&network, &Named(&tensors), 64, isa, Parallel::one(1)).unwrap();
             check(&format!("{isa:?}"), &kernel.forward(&images).logits, &expected);
         }
     }

@@ -128,11 +128,11 @@ mod x86 {
 
     /// Proof that this processor has AVX2 and the bit operations that came with it.
     #[derive(Debug, Clone, Copy)]
-    pub(in crate::model::jpeg) struct Avx2(());
+    pub(in crate::jpeg) struct Avx2(());
 
     impl Avx2 {
         /// The token, if this processor has the instructions: `avx2,bmi1,bmi2,lzcnt`.
-        pub(in crate::model::jpeg) fn detect() -> Option<Self> {
+        pub(in crate::jpeg) fn detect() -> Option<Self> {
             let has = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("bmi1")
                 && is_x86_feature_detected!("bmi2")
@@ -143,7 +143,7 @@ mod x86 {
 
     /// A register. One exists only where [`Avx2`] did, so all that is done with it is sound.
     #[derive(Clone, Copy)]
-    pub(in crate::model::jpeg) struct Register(__m256i);
+    pub(in crate::jpeg) struct Register(__m256i);
 
     impl Simd for Avx2 {
         type Vector = Register;

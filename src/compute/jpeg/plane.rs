@@ -9,7 +9,7 @@ use super::{
 
 /// The size of the decoded picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Scale {
+pub enum Scale {
     /// As stored.
     Full,
     /// Half the width and height.
@@ -22,7 +22,7 @@ pub(in crate::model) enum Scale {
 
 impl Scale {
     /// The smallest that leaves a side of `length` at least `needed` pixels.
-    pub(in crate::model) fn leaving(needed: u32, length: u32) -> Self {
+    pub fn leaving(needed: u32, length: u32) -> Self {
         let fits = |by: u32| u64::from(needed) * u64::from(by) <= u64::from(length);
         if fits(8) {
             Self::Eighth
@@ -36,7 +36,7 @@ impl Scale {
     }
 
     /// Pixels of the picture for one of the decoded, along a side.
-    pub(in crate::model) const fn divisor(self) -> u32 {
+    pub const fn divisor(self) -> u32 {
         8 / self.pixels()
     }
 
@@ -53,42 +53,46 @@ impl Scale {
 
 /// A rectangle of the picture as stored, in its pixels: from `left` to before `right`, from `top` to before `bottom`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) struct Area {
-    pub(in crate::model) left: u32,
-    pub(in crate::model) top: u32,
-    pub(in crate::model) right: u32,
-    pub(in crate::model) bottom: u32,
+pub struct Area {
+    /// The first column.
+    pub left: u32,
+    /// The first row.
+    pub top: u32,
+    /// The column after the last.
+    pub right: u32,
+    /// The row after the last.
+    pub bottom: u32,
 }
 
 impl Area {
     /// All of a picture.
-    pub(in crate::model) const fn all((width, height): (u32, u32)) -> Self {
+    pub const fn all((width, height): (u32, u32)) -> Self {
         Self { left: 0, top: 0, right: width, bottom: height }
     }
 
     /// How many pixels it has.
-    pub(in crate::model) fn pixels(self) -> u64 {
+    pub fn pixels(self) -> u64 {
         u64::from(self.right - self.left) * u64::from(self.bottom - self.top)
     }
 }
 
 /// One decoded component: a rectangle of it that holds the area that was asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::model) struct Plane {
+pub struct Plane {
     /// Its samples, row by row.
-    pub(in crate::model) samples: Vec<u8>,
+    pub samples: Vec<u8>,
     /// Samples in a row.
-    pub(in crate::model) width: u32,
+    pub width: u32,
     /// Rows.
-    pub(in crate::model) height: u32,
+    pub height: u32,
     /// Where the rectangle begins, in samples of the component.
-    pub(in crate::model) left: u32,
+    pub left: u32,
     /// Likewise.
-    pub(in crate::model) top: u32,
+    pub top: u32,
     /// Samples of the component per pixel of the picture as stored, across.
-    pub(in crate::model) across: f64,
+    pub across: f64,
     /// Likewise, down.
-    pub(in crate::model) down: f64,
+    pub down: f64,
 }
 
 /// Half open.

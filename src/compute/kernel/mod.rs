@@ -6,8 +6,7 @@
 //! A residual network is a [`stem`] and the layers of [`residual`]; [`pass`] runs them on [`threads`], in the [`memory`] that a [`workspace`] plans.
 //! A network of [`inverted`] residuals is a [`cascade`] of blocks, made of [`pointwise`] and [`depthwise`] products.
 //!
-//! This is the only folder with `unsafe`. Its reasons: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
-//! It needs descriptions of networks and nothing else of the program, so that its tests can be built alone.
+//! Reasons for `unsafe` here: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
 
 // Loops over registers have constant bounds, and an index often means the same row of several arrays.
 #![allow(clippy::needless_range_loop)]
@@ -74,12 +73,12 @@ macro_rules! with_isa {
     ($isa:expr, $f:ident($($argument:expr),*), $absent:expr) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            $crate::model::kernel::Isa::Avx512 => $f::<$crate::model::kernel::x86::Avx512>($($argument),*),
+            $crate::kernel::Isa::Avx512 => $f::<$crate::kernel::x86::Avx512>($($argument),*),
             #[cfg(target_arch = "x86_64")]
-            $crate::model::kernel::Isa::Avx2 => $f::<$crate::model::kernel::x86::Avx2>($($argument),*),
+            $crate::kernel::Isa::Avx2 => $f::<$crate::kernel::x86::Avx2>($($argument),*),
             #[cfg(not(target_arch = "x86_64"))]
-            $crate::model::kernel::Isa::Avx512 | $crate::model::kernel::Isa::Avx2 => $absent,
-            $crate::model::kernel::Isa::Portable => $f::<$crate::model::kernel::simd::Portable>($($argument),*),
+            $crate::kernel::Isa::Avx512 | $crate::kernel::Isa::Avx2 => $absent,
+            $crate::kernel::Isa::Portable => $f::<$crate::kernel::simd::Portable>($($argument),*),
         }
     };
 }

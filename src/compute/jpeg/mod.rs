@@ -26,11 +26,11 @@ mod tests;
 
 use header::{Parser, Process};
 use plane::Planes;
-pub(super) use plane::{Area, Plane, Scale};
+pub use plane::{Area, Plane, Scale};
 
 /// Why a file cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Error {
+pub enum Error {
     /// The file ends too early.
     Truncated,
     /// Bytes that make no sense.
@@ -41,7 +41,7 @@ pub(super) enum Error {
 
 /// What the components are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Colour {
+pub enum Colour {
     /// One component.
     Grey,
     /// Luma and two of chroma.
@@ -56,47 +56,46 @@ pub(super) enum Colour {
 
 /// Which instructions are used. Results are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Instructions {
+pub enum Instructions {
     /// The best that this processor has.
     Detected,
     /// Those that every processor of this kind has.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests compare the two"))]
     Portable,
 }
 
 /// A file whose header has been read.
 #[derive(Debug)]
-pub(super) struct Jpeg<'a> {
+pub struct Jpeg<'a> {
     parser: Parser<'a>,
     first: header::Scan,
 }
 
 impl<'a> Jpeg<'a> {
     /// Reads the header, up to the first scan.
-    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Error> {
+    pub fn open(bytes: &'a [u8]) -> Result<Self, Error> {
         let mut parser = Parser::new(bytes);
         let first = parser.next_scan()?.ok_or(Error::Damaged("it has no picture"))?;
         Ok(Self { parser, first })
     }
 
     /// Width and height in pixels, as stored.
-    pub(super) fn size(&self) -> (u32, u32) {
+    pub fn size(&self) -> (u32, u32) {
         let frame = self.parser.frame();
         (frame.width, frame.height)
     }
 
     /// What the components are.
-    pub(super) fn colour(&self) -> Colour {
+    pub fn colour(&self) -> Colour {
         self.parser.colour()
     }
 
     /// The EXIF data, from the byte order mark on.
-    pub(super) fn exif(&self) -> Option<&'a [u8]> {
+    pub fn exif(&self) -> Option<&'a [u8]> {
         self.parser.exif()
     }
 
     /// Bytes that [`Self::decode`] allocates, apart from some ten thousand for tables.
-    pub(super) fn bytes_needed(&self, scale: Scale, area: Area) -> u64 {
+    pub fn bytes_needed(&self, scale: Scale, area: Area) -> u64 {
         let frame = self.parser.frame();
         let planes = Planes::bytes_needed(frame, scale, area);
         match frame.process {
@@ -106,7 +105,7 @@ impl<'a> Jpeg<'a> {
     }
 
     /// Decodes the components over at least `area`.
-    pub(super) fn decode(self, scale: Scale, area: Area, instructions: Instructions) -> Result<Vec<Plane>, Error> {
+    pub fn decode(self, scale: Scale, area: Area, instructions: Instructions) -> Result<Vec<Plane>, Error> {
         let Self { mut parser, first } = self;
         let mut planes = Planes::new(parser.frame(), scale, area);
         match parser.frame().process {

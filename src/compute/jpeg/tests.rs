@@ -8,7 +8,7 @@ use super::*;
 const SCALES: [(Scale, usize); 4] = [(Scale::Full, 1), (Scale::Half, 2), (Scale::Quarter, 4), (Scale::Eighth, 8)];
 
 fn fixtures() -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jpeg.safetensors")).unwrap()
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/jpeg.safetensors")).unwrap()
 }
 
 /// The fixtures' files by name.

@@ -182,6 +182,8 @@ fn layers_with_many_tiles_and_deep_filters_are_cut_up_right() {
         (Shape { inputs: 304, height: 2, width: 2, ..shape }, 9),
         (Shape { inputs: 304, height: 5, width: 3, ..shape }, 1),
         (Shape { inputs: 304, stride: 2, height: 5, width: 9, ..shape }, 2),
+        (Shape { outputs: 1, height: 7, width: 7, ..shape }, 33),
+        (Shape { outputs: 22, height: 11, width: 10, ..shape }, 3),
     ] {
         for threads in [1, 2, 5] {
             Case { shape, batch, threads, residual: true, relu: true }.check();
