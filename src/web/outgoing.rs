@@ -32,11 +32,11 @@ const MEMORY_KIB: u64 = 64 << 10;
 /// So long a request waits for its share of that memory.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who takes an image for longer than this ...
-const SLOW_AFTER: Duration = Duration::from_secs(3);
-
-/// ... and takes fewer bytes a second, loses it to those who wait.
+/// Who takes fewer bytes a second, loses an image to those who wait. The beginning does not count: it goes to the system's buffers.
 const SLOW_BYTES_PER_S: u64 = 64 << 10;
+
+/// The time in which that is measured.
+const SPAN: Duration = Duration::from_secs(2);
 
 /// Who waits looks so often for who is slow.
 const LOOK: Duration = Duration::from_millis(500);
@@ -60,18 +60,25 @@ struct Takers {
 /// A client on its way of taking an image.
 #[derive(Debug)]
 struct Taker {
-    since: Instant,
     taken: Arc<AtomicU64>,
+    /// When it was last looked at, and what was taken by then.
+    seen: (Instant, u64),
+    /// Whether it took little between the last two looks, in bytes a second.
+    slow: Option<u64>,
     kib: usize,
     activity: Activity,
 }
 
 impl Taker {
-    /// Bytes a second, if it has had the time to show it.
-    fn speed(&self) -> Option<u64> {
-        let time = self.since.elapsed();
-        let taken = self.taken.load(Ordering::Relaxed);
-        (time > SLOW_AFTER).then(|| (taken as f64 / time.as_secs_f64()) as u64)
+    /// Looks how much was taken since the last look, if that was a while ago.
+    fn look(&mut self) {
+        let (at, before) = self.seen;
+        let (time, taken) = (at.elapsed(), self.taken.load(Ordering::Relaxed));
+        if time >= SPAN {
+            let bytes_per_s = ((taken - before) as f64 / time.as_secs_f64()) as u64;
+            self.slow = Some(bytes_per_s).filter(|speed| *speed < SLOW_BYTES_PER_S);
+            self.seen = (Instant::now(), taken);
+        }
     }
 }
 
@@ -110,9 +117,9 @@ impl Memory {
 
     /// Cuts off clients that take their images slowly, the slowest first, until so many KiB will be free.
     fn make_room(&self, wanted: usize) {
-        let takers = self.takers.lock();
-        let with_speed = takers.by_number.values().filter_map(|taker| Some((taker.speed()?, taker)));
-        let mut slow: Vec<_> = with_speed.filter(|(speed, _)| *speed < SLOW_BYTES_PER_S).collect();
+        let mut takers = self.takers.lock();
+        takers.by_number.values_mut().for_each(Taker::look);
+        let mut slow: Vec<_> = takers.by_number.values().filter_map(|taker| Some((taker.slow?, taker))).collect();
         slow.sort_by_key(|(speed, _)| *speed);
         let mut free = self.kib.available_permits();
         for (bytes_per_s, taker) in slow {
@@ -128,7 +135,8 @@ impl Memory {
     /// The bytes as a body for the connection with this activity. Their share is given back when all are taken.
     pub(crate) fn body(self: &Arc<Self>, bytes: Vec<u8>, share: OwnedSemaphorePermit, activity: Activity) -> Body {
         let taken = Arc::<AtomicU64>::default();
-        let taker = Taker { since: Instant::now(), taken: Arc::clone(&taken), kib: share.num_permits(), activity };
+        let (seen, kib) = ((Instant::now(), 0), share.num_permits());
+        let taker = Taker { taken: Arc::clone(&taken), seen, slow: None, kib, activity };
         let number = {
             let mut takers = self.takers.lock();
             takers.next += 1;

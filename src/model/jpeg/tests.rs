@@ -160,9 +160,11 @@ fn scans_are_limited_in_number() {
     let bytes = fixtures();
     let fixtures = SafeTensors::deserialize(&bytes).unwrap();
     let file = fixtures.tensor("progressive-444-8x8/file").unwrap().data();
-    let scan = file.windows(2).rposition(|w| w == [0xff, 0xda]).unwrap();
-    let (start, last) = file.split_at(scan);
-    let many = [start, &last[..last.len() - 2].repeat(300), &last[last.len() - 2..]].concat();
+    // The first scan, which is of first coefficients.
+    let start = file.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
+    let length = file[start + 2..].windows(2).position(|w| w[0] == 0xff && w[1] != 0).unwrap() + 2;
+    let (scan, rest) = file[start..].split_at(length);
+    let many = [&file[..start], &scan.repeat(300), rest].concat();
     let error = decode(&many, Scale::Full, Instructions::Detected).unwrap_err();
     assert_eq!(error, Error::Unsupported("more than 256 scans"));
 }
