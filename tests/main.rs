@@ -13,6 +13,7 @@ mod fuzz;
 mod memory;
 mod model;
 mod monitoring;
+mod open_files;
 mod scale;
 mod service;
 mod soak;

@@ -85,11 +85,12 @@ pub trait Images: Send + Sync + Debug {
 /// The tags of stored images.
 #[async_trait]
 pub trait Tags: Send + Sync + Debug {
-    /// Sets the tags that have a value, removes those that have none, and keeps others that the image has.
+    /// Sets the tags that have a value, removes those that have none, and keeps others that the image has. Returns all that it had
+    /// before.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](super::ErrorKind::NotFound) if the image is gone, whatever the tags.
-    async fn set(&self, image: &ImageName, tags: &[Tag]) -> Result<()>;
+    async fn set(&self, image: &ImageName, tags: &[Tag]) -> Result<BTreeMap<String, String>>;
 
     /// Returns the image's tags.
     async fn get(&self, image: &ImageName) -> Result<BTreeMap<String, String>>;

@@ -8,7 +8,10 @@ use super::{Classification, Outcome};
 pub const MAX_VALUE_CHARS: usize = 256;
 
 /// The keys that we write; tags with other keys are somebody else's and are kept.
-pub const KEYS: [&str; 6] = ["Image", "Classification", "Confidence", "ClassifiedBy", "ClassifiedOn", "Uncertain"];
+pub const KEYS: [&str; 6] = ["Image", CLASSIFICATION, "Confidence", "ClassifiedBy", "ClassifiedOn", "Uncertain"];
+
+/// The key whose value is the label.
+pub const CLASSIFICATION: &str = "Classification";
 
 /// A tag to set, or, without a value, to remove.
 pub type Tag = (&'static str, Option<String>);

@@ -1,5 +1,6 @@
 //! A server of HTTP whose connections are bounded and whose clients must keep up, for every role that listens.
 
+mod files;
 mod pace;
 mod places;
 mod server;

@@ -16,6 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 /// A client that owes us so much time is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -97,23 +98,32 @@ struct State {
 
 /// One connection's activity, shared by all who take part in it.
 #[derive(Debug, Clone)]
-pub(crate) struct Activity(Arc<Mutex<State>>);
+pub(crate) struct Activity {
+    state: Arc<Mutex<State>>,
+    cut: CancellationToken,
+}
 
 impl Activity {
     /// Of a connection that begins now.
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
-            idle_since: Instant::now(),
-            serving: false,
-            reading: None,
-            writing: None,
-            gave_up: false,
-        })))
+        let (idle_since, serving) = (Instant::now(), false);
+        let state = State { idle_since, serving, reading: None, writing: None, gave_up: false };
+        Self { state: Arc::new(Mutex::new(state)), cut: CancellationToken::new() }
+    }
+
+    /// Ends the connection: what it holds is needed by others.
+    pub(crate) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Waits until the connection is to end.
+    pub(super) async fn is_cut(&self) {
+        self.cut.cancelled().await;
     }
 
     /// What the connection does now.
     pub(crate) fn doing(&self) -> Doing {
-        let state = self.0.lock();
+        let state = self.state.lock();
         match (state.reading, state.writing, state.serving) {
             (Some(reading), Some(writing), _) => Doing::Owing(reading.min(writing)),
             (Some(since), None, _) | (None, Some(since), _) => Doing::Owing(since),
@@ -124,16 +134,16 @@ impl Activity {
 
     /// Whether the body of a request came too slowly.
     pub(crate) fn gave_up(&self) -> bool {
-        self.0.lock().gave_up
+        self.state.lock().gave_up
     }
 
     /// A request has come.
     pub(crate) fn begin(&self) {
-        self.0.lock().serving = true;
+        self.state.lock().serving = true;
     }
 
     fn end(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.serving = false;
         state.idle_since = Instant::now();
     }
@@ -164,7 +174,7 @@ where
         let this = self.get_mut();
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
             let (since, given_up) = this.meter.poll_wait(cx);
-            let mut state = this.activity.0.lock();
+            let mut state = this.activity.state.lock();
             state.reading = Some(since);
             ready!(given_up);
             state.gave_up = true;
@@ -172,7 +182,7 @@ where
         };
         let bytes = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref().map(Bytes::len));
         this.meter.debt.pay(bytes.unwrap_or(0));
-        this.activity.0.lock().reading = None;
+        this.activity.state.lock().reading = None;
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
@@ -187,7 +197,7 @@ where
 
 impl<B> Drop for PacedBody<B> {
     fn drop(&mut self) {
-        self.activity.0.lock().reading = None;
+        self.activity.state.lock().reading = None;
     }
 }
 
@@ -243,12 +253,12 @@ impl<S> PacedStream<S> {
     fn poll_taken(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let Poll::Ready(written) = written else {
             let (since, given_up) = self.meter.poll_wait(cx);
-            self.activity.0.lock().writing = Some(since);
+            self.activity.state.lock().writing = Some(since);
             ready!(given_up);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         };
         self.meter.debt.pay(*written.as_ref().unwrap_or(&0));
-        self.activity.0.lock().writing = None;
+        self.activity.state.lock().writing = None;
         Poll::Ready(written)
     }
 }

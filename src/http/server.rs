@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{
+    files,
     pace::{Activity, Answer, PacedBody, PacedStream},
     places::{Kind, Place, Places},
 };
@@ -58,7 +59,7 @@ pub(crate) struct Ends {
 pub(crate) struct Service {
     /// Answers the requests, which carry the [`Ends`] of their connection and its [`Activity`].
     pub(crate) routes: Router,
-    /// Most connections at a time; some more are accepted to be refused.
+    /// Most connections at a time, as far as the system's limit of open files allows; some more are accepted to be refused.
     pub(crate) connections: usize,
     /// The path that is answered on those, too.
     pub(crate) health_check: Option<&'static str>,
@@ -93,7 +94,7 @@ impl Server {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES);
         Self {
-            places: Places::new(service.connections),
+            places: Places::new(files::affordable(service.connections)),
             service,
             local,
             http,
@@ -141,6 +142,7 @@ impl Server {
                     tracing::debug!(%error, %peer, "connection ended");
                 },
                 () = place.evicted.cancelled() => tracing::debug!(%peer, "connection gave its place to another"),
+                () = place.activity.is_cut() => tracing::debug!(%peer, "connection gave what it held to others"),
                 () = cut.cancelled() => tracing::debug!(%peer, "connection cut"),
             }
             drop((open, place));

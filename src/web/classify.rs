@@ -195,6 +195,7 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
             }
         };
     }
+    let many = outcomes.many.take();
     let pending: FuturesUnordered<_> = outcomes
         .files
         .into_iter()
@@ -213,8 +214,10 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
         })
         .collect();
     // Lines that are ready together leave together.
-    let lines =
-        pending.ready_chunks(256).map(|lines| lines.into_iter().collect::<Result<Vec<_>, _>>().map(|l| l.concat()));
+    let lines = pending.ready_chunks(256).map(move |lines| {
+        let _held = &many;
+        lines.into_iter().collect::<Result<Vec<_>, _>>().map(|lines| lines.concat())
+    });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
-    body::{Body, Bytes},
+    Extension, Json,
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, Uri, header},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
 use headers::CacheControl;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -24,14 +22,12 @@ use super::{
     params::image_in,
     thumbnails::{self, Wanted},
 };
-use crate::{backend, contract::ImageName, model::format};
-
-/// A body is handed out in pieces of this size, so that its memory is given back when the client has it.
-const PIECE: usize = 256 << 10;
+use crate::{backend, contract::ImageName, http::Activity, model::format};
 
 /// `GET /images/{name}`
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
+    Extension(activity): Extension<Activity>,
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
     headers: HeaderMap,
@@ -43,28 +39,24 @@ pub(crate) async fn get(
     let (stored, share) = fetch(&app, &image).await?;
     // A name may get other bytes after a reset, so a copy is asked about each time.
     let cache = CacheControl::new().with_private().with_no_cache();
-    let mut response = etag::conditional(&headers, cache, stored.bytes, |bytes| body(bytes, share, &image));
+    let mut response =
+        etag::conditional(&headers, cache, stored.bytes, |bytes| full(&app, bytes, share, activity, &image));
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     Ok(response)
 }
 
-fn body(bytes: Vec<u8>, share: OwnedSemaphorePermit, image: &ImageName) -> Response {
+fn full(app: &App, bytes: Vec<u8>, share: OwnedSemaphorePermit, activity: Activity, image: &ImageName) -> Response {
     let format = format::sniff(&bytes);
     let disposition = if format.is_ok() { "inline" } else { "attachment" };
     let disposition =
         format!("{disposition}; filename*=UTF-8''{}", utf8_percent_encode(image.as_str(), NON_ALPHANUMERIC));
-    let length = bytes.len();
-    let pieces = stream::unfold((Bytes::from(bytes), share), |(mut rest, share)| async move {
-        let piece = rest.split_to(rest.len().min(PIECE));
-        (!piece.is_empty()).then(|| (Ok::<_, std::convert::Infallible>(piece), (rest, share)))
-    });
     let headers = [
         (header::CONTENT_TYPE, format.map_or("application/octet-stream", format::Format::media_type).to_owned()),
-        (header::CONTENT_LENGTH, length.to_string()),
+        (header::CONTENT_LENGTH, bytes.len().to_string()),
         (header::CONTENT_DISPOSITION, disposition),
     ];
-    (headers, Body::from_stream(pieces)).into_response()
+    (headers, app.image_memory.body(bytes, share, activity)).into_response()
 }
 
 /// What was removed.

@@ -26,6 +26,23 @@ use crate::{
 /// Most parts of one request: what is kept of each until the answer is bounded by this.
 const MAX_PARTS: usize = 20_000;
 
+/// What is kept of a file's fate beside its name, in bytes.
+const FATE_BYTES: usize = 400;
+
+/// So much may be kept of the files of one request without further ado; more needs one of the [`many_files`].
+const FEW_FILES_BYTES: usize = 128 << 10;
+
+/// So many requests at a time may have many files: each may keep some 15 MB until its answer is taken.
+const MANY_FILES: usize = 8;
+
+/// Another request with many files waits for so long.
+const MANY_FILES_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Permits for many files in a request.
+pub(crate) fn many_files() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MANY_FILES))
+}
+
 /// A refused file is read to its end, since others may follow it, but no further than this.
 const MAX_REFUSED_BYTES: u64 = 256 << 20;
 
@@ -61,6 +78,8 @@ pub(crate) struct Received {
     pub(crate) files: Vec<FileOutcome>,
     /// Whether all of it came; if not, the last entry says why.
     pub(crate) complete: bool,
+    /// To be held until nothing of many files is kept any more.
+    pub(crate) many: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads all parts and stores the files among them. A file that cannot be stored does not keep the others from it.
@@ -75,7 +94,10 @@ pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, boundary: St
             Ok(Some(_)) if parts == MAX_PARTS => Err(Cut::between_parts(too_many_parts())),
             Ok(Some(field)) => {
                 unused.clear();
-                read_part(app, field, &unused, &mut files).await
+                match read_part(app, field, &unused, &mut files).await {
+                    Ok(()) => files.admit(&app.many_files).await,
+                    Err(cut) => Err(cut),
+                }
             }
             Err(error) => Err(Cut::between_parts(multipart_error(&error))),
         };
@@ -86,7 +108,8 @@ pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, boundary: St
         }
         files.settle().await;
     }
-    Received { files: files.finish().await, complete }
+    let many = files.many.take();
+    Received { files: files.finish().await, complete, many }
 }
 
 /// What ended a request early.
@@ -152,6 +175,7 @@ async fn read_part(
         Reading::Taken(writer) => {
             let permit = acquire(&app.storing).await;
             let shown = files.echo.of(&file);
+            files.bytes += shown.len() + FATE_BYTES;
             let task = app.tasks.spawn(keep(Arc::clone(app), writer, file, permit));
             files.storing.push_back(Slot::Storing(shown, task));
         }
@@ -199,12 +223,28 @@ struct Files {
     known: Vec<FileOutcome>,
     storing: VecDeque<Slot>,
     echo: Echo,
+    /// What all of them take.
+    bytes: usize,
+    many: Option<OwnedSemaphorePermit>,
 }
 
 impl Files {
     fn refuse(&mut self, file: &str, error: Error) {
         let file = self.echo.of(file);
+        self.bytes += file.len() + FATE_BYTES;
         self.storing.push_back(Slot::Done(FileOutcome { file, fate: Fate::Refused(error) }));
+    }
+
+    /// Sees to it that there may be another file.
+    async fn admit(&mut self, many: &Arc<Semaphore>) -> Result<(), Cut> {
+        if self.bytes > FEW_FILES_BYTES && self.many.is_none() {
+            let permit = timeout(MANY_FILES_PATIENCE, acquire(many)).await;
+            self.many = Some(permit.ok().flatten().ok_or_else(|| {
+                let why = "too many requests have many files; send the rest in another request, fewer at a time";
+                Cut::between_parts(Error::unavailable(why))
+            })?);
+        }
+        Ok(())
     }
 
     /// Lets go of the tasks that have ended.

@@ -179,13 +179,18 @@ impl Thumbnails {
     /// Keeps a thumbnail.
     fn write(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
         let part = self.dir.join(format!("{key}.{:016x}", rand::random::<u64>()));
-        fs::write(&part, bytes)?;
-        fs::rename(part, self.dir.join(key))?;
+        let placed = fs::write(&part, bytes).and_then(|()| fs::rename(&part, self.dir.join(key)));
+        if let Err(error) = placed {
+            // A full disk takes half of a file, which nobody would count.
+            remove(&part);
+            return Err(error);
+        }
         let gone = self.kept(|kept| {
             kept.add(key.to_owned(), bytes.len() as u64);
             kept.shrink(self.max_bytes)
         });
-        gone.iter().try_for_each(|key| fs::remove_file(self.dir.join(key)))
+        gone.iter().for_each(|key| remove(&self.dir.join(key)));
+        Ok(())
     }
 
     /// Removes the thumbnails of an image that is gone, or of all. A few small files: no need to leave the thread for it.
@@ -196,11 +201,17 @@ impl Thumbnails {
             gone.iter().for_each(|key| kept.remove(key));
             gone
         });
-        for key in gone {
-            if let Err(error) = fs::remove_file(self.dir.join(&key)) {
-                tracing::warn!(key, %error, "a thumbnail cannot be removed");
-            }
+        gone.iter().for_each(|key| remove(&self.dir.join(key)));
+    }
+}
+
+/// Removes a file, which `imgcls reset` may have done already.
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "a thumbnail cannot be removed");
         }
+        _ => {}
     }
 }
 
@@ -248,6 +259,7 @@ async fn made(app: &Arc<App>, image: &ImageName, key: Option<String>, size: u32)
     };
     let (stored, _share) = outgoing::fetch(app, image).await?;
     let making = Arc::clone(app);
+    let is_kept = key.is_some();
     let made = spawn_blocking(move || {
         let bytes = model::thumbnail(&stored.bytes, &making.config.limits, size)?;
         // A full disk is no reason to show nothing.
@@ -259,6 +271,10 @@ async fn made(app: &Arc<App>, image: &ImageName, key: Option<String>, size: u32)
         Ok::<_, model::DecodeError>(bytes)
     });
     let made = made.await.map_err(|_| Error::unavailable("the thumbnail could not be made"))?;
+    // Who removed the image meanwhile found no thumbnail to remove.
+    if is_kept && !ask(app.backend.images.exists(image)).await? {
+        app.thumbnails.forget(Some(image));
+    }
     made.map_err(|error| Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).of_image(image))
 }
 
@@ -285,6 +301,16 @@ mod tests {
         // Larger than all that is allowed: it goes at once.
         thumbnails.write("e.jpg", &file(200)).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let thumbnails = Thumbnails::open(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("a.jpg")).unwrap();
+        thumbnails.write("a.jpg", &file(30)).unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the directory alone");
+        assert_eq!(thumbnails.kept(|kept| kept.bytes), 0);
     }
 
     #[test]

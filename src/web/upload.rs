@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     App,
@@ -20,6 +21,7 @@ use super::{
     frame::{Frame, render},
     multipart::{self, Received},
     outcome::FileOutcome,
+    outgoing,
 };
 
 /// What became of a request's files, in the request's order.
@@ -27,6 +29,9 @@ use super::{
 pub(crate) struct Outcomes {
     /// One entry per file.
     pub(crate) files: Vec<FileOutcome>,
+    /// Held where they are many, until the answer is taken.
+    #[serde(skip)]
+    pub(crate) many: Option<OwnedSemaphorePermit>,
 }
 
 impl Outcomes {
@@ -62,15 +67,15 @@ fn page(app: &App, outcomes: Outcomes) -> Response {
 
 /// `POST /`: stores every file of the request.
 pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: Request) -> Result<Response> {
-    let outcomes = store(&app, request).await?;
-    let status = outcomes.status();
+    let mut outcomes = store(&app, request).await?;
+    let (status, many) = (outcomes.status(), outcomes.many.take());
     if !accept.html {
-        return Ok((status, Json(outcomes)).into_response());
+        return Ok(outgoing::with((status, Json(outcomes)).into_response(), many).await);
     }
     if outcomes.files.iter().all(|file| file.error().is_none() && !file.is_renamed()) {
         return Ok(Redirect::to("/results").into_response());
     }
-    Ok((status, page(&app, outcomes)).into_response())
+    Ok(outgoing::with((status, page(&app, outcomes)).into_response(), many).await)
 }
 
 /// Stores every file of a multipart request. A file that cannot be stored does not keep the others from it, and neither does an
@@ -95,7 +100,7 @@ pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> 
             return Err(error);
         }
     };
-    let Received { files, complete } = multipart::receive(app, &mut body, boundary).await;
+    let Received { files, complete, many } = multipart::receive(app, &mut body, boundary).await;
     for file in &files {
         app.metrics.uploaded(file);
     }
@@ -108,7 +113,7 @@ pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> 
              for example curl -F file=@cat.png",
         ));
     }
-    Ok(Outcomes { files })
+    Ok(Outcomes { files, many })
 }
 
 /// Refuses a request that is too large by its own account.

@@ -32,7 +32,7 @@ pub(super) struct Intake {
     decoders: rayon::ThreadPool,
     /// Room for images that are fetched and decoded.
     fetching: Semaphore,
-    /// Room for one large image.
+    /// Room for one large image: of a large file, or one that takes much to decode.
     large: Semaphore,
     /// Bytes that decoding may take.
     budget: u64,
@@ -51,8 +51,14 @@ pub(super) struct Prepared {
 /// The bytes of an image, with the room that they take.
 struct Fetched<'a> {
     stored: StoredImage,
-    _fetching: SemaphorePermit<'a>,
-    large: Option<SemaphorePermit<'a>>,
+    room: Room<'a>,
+}
+
+/// Room for a file. Who has one of many waits for the one of a large image, and never the other way round: or those who have
+/// either would wait for each other for ever.
+enum Room<'a> {
+    OneOfMany { _room: SemaphorePermit<'a> },
+    Large { _room: SemaphorePermit<'a> },
 }
 
 /// Why an image comes no further.
@@ -118,11 +124,10 @@ impl Intake {
         let fetching = self.fetching.acquire().await?;
         match self.get(image, max_bytes.min(LARGE_FILE)).await {
             Err(error) if error.kind() == ErrorKind::TooLarge && max_bytes > LARGE_FILE => drop(fetching),
-            got => return Ok(Fetched { stored: got?, _fetching: fetching, large: None }),
+            got => return Ok(Fetched { stored: got?, room: Room::OneOfMany { _room: fetching } }),
         }
         let large = self.large.acquire().await?;
-        let fetching = self.fetching.acquire().await?;
-        Ok(Fetched { stored: self.get(image, max_bytes).await?, _fetching: fetching, large: Some(large) })
+        Ok(Fetched { stored: self.get(image, max_bytes).await?, room: Room::Large { _room: large } })
     }
 
     async fn get(&self, image: &ImageName, max_bytes: u64) -> backend::Result<StoredImage> {
@@ -131,7 +136,7 @@ impl Intake {
     }
 
     /// Decodes a fetched image.
-    async fn decode(&self, Fetched { stored, _fetching, mut large }: Fetched<'_>) -> Result<Input, Refusal> {
+    async fn decode(&self, Fetched { stored, room }: Fetched<'_>) -> Result<Input, Refusal> {
         let limits = self.limits;
         let header = self.classifier.preprocessor().measure(&stored.bytes, &limits)?;
         if header.memory > self.budget {
@@ -141,9 +146,10 @@ impl Intake {
                 header.width, header.height, header.format,
             )));
         }
-        if large.is_none() && header.memory > self.budget / LARGE_PART {
-            large = Some(self.large.acquire().await?);
-        }
+        let large = match room {
+            Room::OneOfMany { .. } if header.memory > self.budget / LARGE_PART => Some(self.large.acquire().await?),
+            _ => None,
+        };
         let needed = u32::try_from(kibibytes(header.memory)).unwrap_or(u32::MAX);
         let _pixels = self.pixels.acquire_many(needed).await?;
         let (answer, decoded) = oneshot::channel();
@@ -158,7 +164,7 @@ impl Intake {
             drop(answer.send(input));
         });
         let input = decoded.await.map_err(|_| Fate::Retried("decoding was interrupted".to_owned()))?;
-        drop(large);
+        drop((large, room));
         Ok(input?)
     }
 }

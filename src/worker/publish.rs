@@ -16,11 +16,14 @@ const ATTEMPTS: u32 = 5;
 /// # Errors
 /// The store's, for the caller to try again; [`ErrorKind::NotFound`] never comes, it is [`Fate::Discarded`].
 pub(crate) async fn publish(backend: &Backend, result: &Classification) -> Result<Fate> {
-    match backend.tags.set(&result.image, &tags::tags(result)).await {
+    let before = match backend.tags.set(&result.image, &tags::tags(result)).await {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::Discarded),
         other => other?,
-    }
+    };
     let output = Output::of(result)?;
+    if let Some(label) = before.get(tags::CLASSIFICATION) {
+        remove_former(backend, result, label).await?;
+    }
     let mut released = None;
     for _ in 0..ATTEMPTS {
         if let Some(output) = &output {
@@ -41,6 +44,19 @@ pub(crate) async fn publish(backend: &Backend, result: &Classification) -> Resul
         }
     }
     Err(contended(result))
+}
+
+/// Removes the output of `label`, with which the image was tagged before, unless it is that of `result`. It leads to the output that a
+/// worker left which ended before its row: where another model works now, nothing else does.
+async fn remove_former(backend: &Backend, result: &Classification, label: &str) -> Result<()> {
+    let key = output_key(&result.image, label);
+    if result.output_key().as_ref() == Some(&key) {
+        return Ok(());
+    }
+    let Some(body) = backend.outputs.get(&key).await? else { return Ok(()) };
+    // Anybody may tag an object in a bucket, and another image may have an output of this name.
+    let is_ours = serde_json::from_slice::<Classification>(&body).is_ok_and(|former| former.image == result.image);
+    if is_ours { backend.outputs.delete_own(&key, &body).await } else { Ok(()) }
 }
 
 /// An output object.
@@ -72,7 +88,7 @@ async fn withdraw(backend: &Backend, result: &Classification, mut left: Option<O
         let Some(row) = row else { return Ok(()) };
         match backend.tags.set(&row.image, &tags::tags(&row)).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            other => other?,
+            other => other.map(drop)?,
         }
         let Some(stands) = stands else { return Ok(()) };
         backend.outputs.put(&stands.key, stands.body.clone()).await?;

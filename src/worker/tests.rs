@@ -10,7 +10,7 @@ use crate::{
     backend::{Backend, Host, Upload, Which, local, remove, requeue},
     clock::{Clock, ManualClock, SystemClock},
     config::Raw,
-    contract::{Classification, Digest, ImageName, Outcome, Sequencer, Timestamp, result::output_key},
+    contract::{self, Classification, Digest, ImageName, Outcome, Sequencer, Timestamp, result::output_key},
     model::{Bundle, Classifier, Engine, Limits, Parallel, Score},
     telemetry,
 };
@@ -90,6 +90,12 @@ fn picture(seed: u8) -> Vec<u8> {
     let image = image::RgbImage::from_fn(30, 20, |x, y| image::Rgb([seed, (x * 8) as u8, (y * 12) as u8]));
     let mut bytes = std::io::Cursor::new(Vec::new());
     image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+fn bmp(side: u32) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(side, side).write_to(&mut bytes, image::ImageFormat::Bmp).unwrap();
     bytes.into_inner()
 }
 
@@ -254,6 +260,29 @@ async fn another_label_takes_the_output_of_the_one_before_along_and_a_failure_th
     }
 }
 
+/// A worker that ended between output and row, and one with another model after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_output_that_another_model_left_before_its_row_goes() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    let Backend { images, outputs, tags, .. } = &fixture.backend;
+    let image = fixture.put("x.png", &picture(1)).await;
+    let sequencer = images.get(&image, 1 << 20).await.unwrap().sequencer;
+    let result = |label| published(&image, label, sequencer.as_ref(), sequencer.as_ref());
+    let left = result("fire engine");
+    tags.set(&image, &contract::tags::tags(&left)).await.unwrap();
+    outputs.put("x.png_fire_engine", serde_json::to_vec(&left).unwrap()).await.unwrap();
+    // Somebody's tag names what is the output of another image.
+    let other: ImageName = "x.png_y.png".parse().unwrap();
+    outputs.put("x.png_y.png_cat", serde_json::to_vec(&published(&other, "cat", None, None)).unwrap()).await.unwrap();
+
+    assert_eq!(publish(&fixture.backend, &result("dog")).await.unwrap(), Fate::Done);
+    assert_eq!(outputs.get("x.png_fire_engine").await.unwrap(), None);
+    tags.set(&image, &[("Classification", Some("y.png_cat".to_owned()))]).await.unwrap();
+    assert_eq!(publish(&fixture.backend, &result("dog")).await.unwrap(), Fate::Done);
+    assert!(outputs.get("x.png_dog").await.unwrap().is_some());
+    assert!(outputs.get("x.png_y.png_cat").await.unwrap().is_some());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_outlives_the_visibility_timeout_until_it_is_released() {
     let fixture = Fixture::new(Duration::from_secs(1), 10);
@@ -296,11 +325,6 @@ async fn the_output_of_an_image_that_is_gone_goes_when_its_message_comes_again()
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_take_too_much_memory_are_told_so_and_large_ones_are_done() {
     let fixture = Fixture::new(Duration::from_secs(30), 10);
-    let bmp = |side: u32| {
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        image::RgbImage::new(side, side).write_to(&mut bytes, image::ImageFormat::Bmp).unwrap();
-        bytes.into_inner()
-    };
     // The fixture's budget is 4 MiB, a quarter of it makes an image large.
     let large = fixture.put("large.bmp", &bmp(700)).await;
     let huge = fixture.put("huge.bmp", &bmp(1200)).await;
@@ -310,4 +334,20 @@ async fn images_that_take_too_much_memory_are_told_so_and_large_ones_are_done() 
     let huge = rows.iter().find(|row| row.image.as_str() == "huge.bmp").unwrap();
     let Outcome::Failed { error } = &huge.outcome else { panic!("{huge:?}") };
     assert!(error.contains("1200 x 1200") && error.contains("worker.pixel_budget"), "{error}");
+}
+
+/// Small files that take much to decode had all the room for files while they waited for the large file, which waited for that room.
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_are_large_in_different_ways_do_not_wait_for_each_other_for_ever() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    for n in 0..20 {
+        if n % 7 == 0 {
+            let mut large = picture(n);
+            large.resize(5 << 20, 0);
+            fixture.put(&format!("{n}.png"), &large).await;
+        } else {
+            fixture.put(&format!("{n}.bmp"), &bmp(620 + u32::from(n))).await;
+        }
+    }
+    assert_eq!(fixture.work().await, Summary { done: 20, failed: 0 });
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use imgcls::contract::{Digest, ImageName, result::output_key, tags};
@@ -146,6 +146,18 @@ fn wrong_row(
         }
         Some(_) => None,
     }
+}
+
+/// What a server that has just started, to which nothing was sent yet, has left of uploads and thumbnails that were cut off.
+pub(super) fn leftovers(dir: &Path) -> Vec<PathBuf> {
+    let entries = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let is = |path: &PathBuf, kind: &str| path.extension().is_some_and(|extension| extension == kind);
+    let (locks, spools): (Vec<_>, Vec<_>) = entries(dir.join("uploads")).partition(|path| is(path, "lock"));
+    let mut left: Vec<PathBuf> = spools.iter().cloned().flat_map(entries).collect();
+    // One is the server's own.
+    left.extend(locks.into_iter().skip(1).chain(spools.into_iter().skip(1)));
+    left.extend(entries(dir.join("thumbnails")).filter(|path| !is(path, "jpg")));
+    left
 }
 
 fn files(images: &Path) -> BTreeSet<String> {

@@ -136,8 +136,10 @@ async fn judge(mut system: System, truth: &Truth) {
         contents.orphans(),
         truth.seed
     );
-    assert!(system.server.terminate().success());
     let data = system.server.dir.clone();
+    let left = audit::leftovers(&data);
+    assert!(left.is_empty(), "left by servers that were killed: {left:?}; SOAK_SEED={}", truth.seed);
+    assert!(system.server.terminate().success());
     eventually("the end of all processes", async || processes(&data).is_empty().then_some(())).await;
 }
 

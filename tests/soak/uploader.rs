@@ -44,8 +44,9 @@ impl Uploader {
     pub(super) async fn run(mut self, stop: CancellationToken) -> (Ledger, usize) {
         while !stop.is_cancelled() {
             match self.rng.random_range(0..100) {
-                0..72 => self.upload().await,
-                72..86 => self.classify().await,
+                0..70 => self.upload().await,
+                70..84 => self.classify().await,
+                84..88 => self.look().await,
                 _ => self.delete().await,
             }
             let pause = std::time::Duration::from_millis(self.rng.random_range(50..700));
@@ -134,6 +135,20 @@ impl Uploader {
                 self.acknowledge(row["image"].as_str().unwrap(), picture, began);
             }
             _ => self.perhaps(&name, picture, began),
+        }
+    }
+
+    /// Looks at the small picture of an image.
+    async fn look(&mut self) {
+        let n = self.rng.random_range(0..4096);
+        let Some((name, _)) = self.ledger.certain(&self.resets, n) else { return };
+        let asked = self.client.get(self.address(&format!("/images/{name}?size=64&v={n}"))).send().await;
+        // The server may be gone; an answer has all its bytes.
+        if let Ok(answer) = asked
+            && answer.status() == StatusCode::OK
+            && let Ok(bytes) = answer.bytes().await
+        {
+            assert!(bytes.starts_with(&[0xff, 0xd8]) && bytes.ends_with(&[0xff, 0xd9]), "the thumbnail of {name}");
         }
     }
 

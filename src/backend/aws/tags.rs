@@ -22,7 +22,7 @@ const PUT_TAGS: Call = Call::new("tag", "s3:PutObjectTagging");
 
 #[async_trait]
 impl Tags for S3Images {
-    async fn set(&self, image: &ImageName, tags: &[Tag]) -> Result<()> {
+    async fn set(&self, image: &ImageName, tags: &[Tag]) -> Result<BTreeMap<String, String>> {
         // The download told whether there are any, which saves a call for the many images without.
         let is_known_bare = self.tagged.lock().forget(image) == Some(false);
         let key = self.key(image);
@@ -30,13 +30,13 @@ impl Tags for S3Images {
         let ours: Vec<(&str, &String)> = tags.iter().filter_map(|(k, value)| Some((*k, value.as_ref()?))).collect();
         if is_known_bare && ours.is_empty() {
             let gone = || Error::new(ErrorKind::NotFound, format!("{uri} is gone"));
-            return if self.bucket.has(&key).await? { Ok(()) } else { Err(gone()) };
+            return if self.bucket.has(&key).await? { Ok(BTreeMap::new()) } else { Err(gone()) };
         }
         let before = if is_known_bare { BTreeMap::new() } else { Tags::get(self, image).await? };
         let is_foreign = |k: &String| !tags.iter().any(|(key, _)| key == k);
         let foreign: Vec<_> = before.iter().filter(|(k, _)| is_foreign(k)).collect();
         if ours.is_empty() && foreign.len() == before.len() {
-            return Ok(());
+            return Ok(before);
         }
         let room = MAX_TAGS.saturating_sub(foreign.len());
         if ours.len() > room {
@@ -48,7 +48,8 @@ impl Tags for S3Images {
         let set = set.collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
         let tagging = Tagging::builder().set_tag_set(Some(set)).build().map_err(|e| internal(&e))?;
         let put = self.bucket.client.put_object_tagging().bucket(&self.bucket.name).key(&key).tagging(tagging);
-        put.send().await.map(drop).map_err(|e| PUT_TAGS.error(&uri, &e))
+        put.send().await.map_err(|e| PUT_TAGS.error(&uri, &e))?;
+        Ok(before)
     }
 
     async fn get(&self, image: &ImageName) -> Result<BTreeMap<String, String>> {

@@ -143,6 +143,14 @@ impl Files {
         remove(&self.path(id));
     }
 
+    /// Removes the small pictures that a server, perhaps one that runs, has made of images.
+    pub(super) fn remove_thumbnails(&self) {
+        let entries = fs::read_dir(self.root.join(THUMBNAILS)).into_iter().flatten().flatten();
+        entries.for_each(|entry| {
+            remove(&entry.path());
+        });
+    }
+
     /// Takes the server's lock.
     pub(super) fn lock_server(&self) -> Result<ServerLock> {
         let path = self.root.join(LOCK);

@@ -30,7 +30,7 @@ impl Fleet for Store {
         let (min, max, now) = (self.fleet.min, self.fleet.max, self.clock.now());
         self.db
             .read(move |db| {
-                let mut beats = read_beats(db, i64::MAX)?;
+                let mut beats = read_beats(db)?;
                 beats.retain(|beat| beat.is_alive(now));
                 let count = |is: &dyn Fn(&Heartbeat) -> bool| {
                     u32::try_from(beats.iter().filter(|b| is(b)).count()).unwrap_or(u32::MAX)

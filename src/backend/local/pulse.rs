@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use crate::{backend::Heartbeat, contract::Timestamp};
+use crate::{
+    backend::Heartbeat,
+    contract::{Timestamp, WorkerId},
+};
 
 /// What is known of a worker by its heartbeats. Times are those that the supervisor has looked on for, so that neither a step of the
 /// clock nor a pause of the supervisor is taken for the worker's silence.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    started_at: Timestamp,
-    /// The time in the last heartbeat, or in that of an earlier process with the same id.
+    pid: u32,
+    /// The heartbeats that were there before this process: of earlier ones with the same number, here or on another machine.
+    former: Vec<(WorkerId, Timestamp)>,
+    /// The time in the last heartbeat.
     last: Option<Timestamp>,
     is_heard: bool,
     is_draining: bool,
@@ -18,20 +23,30 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Of a worker that was started at `started_at`.
-    pub(super) fn new(started_at: Timestamp) -> Self {
-        Self { started_at, last: None, is_heard: false, is_draining: false, in_flight: 0, silence: Duration::ZERO }
+    /// Of the process `pid`, before whose start `stored` were all heartbeats.
+    pub(super) fn new(pid: u32, stored: &[Heartbeat]) -> Self {
+        let former = stored.iter().filter(|beat| beat.worker.is_process(pid));
+        Self {
+            pid,
+            former: former.map(|beat| (beat.worker.clone(), beat.seen_at)).collect(),
+            last: None,
+            is_heard: false,
+            is_draining: false,
+            in_flight: 0,
+            silence: Duration::ZERO,
+        }
     }
 
-    /// Takes note of the worker's stored heartbeat, `passed` after the last look. Returns true at the first one since the start.
-    pub(super) fn look(&mut self, stored: Option<&Heartbeat>, passed: Duration) -> bool {
+    /// Takes note of the worker's heartbeat among those that are `stored`, `passed` after the last look. Returns true at the first one.
+    pub(super) fn look(&mut self, stored: &[Heartbeat], passed: Duration) -> bool {
         self.silence += passed;
-        let Some(beat) = stored.filter(|beat| self.last != Some(beat.seen_at)) else { return false };
-        let is_of_former = self.last.is_none() && beat.seen_at < self.started_at;
+        let is_own = |beat: &&Heartbeat| {
+            let is_former = |(worker, at): &(WorkerId, Timestamp)| *worker == beat.worker && *at == beat.seen_at;
+            beat.worker.is_process(self.pid) && !self.former.iter().any(is_former)
+        };
+        let own = stored.iter().find(is_own);
+        let Some(beat) = own.filter(|beat| self.last != Some(beat.seen_at)) else { return false };
         self.last = Some(beat.seen_at);
-        if is_of_former {
-            return false;
-        }
         self.silence = Duration::ZERO;
         self.in_flight = beat.in_flight;
         self.is_draining = beat.draining;
@@ -65,28 +80,31 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn beat(seen_at_ms: i64) -> Heartbeat {
-        Heartbeat { seen_at: Timestamp::from_millis(seen_at_ms), in_flight: 2, ..Heartbeat::default() }
+    fn beat(machine: &str, seen_at_ms: i64) -> Heartbeat {
+        let seen_at = Timestamp::from_millis(seen_at_ms);
+        Heartbeat { worker: WorkerId::new(machine, 7), seen_at, in_flight: 2, ..Heartbeat::default() }
     }
 
     #[test]
     fn silence_ends_with_a_heartbeat_of_this_process() {
-        let mut pulse = Pulse::new(Timestamp::from_millis(1000));
-        assert!(!pulse.look(None, SECOND));
-        assert!(!pulse.look(Some(&beat(900)), SECOND), "that was an earlier process");
-        assert!(!pulse.look(Some(&beat(900)), SECOND));
+        // The clock has been set back since: these were earlier processes, and what they said last is that they end.
+        let draining = |beat| Heartbeat { draining: true, ..beat };
+        let former = [draining(beat("here", 9000)), draining(beat("elsewhere", 9500))];
+        let with = |own: Heartbeat| [former[1].clone(), own];
+        let mut pulse = Pulse::new(7, &former);
+        assert!(!pulse.look(&[], SECOND) && !pulse.look(&former, SECOND) && !pulse.look(&former, SECOND));
         assert!(!pulse.is_heard() && pulse.silence() == 3 * SECOND);
-        assert!(pulse.look(Some(&beat(1500)), SECOND));
-        assert!(pulse.is_heard() && pulse.silence().is_zero() && pulse.in_flight() == 2);
-        assert!(!pulse.look(Some(&beat(1500)), SECOND));
+        assert!(pulse.look(&with(beat("here", 1500)), SECOND));
+        assert!(pulse.is_heard() && !pulse.is_draining() && pulse.silence().is_zero() && pulse.in_flight() == 2);
+        assert!(!pulse.look(&with(beat("here", 1500)), SECOND));
         assert_eq!(pulse.silence(), SECOND);
     }
 
     #[test]
     fn a_clock_that_steps_back_is_no_silence() {
-        let mut pulse = Pulse::new(Timestamp::from_millis(10_000_000));
-        assert!(pulse.look(Some(&beat(10_000_500)), SECOND));
-        assert!(!pulse.look(Some(&beat(6_400_000)), SECOND));
+        let mut pulse = Pulse::new(7, &[]);
+        assert!(pulse.look(&[beat("here", 10_000_500)], SECOND));
+        assert!(!pulse.look(&[beat("here", 6_400_000)], SECOND));
         assert!(pulse.silence().is_zero());
     }
 }

@@ -21,6 +21,7 @@ impl Reset for Store {
         // What a crash leaves here is swept at the next start.
         self.blocking(move || {
             gone.files.iter().for_each(|file| files.remove(file));
+            files.remove_thumbnails();
             Ok(())
         })
         .await

@@ -110,7 +110,8 @@ impl Supervisor {
         let desired = self.store.desired().await? as usize;
         let working = self.workers.iter().filter(|worker| !worker.is_stopping()).count();
         if working < desired {
-            self.start(desired - working);
+            let beats = self.store.heartbeats().await?;
+            self.start(desired - working, &beats);
         }
         let is_due = self.reported.is_none_or(|(_, at)| at.elapsed() >= REPORT);
         if working > desired || working != self.workers.len() || is_due {
@@ -154,12 +155,12 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, missing: usize) {
+    fn start(&mut self, missing: usize, beats: &[Heartbeat]) {
         if self.deaths.wait_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
         for _ in 0..missing {
-            match WorkerProcess::start(&self.command, self.store.clock.now()) {
+            match WorkerProcess::start(&self.command, beats) {
                 Ok(worker) => {
                     tracing::info!(pid = worker.pid, "worker started");
                     self.workers.push(worker);
@@ -195,7 +196,7 @@ impl Supervisor {
         let patience = self.patience;
         let mut failed = None;
         for worker in &mut self.workers {
-            if worker.pulse.look(beat_of(worker.pid, beats), passed) {
+            if worker.pulse.look(beats, passed) {
                 self.deaths.failed_starts = 0;
                 self.store.set_fault(None);
             }
@@ -255,11 +256,6 @@ impl Supervisor {
         }
         Ok(())
     }
-}
-
-/// The stored heartbeat of the worker with this process id, perhaps of an earlier process that had it.
-fn beat_of(pid: u32, beats: &[Heartbeat]) -> Option<&Heartbeat> {
-    beats.iter().filter(|beat| beat.worker.is_process(pid)).max_by_key(|beat| beat.seen_at)
 }
 
 /// What a worker logged last, for a user who looks for a reason.

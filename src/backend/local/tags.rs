@@ -16,11 +16,12 @@ use crate::{
 
 #[async_trait]
 impl Tags for Store {
-    async fn set(&self, image: &ImageName, tags: &[Tag]) -> Result<()> {
+    async fn set(&self, image: &ImageName, tags: &[Tag]) -> Result<BTreeMap<String, String>> {
         let (name, changes) = (image.clone(), tags.to_vec());
         self.db
             .write(move |db| {
-                let mut tags = read(db, &name)?;
+                let before = read(db, &name)?;
+                let mut tags = before.clone();
                 for (key, value) in changes {
                     match value {
                         Some(value) => tags.insert(key.to_owned(), value),
@@ -29,7 +30,7 @@ impl Tags for Store {
                 }
                 let json = serde_json::to_string(&tags).map_err(|e| corrupt("tags").because(e))?;
                 db.prepare_cached("UPDATE images SET tags = ?2 WHERE name = ?1")?.execute((name.as_str(), json))?;
-                Ok(())
+                Ok(before)
             })
             .await
     }

@@ -71,8 +71,12 @@ async fn files_go_with_their_images() {
     assert_eq!(image_files(&env.spool), 2);
     env.backend.images.delete(&name("a.png")).await.unwrap();
     assert_eq!(image_files(&env.spool), 1);
+    let thumbnails = env.spool.join("data/thumbnails");
+    std::fs::create_dir(&thumbnails).unwrap();
+    std::fs::write(thumbnails.join("b.jpg"), "small").unwrap();
     env.backend.reset.reset(&Tally::default()).await.unwrap();
     assert_eq!(image_files(&env.spool), 0);
+    assert_eq!(std::fs::read_dir(thumbnails).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -95,6 +99,29 @@ async fn heartbeats_stay_few_and_lose_nothing() {
     let sum = |of: fn(&Heartbeat) -> u64| beats.iter().map(of).sum::<u64>();
     assert_eq!((sum(|b| b.done), sum(|b| b.failed), sum(|b| b.labels["cat"])), (200, 400, 200));
     assert!(beats.iter().any(|b| b.worker.as_str() == "host-199"));
+}
+
+/// Who lives was taken for the oldest, and counted again with each heartbeat.
+#[tokio::test]
+async fn after_the_clock_was_set_back_nobody_who_lives_is_summed_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_790_000_000_000));
+    let (backend, _) = open(dir.path(), Arc::<ManualClock>::clone(&clock));
+    let beat = |i, done| Heartbeat { worker: WorkerId::new("host", i), done, ..Heartbeat::default() };
+    for i in 0..100 {
+        clock.advance(Duration::from_secs(60));
+        backend.workers.beat(&beat(i, 1)).await.unwrap();
+    }
+    clock.set_back(Duration::from_secs(7 * 24 * 3600));
+    for _ in 0..20 {
+        clock.advance(Duration::from_secs(10));
+        for i in 100..104 {
+            backend.workers.beat(&beat(i, 5)).await.unwrap();
+        }
+    }
+    let beats = backend.workers.heartbeats().await.unwrap();
+    assert_eq!(beats.iter().map(|beat| beat.done).sum::<u64>(), 100 + 4 * 5);
+    assert!(beats.len() <= 64 && (100..104).all(|i| beats.iter().any(|b| b.worker == WorkerId::new("host", i))));
 }
 
 #[tokio::test]

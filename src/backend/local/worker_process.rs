@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::pulse::Pulse;
-use crate::contract::Timestamp;
+use crate::backend::Heartbeat;
 
 /// Longer lines of a worker's log are passed on in pieces.
 const MAX_LINE: u64 = 16 * 1024;
@@ -45,8 +45,8 @@ pub(super) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Starts a worker; its log lines go to this process's stderr.
-    pub(super) fn start(command: &WorkerCommand, now: Timestamp) -> io::Result<Self> {
+    /// Starts a worker; its log lines go to this process's stderr. `beats` are all heartbeats that there are.
+    pub(super) fn start(command: &WorkerCommand, beats: &[Heartbeat]) -> io::Result<Self> {
         let mut child = Command::new(&command.program);
         child.args(&command.args);
         child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -60,7 +60,7 @@ impl WorkerProcess {
         }
         let pid = child.id().ok_or_else(|| io::Error::other("the process ended at once"))?;
         let stdin = child.stdin.take();
-        Ok(Self { pid, started: Instant::now(), pulse: Pulse::new(now), child, stdin, kill_at: None, last_line })
+        Ok(Self { pid, started: Instant::now(), pulse: Pulse::new(pid, beats), child, stdin, kill_at: None, last_line })
     }
 
     /// Whether it is to stop.

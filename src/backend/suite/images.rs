@@ -121,7 +121,11 @@ pub(crate) async fn keeps_foreign_tags(env: &Environment) {
     let tag = |key: &'static str, value: &str| (key, Some(value.to_owned()));
     tags.set(&image, &[tag("Owner", "somebody"), tag("Image", "a.png")]).await.unwrap();
     tags.set(&image, &[tag("Image", "a.png"), tag("Classification", "cat")]).await.unwrap();
-    tags.set(&image, &[tag("Classification", "dog")]).await.unwrap();
+    let before = tags.set(&image, &[tag("Classification", "dog")]).await.unwrap();
+    assert_eq!(
+        before.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(),
+        [("Classification", "cat"), ("Image", "a.png"), ("Owner", "somebody")]
+    );
     let stored = env.other.tags.get(&image).await.unwrap();
     let wanted = [("Classification", "dog"), ("Image", "a.png"), ("Owner", "somebody")];
     assert_eq!(stored.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), wanted);

@@ -9,8 +9,12 @@ pub(super) const ZIGZAG: [u8; 64] = [
     47, 55, 62, 63,
 ];
 
-/// More scans than any encoder writes; each may cost a pass over the picture.
+/// More scans than any encoder writes; each goes over all blocks of the picture.
 const MAX_SCANS: u32 = 256;
+
+/// So often may scans come to the coefficients of one component: to each of the 64 once for each of its 14 bits. Scans of thousands of
+/// times as many may be in a few bytes.
+const MAX_VISITS: usize = 64 * 14;
 
 /// How coefficients are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +94,8 @@ pub(super) struct Parser<'a> {
     at: usize,
     frame: Option<Frame>,
     scans: u32,
+    /// By component: coefficients in all progressive scans so far.
+    visits: [usize; 4],
     quantisation: [Option<[u16; 64]>; 4],
     pub(super) dc: [Option<Table>; 4],
     pub(super) ac: [Option<Table>; 4],
@@ -108,6 +114,7 @@ impl<'a> Parser<'a> {
             at: 2,
             frame: None,
             scans: 0,
+            visits: [0; 4],
             quantisation: [None; 4],
             dc: Default::default(),
             ac: Default::default(),
@@ -306,6 +313,12 @@ impl<'a> Parser<'a> {
                 if band.0 == 0 { band.1 == 0 } else { band.0 <= band.1 && band.1 < 64 && parts.len() == 1 };
             if !band_is_valid || bits.1 > 13 || (bits.0 != 0 && bits.0 != bits.1 + 1) {
                 return Err(BAD);
+            }
+            for part in &parts {
+                self.visits[part.component] += band.1 - band.0 + 1;
+            }
+            if self.visits.iter().any(|visits| *visits > MAX_VISITS) {
+                return Err(Error::Unsupported("scans that come to coefficients again and again"));
             }
         }
         Ok(Scan { parts, band, bits, data: self.at })

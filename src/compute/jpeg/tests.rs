@@ -160,9 +160,11 @@ fn scans_are_limited_in_number() {
     let bytes = fixtures();
     let fixtures = SafeTensors::deserialize(&bytes).unwrap();
     let file = fixtures.tensor("progressive-444-8x8/file").unwrap().data();
-    let scan = file.windows(2).rposition(|w| w == [0xff, 0xda]).unwrap();
-    let (start, last) = file.split_at(scan);
-    let many = [start, &last[..last.len() - 2].repeat(300), &last[last.len() - 2..]].concat();
+    // The first scan, which is of first coefficients.
+    let start = file.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
+    let length = file[start + 2..].windows(2).position(|w| w[0] == 0xff && w[1] != 0).unwrap() + 2;
+    let (scan, rest) = file[start..].split_at(length);
+    let many = [&file[..start], &scan.repeat(300), rest].concat();
     let error = decode(&many, Scale::Full, Instructions::Detected).unwrap_err();
     assert_eq!(error, Error::Unsupported("more than 256 scans"));
 }
@@ -198,4 +200,38 @@ proptest! {
             prop_assert_eq!(detected, decode(&file, scale, Instructions::Portable));
         }
     }
+}
+
+/// A grey picture whose other coefficients are all zero and have one more bit in each of so many scans, of some bytes each.
+fn many_scans(side: u16, scans: usize) -> Vec<u8> {
+    let segment =
+        |marker: u8, content: &[u8]| [&[0xff, marker], &(content.len() as u16 + 2).to_be_bytes()[..], content].concat();
+    let [high, low] = side.to_be_bytes();
+    let blocks = usize::from(side.div_ceil(8)).pow(2);
+    // The code 0 and 14 bits: no coefficients in the next 32,767 blocks.
+    let bits = std::iter::repeat_n([&[0][..], &[1; 14]].concat(), blocks.div_ceil(32_767)).flatten();
+    let bits: Vec<u8> = bits.chain([1; 8]).collect();
+    let byte = |bits: &[u8; 8]| match bits.iter().fold(0, |byte, bit| byte << 1 | bit) {
+        0xff => vec![0xff, 0],
+        byte => vec![byte],
+    };
+    let data: Vec<u8> = bits.as_chunks().0.iter().flat_map(byte).collect();
+    let table = |class: u8, symbol: u8| [&[class, 1][..], &[0; 15], &[symbol]].concat();
+    let scan = [segment(0xda, &[1, 1, 0, 1, 63, 0x10]), data].concat();
+    let start = [
+        vec![0xff, 0xd8],
+        segment(0xdb, &[&[0][..], &[1; 64]].concat()),
+        segment(0xc2, &[8, high, low, high, low, 1, 1, 0x11, 0]),
+        segment(0xc4, &table(0x00, 0)),
+        segment(0xc4, &table(0x10, 0xe0)),
+    ];
+    [start.concat(), scan.repeat(scans), vec![0xff, 0xd9]].concat()
+}
+
+#[test]
+fn scans_come_to_coefficients_no_more_often_than_these_have_bits() {
+    let planes = decode(&many_scans(900, 14), Scale::Full, Instructions::Detected).unwrap();
+    assert!(planes[0].samples.iter().all(|sample| *sample == 128));
+    let error = decode(&many_scans(900, 256), Scale::Full, Instructions::Detected).unwrap_err();
+    assert_eq!(error, Error::Unsupported("scans that come to coefficients again and again"));
 }

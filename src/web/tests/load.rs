@@ -39,3 +39,56 @@ async fn slow_bodies_lose_their_places_to_others() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
+
+/// The memory for images on their way out is finite: who takes one drop by drop has it no longer than others need it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_an_image_slowly_gives_way() {
+    let server = Server::start(|_| {}).await;
+    let large = |seed| {
+        let mut bytes = picture(seed);
+        bytes.resize(32 << 20, 0);
+        bytes
+    };
+    let files = vec![("1.png".into(), large(1)), ("2.png".into(), large(2)), ("small.png".into(), picture(3))];
+    assert_eq!(server.upload(files).await.0, StatusCode::OK);
+    let mut slow = tokio::task::JoinSet::new();
+    for name in ["1.png", "2.png"] {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 << 10).unwrap();
+        let mut stream = socket.connect(server.address).await.unwrap();
+        let request = format!("GET /images/{name} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        slow.spawn(async move {
+            let mut some = [0; 2048];
+            while stream.read(&mut some).await.is_ok_and(|n| n > 0) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+    // Until both have their share.
+    while server.app.image_memory.takers() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.get("/images/small.png").await.status(), StatusCode::OK);
+    slow.join_next().await.unwrap().unwrap();
+}
+
+/// What is kept of each file until the answer is taken is little, and of 20,000 in each of many requests it is much.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_requests_may_have_many_files_at_a_time() {
+    let server = Server::start(|_| {}).await;
+    let many = |count: u32| (0..count).map(|n| (format!("{n}.txt"), b"no picture".to_vec())).collect::<Vec<_>>();
+    let (status, answer) = server.upload(many(1000)).await;
+    assert_eq!((status, answer["files"].as_array().unwrap().len()), (StatusCode::UNSUPPORTED_MEDIA_TYPE, 1000));
+    let all = server.app.many_files.available_permits();
+    let held = server.app.many_files.acquire_many(all as u32).await.unwrap();
+    let answer = server.upload(many(1000)).await.1;
+    let files = answer["files"].as_array().unwrap();
+    assert!((100..1000).contains(&files.len()), "{}", files.len());
+    assert_eq!(files[files.len() - 1]["status"], 503);
+    // Few files are none of their business.
+    assert_eq!(server.upload(vec![("1.png".into(), picture(1))]).await.0, StatusCode::OK);
+    drop(held);
+    assert_eq!(server.upload(many(1000)).await.1["files"].as_array().unwrap().len(), 1000);
+    assert_eq!(server.app.many_files.available_permits(), all);
+}
