@@ -160,6 +160,7 @@ def compare(directories: dict[str, pathlib.Path], binary: str, rounds: int, proc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--binary", help="imgcls; built by cargo if left out")
     parser.add_argument("--photos", help="an already built benches/photos.rs")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="threads or processes of each")
@@ -173,7 +174,7 @@ def main() -> None:
     make_networks()
     directories = make_photos()
     compare_decoding(directories["12 megapixels"], arguments.rounds, arguments.photos or common.build("photos"))
-    rows = compare(directories, binary, arguments.rounds, arguments.processes)
+    rows = compare({case: directories[case] for case in arguments.only}, binary, arguments.rounds, arguments.processes)
     (WORK / "bench-pipeline.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
