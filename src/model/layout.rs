@@ -84,7 +84,7 @@ impl Card {
 pub enum LayoutError {
     /// `model.toml` does not parse.
     #[error("{CARD}: {0}")]
-    Card(#[from] toml::de::Error),
+    Card(toml::de::Error),
     /// A value in `model.toml` that cannot work.
     #[error("{CARD}: {key} {reason}")]
     CardValue {
@@ -121,7 +121,7 @@ pub enum LayoutError {
     },
     /// Not a safetensors file.
     #[error("{WEIGHTS} is not a safetensors file: {0}")]
-    Container(#[from] safetensors::SafeTensorError),
+    Container(safetensors::SafeTensorError),
     /// A tensor that the architecture needs is not there.
     #[error("{WEIGHTS} has no tensor {name}, which {} has", architecture.title())]
     Missing {
@@ -178,7 +178,7 @@ pub struct Parts<'a> {
 pub fn parse<'a>(card: &str, labels: &str, weights: &'a [u8]) -> Result<Parts<'a>, LayoutError> {
     let card = parse_card(card)?;
     let labels = parse_labels(labels)?;
-    let tensors = SafeTensors::deserialize(weights)?;
+    let tensors = SafeTensors::deserialize(weights).map_err(LayoutError::Container)?;
     check_tensors(&tensors, card.architecture, labels.len())?;
     Ok(Parts { card, labels, tensors })
 }
@@ -204,7 +204,7 @@ pub fn is_counter(name: &str) -> bool {
 /// # Errors
 /// [`LayoutError::Card`] and [`LayoutError::CardValue`].
 pub fn parse_card(text: &str) -> Result<Card, LayoutError> {
-    let card: Card = toml::from_str(text)?;
+    let card: Card = toml::from_str(text).map_err(LayoutError::Card)?;
     let refuse = |key, reason: &str| Err(LayoutError::CardValue { key, reason: reason.to_owned() });
     if card.name.trim().is_empty() {
         return refuse("name", "is empty");

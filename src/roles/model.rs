@@ -173,7 +173,11 @@ async fn best(mirror: &str) -> &'static str {
             let patience = if matches!(known.source, Source::Url { .. }) { of_file } else { of_pip };
             match fetch(known, mirror, patience).await {
                 Ok(_) => best = Some(known),
-                Err(error) => reasons.push(format!("no {}: {error:#}", known.name)),
+                // What failed and why; the causes of the cause make a line that nobody reads.
+                Err(error) => {
+                    let causes: Vec<String> = error.chain().take(2).map(ToString::to_string).collect();
+                    reasons.push(format!("no {}: {}", known.name, causes.join(": ")));
+                }
             }
         }
         if best.is_some() {

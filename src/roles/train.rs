@@ -29,6 +29,10 @@ use crate::{
 
 /// With fewer pictures in a class, its accuracy is a guess.
 const FEW: usize = 20;
+/// The share of right answers that pass the threshold of doubt.
+const PASSING: f64 = 0.95;
+/// The threshold is not above this: so few pictures do not say how sure it is of others.
+const MOST_SURE: f64 = 0.9;
 /// Confusions that are shown.
 const CONFUSIONS: usize = 10;
 /// File of the report in the bundle.
@@ -153,7 +157,7 @@ fn new_card(name: String, base: &Bundle, report: &Report<'_>, folder: &str, seed
     Card {
         name,
         top1: Some((report.accuracy() * 1e4).round() / 100.0),
-        min_confidence: None,
+        min_confidence: Some(report.threshold() as f32),
         source: format!(
             "last layer fitted by imgcls {} to {} pictures of the folder {folder:?} (seed {seed}) behind the layers of {}; accuracy by {FOLDS}-fold cross-validation",
             env!("CARGO_PKG_VERSION"),
@@ -196,6 +200,27 @@ impl Report<'_> {
         right as f64 / self.samples.labels.len() as f64
     }
 
+    /// Below this probability an answer is doubtful, in steps of a hundredth: nearly all of the right ones pass it.
+    fn threshold(&self) -> f64 {
+        let mut right: Vec<f64> = self.confidences(true).collect();
+        right.sort_by(f64::total_cmp);
+        let least = right.get((right.len() as f64 * (1.0 - PASSING)) as usize);
+        least.map_or(0.0, |least| (least.min(MOST_SURE) * 100.0).floor() / 100.0)
+    }
+
+    /// The probabilities of the right answers, or of the wrong ones.
+    fn confidences(&self, right: bool) -> impl Iterator<Item = f64> {
+        let answers = self.pairs().zip(&self.fit.confidences);
+        answers.filter(move |((label, guess), _)| (label == guess) == right).map(|(_, confidence)| *confidence)
+    }
+
+    /// The share of them that is not doubtful, in words.
+    fn passing(&self, right: bool) -> String {
+        let all = self.confidences(right).count();
+        let pass = self.confidences(right).filter(|confidence| *confidence >= self.threshold()).count();
+        format!("{pass} of {all}")
+    }
+
     fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
         self.samples.labels.iter().copied().zip(self.fit.guesses.iter().copied())
     }
@@ -230,6 +255,15 @@ impl Report<'_> {
                 format!("{:.1} s for the pictures, {:.2} s for the fit", shown.as_secs_f64(), fitted.as_secs_f64()),
             ),
             ("L2", format!("{:.2e}", self.fit.strength)),
+            (
+                "unsure",
+                format!(
+                    "below {:.0} %, which {} right and {} wrong answers pass",
+                    self.threshold() * 100.0,
+                    self.passing(true),
+                    self.passing(false)
+                ),
+            ),
         ];
         for (key, value) in lines {
             text += &format!("{key:9} {value}\n");
@@ -259,11 +293,12 @@ mod tests {
         let samples = Samples { features: Vec::new(), length: 0, labels: vec![0, 0, 0, 0, 1, 1, 2, 2], classes: 3 };
         let layer = Layer { weights: Vec::new(), bias: Vec::new() };
         let guesses = vec![0, 1, 1, 2, 1, 1, 2, 0];
-        let fit = Fit { layer, strength: 0.1, guesses, confidences: vec![0.5; 8] };
+        let fit = Fit { layer, strength: 0.1, guesses, confidences: vec![0.75, 0.5, 0.3, 0.8, 0.61, 0.9, 0.62, 0.2] };
         let report = Report { classes: &classes, samples: &samples, fit: &fit, left_out: 1 };
         let text = report.text(Duration::from_secs(3), Duration::from_millis(120));
         let want = "pictures  8 in 3 classes, 1 left out\naccuracy  50.0 % by 5-fold cross-validation\n\
-                    time      3.0 s for the pictures, 0.12 s for the fit\nL2        1.00e-1\nworst confusions:\n  \
+                    time      3.0 s for the pictures, 0.12 s for the fit\nL2        1.00e-1\n\
+                    unsure    below 61 %, which 4 of 4 right and 1 of 4 wrong answers pass\nworst confusions:\n  \
                     2 of 4 cat taken for dog\n  1 of 4 cat taken for owl\n  1 of 2 owl taken for cat\n";
         assert_eq!(text, want);
     }

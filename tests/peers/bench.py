@@ -13,11 +13,9 @@ import platform
 import statistics
 import subprocess
 import sys
-import venv
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-WORK = ROOT / "target" / "peers"
+from common import HERE, ROOT, WORK, build, inside_venv
+
 PACKAGES = ["MNN", "numpy", "onnx", "onnxruntime", "openvino", "safetensors"]
 CASES = {
     "resnet18": [(224, 1), (224, 8), (64, 1), (64, 64), (32, 1), (32, 64)],
@@ -25,27 +23,6 @@ CASES = {
 }
 ENGINES = ["imgcls", "onnxruntime", "openvino", "mnn", "openvino-int8", "candle"]
 BASES = ["onnxruntime", "openvino", "mnn", "openvino-int8", "candle"]
-
-
-def inside_venv(torch: bool) -> None:
-    """Makes the environment, and starts this script again in it."""
-    directory = WORK / "venv"
-    python = directory / "bin" / "python"
-    if pathlib.Path(sys.prefix) == directory:
-        return
-    if not python.exists():
-        venv.create(directory, with_pip=True)
-    packages = PACKAGES + (["torch", "torchvision"] if torch else [])
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    os.execv(python, [str(python), *sys.argv])
-
-
-def build_peer() -> str:
-    """Builds benches/peer.rs; cargo says where it put it."""
-    command = ["cargo", "bench", "--bench", "peer", "--no-run", "--message-format=json"]
-    lines = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    built = (json.loads(line) for line in lines)
-    return next(m["executable"] for m in built if m.get("target", {}).get("name") == "peer" and m.get("executable"))
 
 
 class Engine:
@@ -99,10 +76,10 @@ def main() -> None:
     parser.add_argument("--peer", help="an already built benches/peer.rs")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    inside_venv(arguments.torch)
+    inside_venv(WORK / "venv", PACKAGES + ["torch", "torchvision"] * arguments.torch)
 
     engines = arguments.engines + (["torch"] if arguments.torch else [])
-    peer = arguments.peer or build_peer()
+    peer = arguments.peer or build("peer")
     results = []
     print(f"{machine()}; milliseconds per call, and ratios to " + ", ".join(b for b in BASES if b in engines))
     for architecture, cases in CASES.items():

@@ -15,11 +15,11 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-WORK = ROOT / "target" / "peers" / "pipeline"
+import common
+from common import HERE, ROOT
+
+WORK = common.WORK / "pipeline"
 PACKAGES = ["numpy", "onnx", "onnxruntime", "openvino", "pillow", "safetensors", "scikit-image"]
 PEERS = ["pillow+onnxruntime", "draft+onnxruntime", "pillow+openvino"]
 PICTURES = ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg"]
@@ -28,18 +28,6 @@ SMALL, LARGE = (500, 375), (4032, 3024)  # width, height
 CASES = {"500x375": {SMALL: 200}, "12 megapixels": {LARGE: 16}, "mixture": {SMALL: 80, LARGE: 8}}
 COPIES = 4  # of each photo, so that no process is measured by its start
 NETWORKS = {64: 64, 224: 256}  # side of the input: shorter side after the resize
-
-
-def inside_venv() -> None:
-    """Makes the environment, and starts this script again in it."""
-    directory = WORK / "venv"
-    python = directory / "bin" / "python"
-    if pathlib.Path(sys.prefix) == directory:
-        return
-    if not python.exists():
-        venv.create(directory, with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    os.execv(python, [str(python), *sys.argv])
 
 
 def make_photo(path: pathlib.Path, picture, size: tuple[int, int], seed: int) -> None:
@@ -172,22 +160,21 @@ def compare(directories: dict[str, pathlib.Path], binary: str, rounds: int, proc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--binary", help="imgcls; built by cargo if left out")
     parser.add_argument("--photos", help="an already built benches/photos.rs")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="threads or processes of each")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    inside_venv()
+    common.inside_venv(WORK / "venv", PACKAGES)
     binary = arguments.binary
     if binary is None:
         subprocess.run(["cargo", "build", "--release", "--locked"], check=True, cwd=ROOT)
         binary = str(ROOT / "target" / "release" / "imgcls")
-    import model
-
     make_networks()
     directories = make_photos()
-    compare_decoding(directories["12 megapixels"], arguments.rounds, arguments.photos or model.build("photos"))
-    rows = compare(directories, binary, arguments.rounds, arguments.processes)
+    compare_decoding(directories["12 megapixels"], arguments.rounds, arguments.photos or common.build("photos"))
+    rows = compare({case: directories[case] for case in arguments.only}, binary, arguments.rounds, arguments.processes)
     (WORK / "bench-pipeline.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -1,6 +1,6 @@
 //! Inverse cosine transforms of a block to 8 x 8, 4 x 4, 2 x 2 or one sample, in integers, as the Independent JPEG Group's library rounds
-//! them: after Loeffler, Ligtenberg and Moschytz, with 13 bits for constants and two more between the passes. The smaller ones give the
-//! averages of 2 x 2, 4 x 4 and 8 x 8 samples of the largest: coefficients whose averages are zero drop out.
+//! them: after Loeffler, Ligtenberg and Moschytz, with 13 bits for constants and two more between the passes. The smaller ones are
+//! transforms of as many points as they make, of the lowest frequencies: what a smaller picture cannot show drops out.
 
 use super::simd::{Lanes, Simd, sample};
 
@@ -64,15 +64,13 @@ pub(super) fn eight<S: Simd>(
     }
 }
 
-/// Four averages of two samples of eight coefficients, of which the fifth drops out. Times 16 and two to the power of
-/// [`CONSTANT_BITS`].
+/// Four samples of four coefficients, times 8 and two to the power of [`CONSTANT_BITS`].
 #[inline(always)]
-fn four_points<V: Lanes>(c: [V; 8]) -> [V; 4] {
-    let even0 = c[0].shift_left::<{ CONSTANT_BITS + 1 }>();
-    let even1 = c[2] * 15_137 - c[6] * 6270;
-    let (e0, e1) = (even0 + even1, even0 - even1);
-    let o1 = c[5] * 11_893 - c[7] * 1730 - c[3] * 17_799 + c[1] * 8697;
-    let o0 = c[3] * 7373 - c[7] * 4176 - c[5] * 4926 + c[1] * 20_995;
+fn four_points<V: Lanes>(c: [V; 4]) -> [V; 4] {
+    let e0 = (c[0] + c[2]).shift_left::<CONSTANT_BITS>();
+    let e1 = (c[0] - c[2]).shift_left::<CONSTANT_BITS>();
+    let z = (c[1] + c[3]) * 4433;
+    let (o0, o1) = (z + c[1] * 6270, z - c[3] * 15_137);
     [e0 + o0, e1 + o1, e1 - o1, e0 - o0]
 }
 
@@ -85,30 +83,28 @@ pub(super) fn four<S: Simd>(
     out: &mut [u8],
     stride: usize,
 ) {
-    let down = four_points(rows(simd, coefficients, quantisation));
-    let [a, b, c, d] = Lanes::descale_all::<{ CONSTANT_BITS - PASS_BITS + 1 }, 4>(down);
-    // The second half of the lanes is of no use from here on.
-    let across = four_points(Lanes::transpose([a, b, c, d, a, b, c, d]));
-    let [a, b, c, d] = Lanes::descale_all::<{ CONSTANT_BITS + PASS_BITS + 3 + 1 }, 4>(across);
-    let samples: [S::Vector; 8] = Lanes::transpose([a, b, c, d, a, b, c, d]);
-    for (y, row) in samples[..4].iter().enumerate() {
+    let (coefficients, quantisation) = (coefficients.as_chunks::<8>().0, quantisation.as_chunks::<8>().0);
+    let row = |y: usize| simd.row(&coefficients[y], &quantisation[y]);
+    let down = four_points([row(0), row(1), row(2), row(3)]);
+    let [a, b, c, d] = Lanes::descale_all::<{ CONSTANT_BITS - PASS_BITS }, 4>(down);
+    // Half of the lanes, and what they become, is of no use.
+    let [e, f, g, h, ..] = Lanes::transpose([a, b, c, d, a, b, c, d]);
+    let [a, b, c, d] = Lanes::descale_all::<{ CONSTANT_BITS + PASS_BITS + 3 }, 4>(four_points([e, f, g, h]));
+    for (y, row) in Lanes::transpose([a, b, c, d, a, b, c, d]).iter().enumerate().take(4) {
         out[y * stride..][..4].copy_from_slice(&row.samples()[..4]);
     }
 }
 
-/// The block at a quarter of its size: two averages of four samples of eight coefficients, of which the even ones but the first drop out.
+/// The block at a quarter of its size.
 #[inline(always)]
-pub(super) fn two<S: Simd>(simd: S, coefficients: &[i16; 64], quantisation: &[i32; 64], out: &mut [u8], stride: usize) {
-    let c = rows(simd, coefficients, quantisation);
-    let even = c[0].shift_left::<{ CONSTANT_BITS + 2 }>();
-    let odd = c[5] * 6967 - c[7] * 5906 - c[3] * 10_426 + c[1] * 29_692;
-    for (y, row) in [even + odd, even - odd].iter().enumerate() {
-        let c = row.descale::<{ CONSTANT_BITS - PASS_BITS + 2 }>().lanes();
-        let term = |at: usize, by: i32| c[at].wrapping_mul(by);
-        let even = c[0] << (CONSTANT_BITS + 2);
-        let odd = term(5, 6967).wrapping_sub(term(7, 5906)).wrapping_sub(term(3, 10_426)).wrapping_add(term(1, 29_692));
-        const BITS: i32 = CONSTANT_BITS + PASS_BITS + 3 + 2;
-        let descale = |v: i32| sample(v.wrapping_add(1 << (BITS - 1)) >> BITS);
+pub(super) fn two(coefficients: &[i16; 64], quantisation: &[i32; 64], out: &mut [u8], stride: usize) {
+    let at = |place: usize| i32::from(coefficients[place]).wrapping_mul(quantisation[place]);
+    let (mean, across, down, both) = (at(0), at(1), at(8), at(9));
+    let (top, bottom) = (mean.wrapping_add(down), mean.wrapping_sub(down));
+    for (y, (even, odd)) in
+        [(top, across.wrapping_add(both)), (bottom, across.wrapping_sub(both))].into_iter().enumerate()
+    {
+        let descale = |v: i32| sample(v.wrapping_add(4) >> 3);
         out[y * stride..][..2].copy_from_slice(&[descale(even.wrapping_add(odd)), descale(even.wrapping_sub(odd))]);
     }
 }

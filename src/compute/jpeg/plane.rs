@@ -159,7 +159,7 @@ impl Target {
         }
         match side {
             1 => idct::flat(coefficients[0], quantisation[0], 1, &mut samples[place..], *stride),
-            2 => idct::two(simd, coefficients, quantisation, &mut samples[place..], *stride),
+            2 => idct::two(coefficients, quantisation, &mut samples[place..], *stride),
             4 => idct::four(simd, coefficients, quantisation, &mut samples[place..], *stride),
             _ => idct::eight(simd, coefficients, quantisation, &mut samples[place..], *stride),
         }

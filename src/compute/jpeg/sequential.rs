@@ -64,11 +64,11 @@ impl<'a> Component<'a> {
         Ok(self.predicted as i16)
     }
 
-    /// Reads the others. Returns whether there are none.
+    /// Reads the others up to the place `last`, goes past those behind it. Returns whether there are none.
     #[inline(always)]
-    fn rest(&self, cursor: &mut Cursor, window: &Window, block: &mut [i16; 64]) -> Result<bool, Error> {
+    fn rest(&self, cursor: &mut Cursor, window: &Window, block: &mut [i16; 64], last: usize) -> Result<bool, Error> {
         let mut at = 0;
-        while at < 63 {
+        while at < last {
             if cursor.count < 32 {
                 cursor.refill(window);
             }
@@ -80,20 +80,20 @@ impl<'a> Component<'a> {
                 // The block's end, or a run beyond it, which is taken for the end too.
                 if at + code.steps() > 63 {
                     cursor.skip(code.total());
-                    break;
+                    return Ok(at == 0);
                 }
             }
             at += code.steps();
             block[usize::from(ZIGZAG[at & 63])] = code.value(cursor.buffer) as i16;
             cursor.skip(code.total());
         }
-        Ok(at == 0)
+        self.skip_rest(cursor, window, at)?;
+        Ok(false)
     }
 
-    /// Goes past the others.
+    /// Goes past those behind the place `at`.
     #[inline(always)]
-    fn skip_rest(&self, cursor: &mut Cursor, window: &Window) -> Result<(), Error> {
-        let mut at = 0;
+    fn skip_rest(&self, cursor: &mut Cursor, window: &Window, mut at: usize) -> Result<(), Error> {
         while at < 63 {
             cursor.refill(window);
             let skip = self.skips.look(cursor.buffer);
@@ -112,6 +112,17 @@ impl<'a> Component<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// The place of the last coefficient, in the order of the file, of the lowest frequencies that a block of this side is made of.
+#[inline(always)]
+const fn last(side: u32) -> usize {
+    match side {
+        1 => 0,
+        2 => 4,
+        4 => 24,
+        _ => 63,
     }
 }
 
@@ -144,14 +155,14 @@ impl<S: Simd> Coder for Pass<'_, S> {
                     match target.place(x, y) {
                         Some(place) if target.side > 1 => {
                             block[0] = dc;
-                            let dc_only = coder.rest(cursor, window, block)?;
+                            let dc_only = coder.rest(cursor, window, block, last(target.side))?;
                             target.put(*simd, place, block, dc_only);
                             if !dc_only {
                                 *block = [0; 64];
                             }
                         }
                         place => {
-                            coder.skip_rest(cursor, window)?;
+                            coder.skip_rest(cursor, window, 0)?;
                             if let Some(place) = place {
                                 block[0] = dc;
                                 target.put(*simd, place, block, true);

@@ -34,8 +34,6 @@ pub(super) trait Lanes: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<i32
     }
     /// Rows become columns.
     fn transpose(rows: [Self; 8]) -> [Self; 8];
-    /// The lanes by themselves.
-    fn lanes(self) -> [i32; 8];
     /// Plus 128, within 0 and 255.
     fn samples(self) -> [u8; 8];
 }
@@ -104,11 +102,6 @@ impl Lanes for Array {
     #[inline(always)]
     fn transpose(rows: [Self; 8]) -> [Self; 8] {
         array::from_fn(|x| Self(array::from_fn(|y| rows[y].0[x])))
-    }
-
-    #[inline(always)]
-    fn lanes(self) -> [i32; 8] {
-        self.0
     }
 
     #[inline(always)]
@@ -226,14 +219,6 @@ mod x86 {
                     Self(_mm256_permute2x128_si256::<0x31>(u3, l3)),
                 ]
             }
-        }
-
-        #[inline(always)]
-        fn lanes(self) -> [i32; 8] {
-            let mut lanes = [0; 8];
-            // SAFETY: a register proves the features; the array is as long as is written.
-            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), self.0) };
-            lanes
         }
 
         #[inline(always)]
