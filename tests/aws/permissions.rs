@@ -27,7 +27,8 @@ use super::{
 use crate::support::{client_builder, eventually, upload};
 
 /// Statements of what an instance does before the binary runs: the scripts' calls, not the code's.
-const OF_THE_BOOT: [(&str, &[&str]); 3] = [
+const OF_THE_BOOT: [(&str, &[&str]); 4] = [
+    ("Launch", &["autoscaling:CompleteLifecycleAction"]),
     ("Release", &["s3:GetObject"]),
     ("Tokens", &["ssm:GetParameter"]),
     ("Logs", &["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]),
