@@ -14,7 +14,6 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, VersioningConfiguration};
-use serde_json::Value;
 
 use super::{
     emulator::Emulator,
