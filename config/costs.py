@@ -17,7 +17,7 @@ HOUR = {
     "c6i.large, spot": 0.033,
     "load balancer": 0.0225,
     "public address": 0.005,
-    "GiB of gp3": 0.08 / HOURS,
+    "GB of gp3": 0.08 / HOURS,
     "alarm": 0.10 / HOURS,
     "dashboard": 3.00 / HOURS,
 }
@@ -29,14 +29,16 @@ CALL = {
     "DynamoDB read": 0.125 / 1e6,
 }
 CAPACITY_UNIT = 0.008  # of the load balancer: 25 new connections a second, or 1 GB an hour
-GB_MONTH = 0.023  # S3
 LOG_GB = 0.50
+MONTH = {"GB in S3": 0.023, "tag": 0.0065 / 10_000, "GB in DynamoDB": 0.25, "GB of its recovery": 0.20}
 
 # An image: the object, its tags and its output are written, it is looked for and read; its message is sent alone, and comes, stays and
 # goes in batches.
 IMAGE = {"S3 write": 3, "S3 read": 2, "SQS": 1.35, "DynamoDB write": 1, "DynamoDB read": 0}
 # Every hour: a worker polls and beats every ten seconds or oftener, the scaler reads every half minute, the page is looked at.
 WORKER = {"SQS": 2 * 180, "DynamoDB write": 360}
+# Kept: the object with its tags, the output, the row.
+TAGS, OUTPUT_KB, ROW_KB = 5, 0.6, 0.7
 IDLE = {"SQS": 120 * 2 + 3600 / 20, "DynamoDB read": 120 * 4, "DynamoDB write": 12}
 
 
@@ -55,11 +57,17 @@ def hour(images, kilobytes, rate, uploads, spot):
     gigabytes = images * kilobytes / 1e6
     return workers, {
         "load balancer": HOUR["load balancer"] + 2 * HOUR["public address"] + CAPACITY_UNIT * max(gigabytes, 0.05),
-        "web tier": web * (HOUR["t3.small"] + HOUR["public address"] + 20 * HOUR["GiB of gp3"]),
-        "workers": worker_hours * (HOUR[kind] + HOUR["public address"] + 8 * HOUR["GiB of gp3"]),
+        "web tier": web * (HOUR["t3.small"] + HOUR["public address"] + 20 * HOUR["GB of gp3"]),
+        "workers": worker_hours * (HOUR[kind] + HOUR["public address"] + 8 * HOUR["GB of gp3"]),
         "S3, SQS, DynamoDB": calls(IMAGE, images) + calls(WORKER, worker_hours) + calls(IDLE),
-        "alarms, dashboard, logs": 3 * HOUR["alarm"] + HOUR["dashboard"] + LOG_GB * images * 1e-7,
+        "alarms, dashboard, logs": 4 * HOUR["alarm"] + HOUR["dashboard"] + LOG_GB * images * 1e-7,
     }
+
+
+def month(images, kilobytes):
+    """What it costs a month to keep so many images and their results."""
+    in_s3 = (kilobytes + OUTPUT_KB) / 1e6 * MONTH["GB in S3"] + TAGS * MONTH["tag"]
+    return images * (in_s3 + ROW_KB / 1e6 * (MONTH["GB in DynamoDB"] + MONTH["GB of its recovery"]))
 
 
 def main():
@@ -78,8 +86,7 @@ def main():
         print(f"| {part} | " + " | ".join(f"{parts[part]:.3f}" for _, parts in found) + " |")
     print("| **together** | " + " | ".join(f"**{sum(parts.values()):.2f}**" for _, parts in found) + " |")
     print("| workers at work | " + " | ".join(str(workers) for workers, _ in found) + " |")
-    stored = " | ".join(f"{images * given.kilobytes / 1e6 * GB_MONTH:.2f}" for images in columns)
-    print(f"| and a month of keeping these images | {stored} |")
+    print("| and a month of keeping these images | " + " | ".join(f"{month(n, given.kilobytes):.2f}" for n in columns) + " |")
 
 
 if __name__ == "__main__":

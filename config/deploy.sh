@@ -22,6 +22,9 @@ while [ $# -gt 0 ]; do
         ;;
     esac
 done
+# Names of buckets are made of it, and have at most 63 characters.
+[[ $stack =~ ^[a-z][a-z0-9-]{0,24}$ ]] || { echo "the stack's name '$stack' must be a-z, 0-9 and -, at most 25 of them" >&2 && exit 2; }
+command -v aws >/dev/null || { echo "there is no aws command; https://aws.amazon.com/cli has it" >&2 && exit 2; }
 [ -f "$binary" ] || { echo "no binary at '$binary'; make dist builds one, --binary FILE names it" >&2 && exit 2; }
 
 region=$(aws configure get region || true)
@@ -30,6 +33,18 @@ region=${AWS_REGION:-${AWS_DEFAULT_REGION:-$region}}
 export AWS_REGION=$region AWS_DEFAULT_REGION=$region
 account=$(aws sts get-caller-identity --query Account --output text)
 bucket=$stack-releases-$account-$region
+
+# A stack whose creation failed cannot be updated, and has nothing.
+status() {
+    aws cloudformation describe-stacks --stack-name "$stack" --query 'Stacks[0].StackStatus' --output text 2>/dev/null || true
+}
+if [ "$(status)" = ROLLBACK_COMPLETE ]; then
+    echo "removing what is left of stack $stack, whose creation failed"
+    aws cloudformation delete-stack --stack-name "$stack"
+    aws cloudformation wait stack-delete-complete --stack-name "$stack"
+fi
+# Parameters that the stack was given stay.
+[ -n "$(status)" ] || set -- "TokenParameter=/$stack/token" "$@"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -61,13 +76,25 @@ if ! aws ssm get-parameter --name "/$stack/token" >/dev/null 2>&1; then
 fi
 
 aws cloudformation deploy --stack-name "$stack" --template-file "$here/cloudformation/imgcls.yaml" --capabilities CAPABILITY_IAM \
-    --no-fail-on-empty-changeset --parameter-overrides "ReleaseBucket=$bucket" "Release=$release" "TokenParameter=/$stack/token" "$@"
+    --no-fail-on-empty-changeset --parameter-overrides "ReleaseBucket=$bucket" "Release=$release" "$@"
 
 output() {
     aws cloudformation describe-stacks --stack-name "$stack" --query "Stacks[0].Outputs[?OutputKey=='$1'].OutputValue" --output text
+}
+parameter() {
+    aws cloudformation describe-stacks --stack-name "$stack" --output text \
+        --query "Stacks[0].Parameters[?ParameterKey=='$1'].ParameterValue"
 }
 cat <<END
 
 page:  $(output Page)
 token: aws ssm get-parameter --region $region --with-decryption --name $(output Token) --query Parameter.Value --output text
+
+A new instance answers a minute or two after it was started.
 END
+if [ -z "$(parameter DomainName)$(parameter AccessCidr)" ]; then
+    cat <<END
+Nobody reaches the page yet: without a domain it is plain HTTP, so it is open to those only who are named. For this machine alone:
+  make deploy STACK=$stack PARAMETERS="AccessCidr=\$(curl -sS https://checkip.amazonaws.com)/32"
+END
+fi

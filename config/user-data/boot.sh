@@ -3,7 +3,7 @@
 # /etc/imgcls/imgcls.env and web.env (the configuration) and boot.env (what this script wants to know), and runs it once, as root.
 #
 # On Amazon Linux 2023 a worker takes its first message well within 40 s of its launch: 15 to 20 s until user data runs, 3 s to fetch,
-# check and unpack 60 MB from S3 in the same region, 1 s to start, load the model and warm up. Logs are seen to after that.
+# check and unpack 40 MB from S3 in the same region, 1 s to start, load the model and warm up. Logs are seen to after that.
 set -euo pipefail
 
 release=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,6 +1,13 @@
 //! Connections: accepted while there are places, given up when slow, drained at the end.
 
-use std::{any::Any, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    convert::Infallible,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -25,6 +32,10 @@ use super::{
 
 /// A client has this long for the head of a request, and a connection may be idle for so long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A proxy of ours has this long. It must give connections up before we do, or it sends a request on one that we are just closing, and
+/// its client gets a 502: load balancers keep them for a minute or two.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Most bytes of a request that wait to be parsed; also what a head may have.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -65,6 +76,8 @@ pub(crate) struct Service {
     pub(crate) health_check: Option<&'static str>,
     /// What other requests on those are told.
     pub(crate) refusal: fn() -> Response,
+    /// Whether this peer is a proxy, which keeps connections for later requests of its clients.
+    pub(crate) is_proxy: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
     /// Makes what is held for as long as a connection is open.
     pub(crate) opened: Arc<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>,
 }
@@ -92,7 +105,7 @@ impl Server {
     /// Returns a server of `service` at the address `local`.
     pub(crate) fn new(service: Service, local: SocketAddr) -> Self {
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES);
+        http.timer(TokioTimer::new()).max_buf_size(BUFFER_BYTES);
         Self {
             places: Places::new(files::affordable(service.connections)),
             service,
@@ -134,7 +147,9 @@ impl Server {
         let (service, kind, activity) = (self.service.clone(), place.kind, place.activity.clone());
         let service = service_fn(move |request| answer(service.clone(), kind, ends, activity.clone(), request));
         let io = TokioIo::new(PacedStream::new(stream, place.activity.clone()));
-        let connection = self.graceful.watch(self.http.serve_connection(io, service));
+        let mut http = self.http.clone();
+        http.header_read_timeout(self.patience(peer.ip()));
+        let connection = self.graceful.watch(http.serve_connection(io, service));
         let (cut, open) = (self.cut.clone(), (self.service.opened)());
         self.connections.spawn(async move {
             tokio::select! {
@@ -147,6 +162,11 @@ impl Server {
             }
             drop((open, place));
         });
+    }
+
+    /// How long this peer may take for the head of a request, or until the next one.
+    fn patience(&self, peer: IpAddr) -> Duration {
+        if (self.service.is_proxy)(peer) { PROXY_TIMEOUT } else { HEAD_TIMEOUT }
     }
 
     /// Lets requests under way and `others` end, and cuts off those that have not after 20 s.
@@ -196,4 +216,47 @@ async fn answer(
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// What a second request gets on a connection that was idle for so long after the first.
+    async fn second_answer(is_proxy: bool, idle: Duration) -> String {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = Service {
+            routes: Router::new().route("/", get(async || "here")),
+            connections: 4,
+            health_check: None,
+            refusal: || unreachable!("there are places"),
+            is_proxy: Arc::new(move |_| is_proxy),
+            opened: Arc::new(|| Box::new(())),
+        };
+        let server = Server::new(service, address);
+        tokio::spawn(async move { server.accept(listener, &CancellationToken::new()).await });
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut ask = async || {
+            // A connection that was closed may take the request all the same.
+            client.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").await.ok();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"here") && client.read_buf(&mut answer).await.is_ok_and(|n| n > 0) {}
+            String::from_utf8(answer).unwrap()
+        };
+        assert!(ask().await.starts_with("HTTP/1.1 200"));
+        tokio::time::pause();
+        tokio::time::advance(idle).await;
+        tokio::time::resume();
+        ask().await
+    }
+
+    #[tokio::test]
+    async fn a_proxy_may_keep_its_connections() {
+        assert_eq!(second_answer(false, Duration::from_secs(20)).await, "");
+        assert!(second_answer(true, Duration::from_secs(250)).await.starts_with("HTTP/1.1 200"));
+    }
 }

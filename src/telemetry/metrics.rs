@@ -96,6 +96,7 @@ where
         connections: CONNECTIONS,
         health_check: None,
         refusal: || (StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again").into_response(),
+        is_proxy: Arc::new(|_| false),
         opened: Arc::new(|| Box::new(())),
     };
     let server = Server::new(service, listener.local_addr()?);

@@ -73,7 +73,8 @@ impl Hosts {
             || local.is_some_and(|local| local.to_canonical() == address)
     }
 
-    fn trusts(&self, peer: IpAddr) -> bool {
+    /// Whether this peer is a proxy of ours.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         self.proxies.iter().any(|proxy| proxy.contains(peer))
     }
 }

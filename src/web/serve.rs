@@ -18,12 +18,13 @@ use crate::http::{Server, Service};
 /// # Errors
 /// If the listener has no address.
 pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: CancellationToken) -> io::Result<()> {
-    let open = Arc::clone(&app);
+    let (open, proxies) = (Arc::clone(&app), Arc::clone(&app));
     let service = Service {
         routes: router(Arc::clone(&app)),
         connections: app.config.web.max_connections,
         health_check: Some(HEALTH_CHECK),
         refusal: || Error::unavailable("too many connections; try again").into_response(),
+        is_proxy: Arc::new(move |peer| proxies.hosts.trusts(peer)),
         opened: Arc::new(move || Box::new(open.metrics.connection())),
     };
     let server = Server::new(service, listener.local_addr()?);

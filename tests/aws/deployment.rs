@@ -57,6 +57,14 @@ fn units_are_sound_and_confined() {
     }
 }
 
+/// The guide's table of costs is what the script prints.
+#[test]
+fn costs_are_as_computed() {
+    let guide = std::fs::read_to_string(project("config/README.md")).unwrap();
+    let table = succeed(&mut Command::new(project("config/costs.py")));
+    assert!(table.lines().count() > 5 && guide.contains(&table), "config/costs.py prints\n{table}");
+}
+
 /// Everything in the template is created; a second deployment changes nothing, a new version only what it must; nothing is left
 /// behind after the data's end was agreed to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,6 +74,7 @@ async fn a_stack_comes_stays_and_goes() {
     let at_first = account.belongings();
     let printed = account.deploy(&binary(dir.path(), "one"), &["AppMax=7"]);
     assert!(printed.contains("page:  http://") && printed.contains("/photos/token"), "{printed}");
+    assert!(printed.contains("Nobody reaches the page yet") && printed.contains("AccessCidr="), "{printed}");
     let resources = account.resources();
     for kind in ["S3::Bucket", "SQS::Queue", "AutoScaling::AutoScalingGroup", "EC2::LaunchTemplate", "IAM::Role"] {
         let of_kind = resources.iter().filter(|(of, _)| of == &format!("AWS::{kind}")).count();
@@ -123,6 +132,7 @@ async fn every_choice_of_the_template_is_taken() {
             "Scaler=alarms",
             "Spot=yes",
             "KeepImagesDays=30",
+            "TokenParameter=/photos/mine",
             "AdminTokenParameter=/photos/admin",
             "AlarmEmail=me@example.com",
         ],
@@ -132,6 +142,10 @@ async fn every_choice_of_the_template_is_taken() {
         assert!(resources.iter().any(|(_, of)| of == name), "{name} in {resources:?}");
     }
     assert!(account.user_data("photos-web").contains("PUBLIC_HOSTS=photos.example.com\n"));
+    let printed = account.deploy(&binary(dir.path(), "one"), &[]);
+    assert!(printed.contains("No changes to deploy") && printed.contains("/photos/mine"), "{printed}");
+    assert!(!printed.contains("Nobody reaches"), "{printed}");
     let gone = account.undeploy(&["--yes"], "");
     assert!(gone.status.success(), "{}{}", text(&gone.stdout), text(&gone.stderr));
+    assert!(text(&gone.stdout).contains("validated its certificate stays"), "{}", text(&gone.stdout));
 }

@@ -22,6 +22,7 @@ mod emulator;
 mod machines;
 mod pages;
 mod permissions;
+mod policy;
 mod proxy;
 mod rehearsal;
 mod removal;
