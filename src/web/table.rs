@@ -3,7 +3,7 @@
 use super::{params::PageParams, thumbnails};
 use crate::{
     backend::Page,
-    contract::{Classification, Outcome, escape},
+    contract::{Classification, Outcome, escape_path},
 };
 
 /// One row of the table.
@@ -29,8 +29,8 @@ impl Row {
         let percent = |confidence: f32| format!("{:.0} %", confidence * 100.0);
         let mut row = Self {
             name: result.image.to_string(),
-            url: format!("/images/{}", escape(result.image.as_str())),
-            thumbnail: format!("/images/{}?size=128&v={}", escape(result.image.as_str()), thumbnails::version(result)),
+            url: format!("/images/{}", escape_path(result.image.as_str())),
+            thumbnail: format!("/images/{}?size=128&v={}", escape_path(result.image.as_str()), thumbnails::version(result)),
             label: String::new(),
             confidence: String::new(),
             percent: String::new(),

@@ -1,85 +1,143 @@
-//! Pages of rows in natural order, by the index of sort keys.
+//! Pages of rows: all of them by the indexes of the table, filtered ones by the index for searches.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension, Row, types::Value};
 
-use super::{images::stored_name, row::classification};
+use super::{
+    index::{Entry, FAILED},
+    row::classification,
+    search,
+};
 use crate::{
-    backend::{Counts, Cursor, Error, ErrorKind, Filter, Page, PageQuery, Result},
+    backend::{Cursor, Matches, Order, Page, PageQuery, Result},
     contract::{Classification, ImageName, order::sort_key},
 };
-
-/// Most rows that one filtered page looks at.
-const MAX_SCANNED: usize = 10_000;
 
 /// Reads a page.
 pub(super) fn page(db: &Connection, query: &PageQuery) -> Result<Page> {
     let (place, forward) = query.place()?;
-    let cursor = match place {
-        None => None,
-        Some(Cursor::Name(name)) => Some(name),
-        Some(_) => return Err(Error::new(ErrorKind::Unsupported, "rows come in the order of names")),
+    let Some(all) = All::in_order(query.order, forward).filter(|_| query.filter.is_empty()) else {
+        return search::page(db, query)?.page(query);
     };
-    let mut select = db.prepare_cached(match (forward, cursor.is_some()) {
-        (_, false) => "SELECT image, label, body, sequencer FROM results WHERE sort_key > ?1 ORDER BY sort_key",
-        (true, true) => "SELECT image, label, body, sequencer FROM results WHERE sort_key > ?1 ORDER BY sort_key",
-        (false, true) => "SELECT image, label, body, sequencer FROM results WHERE sort_key < ?1 ORDER BY sort_key DESC",
-    })?;
-    // No key is empty.
-    let mut rows = select.query([cursor.map_or_else(String::new, |name| sort_key(name.as_str()))])?;
-    let filter = query.filter.text.as_ref().map(|text| text.to_ascii_lowercase());
-    let mut found = Vec::new();
-    // The cursor to go on in this direction; set if the scan stopped before its end.
-    let mut further = None;
-    let mut last_seen = None;
-    for scanned in 0.. {
-        let Some(row) = rows.next()? else { break };
-        if scanned == MAX_SCANNED {
-            further = last_seen;
+    let from = match place {
+        Some(Cursor::Name(name)) => Value::Text(sort_key(name.as_str())),
+        Some(Cursor::Newest(id)) => Value::Integer(*id),
+        // No key is empty, and no id as great.
+        _ if query.order == Order::Name => Value::Text(String::new()),
+        _ => Value::Integer(i64::MAX),
+    };
+    let mut select = db.prepare_cached(all.select)?;
+    let mut rows = select.query((&from, query.limit as i64 + 1))?;
+    let mut found = Found::default();
+    while let Some(row) = rows.next()? {
+        if found.hits.len() == query.limit {
+            found.more = true;
             break;
         }
-        let image: String = row.get(0)?;
-        if filter.as_ref().is_none_or(|text| matches(text, &image, row.get_ref(1))) {
-            if found.len() == query.limit {
-                further = found.last().map(|c: &Classification| c.image.as_str().to_owned());
-                break;
+        found.hits.push(Hit::of_row(row)?);
+    }
+    found.behind = place.is_some() && db.prepare_cached(all.behind)?.exists([&from])?;
+    found.page(query)
+}
+
+/// The statements that read all rows in one order and direction, and that tell whether there are any at the place or behind it.
+struct All {
+    select: &'static str,
+    behind: &'static str,
+}
+
+impl All {
+    fn in_order(order: Order, forward: bool) -> Option<Self> {
+        let (select, behind) = match (order, forward) {
+            (Order::Name, true) => (
+                "SELECT id, body, sequencer FROM results WHERE sort_key > ?1 ORDER BY sort_key LIMIT ?2",
+                "SELECT 1 FROM results WHERE sort_key <= ?1 LIMIT 1",
+            ),
+            (Order::Name, false) => (
+                "SELECT id, body, sequencer FROM results WHERE sort_key < ?1 ORDER BY sort_key DESC LIMIT ?2",
+                "SELECT 1 FROM results WHERE sort_key >= ?1 LIMIT 1",
+            ),
+            (Order::Newest, true) => (
+                "SELECT id, body, sequencer FROM results WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
+                "SELECT 1 FROM results WHERE id >= ?1 LIMIT 1",
+            ),
+            (Order::Newest, false) => (
+                "SELECT id, body, sequencer FROM results WHERE id > ?1 ORDER BY id LIMIT ?2",
+                "SELECT 1 FROM results WHERE id <= ?1 LIMIT 1",
+            ),
+            (Order::Confidence, _) => return None,
+        };
+        Some(Self { select, behind })
+    }
+}
+
+/// What a page shows.
+#[derive(Debug)]
+pub(super) enum Hit {
+    Row { id: i64, row: Box<Classification> },
+    Waiting { sequencer: i64, image: ImageName },
+}
+
+impl Hit {
+    /// From columns `id`, `body` and `sequencer`.
+    fn of_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self::Row { id: row.get(0)?, row: Box::new(classification((row.get(1)?, row.get(2)?))?) })
+    }
+
+    /// The row of an entry of the index; `None` if there is none.
+    pub(super) fn of_entry(db: &Connection, entry: Entry) -> Result<Option<Self>> {
+        let mut find = db.prepare_cached("SELECT id, body, sequencer FROM results WHERE id = ?1")?;
+        find.query_row([entry.number], |row| Ok(Self::of_row(row))).optional()?.transpose()
+    }
+
+    /// Its place in an order.
+    fn cursor(&self, order: Order) -> Cursor {
+        let (name, number, confidence) = match self {
+            Self::Row { id, row } => {
+                let confidence = match &row.outcome {
+                    crate::contract::Outcome::Labelled { confidence, .. } => *confidence,
+                    crate::contract::Outcome::Failed { .. } => FAILED,
+                };
+                (&row.image, *id, confidence)
             }
-            found.push(classification((row.get(2)?, row.get(3)?))?);
+            Self::Waiting { sequencer, image } => (image, *sequencer, 0.0),
+        };
+        match order {
+            Order::Name => Cursor::Name(name.clone()),
+            Order::Newest => Cursor::Newest(number),
+            Order::Confidence => Cursor::Confidence(confidence, number),
         }
-        last_seen = Some(image);
-    }
-    let further = further.map(stored_name).transpose()?;
-    // The cursor to go back: the row that is nearest to where the page began, or where it would have begun.
-    let nearest = found.first().map(|c| c.image.clone()).or_else(|| cursor.cloned());
-    let back = match nearest {
-        Some(name) if is_any_beyond(db, &name, !forward, found.is_empty())? => Some(name),
-        _ => None,
-    };
-    if forward {
-        Ok(Page { results: found, next: further.map(Into::into), previous: back.map(Into::into), ..Page::default() })
-    } else {
-        found.reverse();
-        Ok(Page { results: found, next: back.map(Into::into), previous: further.map(Into::into), ..Page::default() })
     }
 }
 
-/// Whether the text, in lower case, is in the name or is the label.
-fn matches(text: &str, image: &str, label: rusqlite::Result<rusqlite::types::ValueRef<'_>>) -> bool {
-    let label = label.ok().and_then(|value| value.as_str().ok());
-    image.to_ascii_lowercase().contains(text) || label.is_some_and(|label| label.eq_ignore_ascii_case(text))
+/// What was found, in the direction in which it was looked for.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) hits: Vec<Hit>,
+    /// Whether more follow.
+    pub(super) more: bool,
+    /// Whether there are others at the place where the page begins, or behind it.
+    pub(super) behind: bool,
+    pub(super) matches: Option<Matches>,
 }
 
-/// Whether there is a row after (`forward`) or before `name`, or one of that name if `inclusive`.
-fn is_any_beyond(db: &Connection, name: &ImageName, forward: bool, inclusive: bool) -> Result<bool> {
-    let mut find = db.prepare_cached(match (forward, inclusive) {
-        (true, false) => "SELECT 1 FROM results WHERE sort_key > ?1 LIMIT 1",
-        (true, true) => "SELECT 1 FROM results WHERE sort_key >= ?1 LIMIT 1",
-        (false, false) => "SELECT 1 FROM results WHERE sort_key < ?1 LIMIT 1",
-        (false, true) => "SELECT 1 FROM results WHERE sort_key <= ?1 LIMIT 1",
-    })?;
-    Ok(find.exists([sort_key(name.as_str())])?)
-}
-
-/// Counts.
-pub(super) fn counts(_db: &Connection, _filter: &Filter) -> Result<Counts> {
-    Ok(Counts::default())
+impl Found {
+    fn page(self, query: &PageQuery) -> Result<Page> {
+        let (place, forward) = query.place()?;
+        let at = |hit: Option<&Hit>| hit.map(|hit| hit.cursor(query.order));
+        let further = at(self.hits.last()).filter(|_| self.more);
+        let back = at(self.hits.first()).or_else(|| place.cloned()).filter(|_| self.behind);
+        let mut page = Page { matches: self.matches, ..Page::default() };
+        for hit in self.hits {
+            match hit {
+                Hit::Row { row, .. } => page.results.push(*row),
+                Hit::Waiting { image, .. } => page.waiting.push(image),
+            }
+        }
+        (page.next, page.previous) = if forward { (further, back) } else { (back, further) };
+        if !forward {
+            page.results.reverse();
+            page.waiting.reverse();
+        }
+        Ok(page)
+    }
 }

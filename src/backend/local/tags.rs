@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     Store,
-    images::{corrupt, missing},
+    images::missing,
+    row::corrupt,
 };
 use crate::{
     backend::{Result, Tags},
