@@ -55,7 +55,8 @@ pub struct WorkerStatus {
 
 impl From<Heartbeat> for WorkerStatus {
     fn from(beat: Heartbeat) -> Self {
-        let Heartbeat { worker, started_at, seen_at, in_flight, draining, done, failed, busy_ms: _, minutes, labels } = beat;
+        let Heartbeat { worker, started_at, seen_at, in_flight, draining, done, failed, busy_ms: _, minutes, labels } =
+            beat;
         Self { worker, started_at, seen_at, in_flight, draining, done, failed, minutes, labels }
     }
 }

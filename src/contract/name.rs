@@ -151,7 +151,8 @@ impl ImageName {
 pub fn relative_path(raw: &str) -> &str {
     let base = raw.rsplit(['/', '\\']).next().unwrap_or_default();
     let is_drive = raw.contains('/') && raw.as_bytes()[0].is_ascii_alphabetic() && raw.as_bytes().get(1) == Some(&b':');
-    let mut folders = raw[..raw.len() - base.len()].strip_suffix('/').into_iter().flat_map(|folders| folders.split('/'));
+    let mut folders =
+        raw[..raw.len() - base.len()].strip_suffix('/').into_iter().flat_map(|folders| folders.split('/'));
     if raw.contains('\\') || is_drive || folders.any(is_special) { base } else { raw }
 }
 

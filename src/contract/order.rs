@@ -97,8 +97,15 @@ mod tests {
     fn names_are_found_by_their_beginning() {
         let finds = |text: &str, name: &str| prefixes(text).iter().any(|prefix| fold(name).starts_with(prefix));
         for (text, name) in [
-            ("IMG_", "img_1.png"), ("img_1", "IMG_1.png"), ("img_1", "img_10.png"), ("img_01", "img_19"), ("7", "7"),
-            ("x", "x"), ("É", "é.png"), ("a0", "a000.png"), ("99999999999999999999", "99999999999999999999"),
+            ("IMG_", "img_1.png"),
+            ("img_1", "IMG_1.png"),
+            ("img_1", "img_10.png"),
+            ("img_01", "img_19"),
+            ("7", "7"),
+            ("x", "x"),
+            ("É", "é.png"),
+            ("a0", "a000.png"),
+            ("99999999999999999999", "99999999999999999999"),
         ] {
             assert!(finds(text, name), "{text} {name}");
         }

@@ -37,7 +37,9 @@ pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Resu
                 text.extend(line(cells(row))?);
             }
             for image in &page.waiting {
-                text.extend(line(std::array::from_fn(|cell| if cell == 0 { image.to_string() } else { String::new() }))?);
+                text.extend(line(std::array::from_fn(
+                    |cell| if cell == 0 { image.to_string() } else { String::new() },
+                ))?);
             }
             let query = PageQuery { after: page.next, ..query };
             let next = if query.after.is_some() { Some(ask(app.backend.results.page(&query)).await?) } else { None };

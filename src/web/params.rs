@@ -181,14 +181,16 @@ mod tests {
     }
 
     fn params(pairs: &[(&str, &str)]) -> PageParams {
-        let value = |name| pairs.iter().find(|(key, _)| *key == name).map_or_else(String::new, |(_, v)| (*v).to_owned());
+        let value =
+            |name| pairs.iter().find(|(key, _)| *key == name).map_or_else(String::new, |(_, v)| (*v).to_owned());
         let [q, label, state, folder, order, after, before, limit] = PAGE.map(value);
         PageParams { q, label, state, folder, order, after, before, limit }
     }
 
     #[test]
     fn parameters_are_checked() {
-        let query = params(&[("q", " cat "), ("folder", "a/b/"), ("state", "failed"), ("label", "x ")]).query().unwrap();
+        let query =
+            params(&[("q", " cat "), ("folder", "a/b/"), ("state", "failed"), ("label", "x ")]).query().unwrap();
         let filter = Filter {
             text: Some("cat".into()),
             label: Some("x ".into()),

@@ -96,7 +96,10 @@ pub(crate) async fn counts(Extract(app): Extract<Arc<App>>, params: FilterParams
 }
 
 /// `GET /api/results/{name}`: 202 for a stored image that is not classified yet.
-pub(crate) async fn one(Extract(app): Extract<Arc<App>>, path: Result<Path<String>, PathRejection>) -> Result<Response> {
+pub(crate) async fn one(
+    Extract(app): Extract<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response> {
     let image = image_in(path)?;
     if let Some(row) = ask(app.backend.results.get(std::slice::from_ref(&image))).await?.pop() {
         return Ok(Json(row).into_response());

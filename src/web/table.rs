@@ -30,7 +30,11 @@ impl Row {
         let mut row = Self {
             name: result.image.to_string(),
             url: format!("/images/{}", escape_path(result.image.as_str())),
-            thumbnail: format!("/images/{}?size=128&v={}", escape_path(result.image.as_str()), thumbnails::version(result)),
+            thumbnail: format!(
+                "/images/{}?size=128&v={}",
+                escape_path(result.image.as_str()),
+                thumbnails::version(result)
+            ),
             label: String::new(),
             confidence: String::new(),
             percent: String::new(),

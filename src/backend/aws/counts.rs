@@ -2,12 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    bucket::LIST,
-    images::S3Images,
-    marker::sum,
-    results::DynamoResults,
-};
+use super::{bucket::LIST, images::S3Images, marker::sum, results::DynamoResults};
 use crate::{
     backend::{Counts, Error, ErrorKind, Filter, FolderCount, LabelCount, Registry, Result, StateCounts},
     contract::{ImageName, order::sort_key},
@@ -20,7 +15,10 @@ impl DynamoResults {
     /// What workers counted, and the folders.
     pub(super) async fn read_counts(&self, filter: &Filter) -> Result<Counts> {
         if (Filter { folder: None, ..filter.clone() }) != Filter::default() {
-            return Err(Error::new(ErrorKind::Unsupported, "on AWS only all images are counted; leave q, label and state out"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "on AWS only all images are counted; leave q, label and state out",
+            ));
         }
         let marker = self.marker().await?;
         let (heartbeats, folders) = tokio::try_join!(self.heartbeats(), self.images.folders(filter.folder.as_ref()))?;

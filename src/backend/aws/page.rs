@@ -99,7 +99,9 @@ impl DynamoResults {
             _ => None,
         };
         if query.order != Order::Name {
-            return Err(unsupported("results come in the order of names alone, which is the one that the table has; leave order out"));
+            return Err(unsupported(
+                "results come in the order of names alone, which is the one that the table has; leave order out",
+            ));
         }
         let source = Source::new(&query.filter)?;
         let marker = self.marker().await?;
@@ -151,7 +153,8 @@ impl DynamoResults {
             .limit(i32::try_from(lane.chunk).unwrap_or(i32::MAX));
         let page = match within_range(query, prefix, &from, backwards).send().await {
             Err(SdkError::ServiceError(e)) if label && is_no_index(e.err()) => {
-                let message = format!("table {} has no index {BY_LABEL}; run `imgcls setup`, which adds it", self.table);
+                let message =
+                    format!("table {} has no index {BY_LABEL}; run `imgcls setup`, which adds it", self.table);
                 return Err(Error::new(ErrorKind::Refused, message));
             }
             page => page.map_err(|e| QUERY.error(&self.table, &e))?,
@@ -200,7 +203,10 @@ fn within_range(query: QueryFluentBuilder, prefix: &str, from: &Start, backwards
     let query = query
         .key_condition_expression(format!("{in_partition} AND {condition}"))
         .expression_attribute_names("#sort", SORT_KEY);
-    values.into_iter().zip([":a", ":b"]).fold(query, |query, (value, name)| query.expression_attribute_values(name, s(value)))
+    values
+        .into_iter()
+        .zip([":a", ":b"])
+        .fold(query, |query, (value, name)| query.expression_attribute_values(name, s(value)))
 }
 
 /// Whether the service says that a table has no such index, or not yet.

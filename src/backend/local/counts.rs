@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow};
 
 use rusqlite::Connection;
 
-use super::{folders, index::Code, matcher::Matcher};
+use super::{blocks::Code, folders, matcher::Matcher};
 use crate::backend::{Counts, Filter, LabelCount, Result, StateCounts};
 
 /// Counts what matches.
@@ -27,12 +27,10 @@ fn all(db: &Connection) -> Result<(StateCounts, Vec<LabelCount>)> {
         failed,
         waiting: Some(counter(db, "waiting")?),
     };
-    let mut select = db.prepare_cached(
-        "SELECT label, images FROM labels WHERE images > 0 ORDER BY images DESC, label LIMIT ?1",
-    )?;
-    let labels = select.query_map([Counts::MAX_COUNTED as i64], |row| {
-        Ok(LabelCount { label: row.get(0)?, images: row.get(1)? })
-    })?;
+    let mut select =
+        db.prepare_cached("SELECT label, images FROM labels WHERE images > 0 ORDER BY images DESC, label LIMIT ?1")?;
+    let labels = select
+        .query_map([Counts::MAX_COUNTED as i64], |row| Ok(LabelCount { label: row.get(0)?, images: row.get(1)? }))?;
     Ok((states, labels.collect::<Result<_, _>>()?))
 }
 
@@ -67,6 +65,7 @@ fn named(db: &Connection, labels: HashMap<u32, u64>) -> Result<Vec<LabelCount>> 
     labels.sort_unstable_by_key(|(id, images)| (Reverse(*images), *id));
     labels.truncate(Counts::MAX_COUNTED);
     let mut find = db.prepare_cached("SELECT label FROM labels WHERE id = ?1")?;
-    let named = labels.into_iter().map(|(id, images)| Ok(LabelCount { label: find.query_row([id], |r| r.get(0))?, images }));
+    let named =
+        labels.into_iter().map(|(id, images)| Ok(LabelCount { label: find.query_row([id], |r| r.get(0))?, images }));
     named.collect()
 }

@@ -6,12 +6,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 use time::format_description::well_known::Rfc3339;
 
-use super::{
-    Store, folders,
-    index::{self, Entry},
-    queue,
-    row::stored_name,
-};
+use super::{Store, blocks::Entry, folders, index, queue, row::stored_name};
 use crate::{
     backend::{Error, ErrorKind, Images, Put, Result, StoredImage, Upload},
     contract::{Digest, ImageName, ObjectEvent, Sequencer, Timestamp, escape_path, order::sort_key},

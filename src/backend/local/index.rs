@@ -8,6 +8,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    blocks::{COLUMNS, Code, Entry, FAILED, View, text},
     folders,
     row::{corrupt, stored_name},
 };
@@ -19,120 +20,26 @@ use crate::{
 /// A block is split when it has more bytes than this: what SQLite keeps in a leaf and two pages.
 const MAX_BYTES: usize = 8600;
 
-/// Bytes of a line besides its name: its number, its confidence and its code.
-const COLUMNS: usize = 8 + 4 + 4;
-
-/// The confidence by which failures come last.
-pub(super) const FAILED: f32 = 2.0;
-
-/// What the index has of an image besides its name.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Entry {
-    /// The row's id, which grows with each write; for an image that waits, its sequencer.
-    pub(super) number: i64,
-    /// The label's probability, or [`FAILED`].
-    pub(super) confidence: f32,
-    pub(super) code: Code,
-}
-
-/// What is known of an image: that it waits, that it failed, or the number of its label and whether that is uncertain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Code(u32);
-
-impl Code {
-    pub(super) const WAITING: Self = Self(0);
-    pub(super) const FAILED: Self = Self(1);
-    const UNCERTAIN: u32 = 1 << 31;
-
-    /// Of the label with this id, from 1.
-    fn labelled(id: u32, uncertain: bool) -> Self {
-        Self((id + 1) | if uncertain { Self::UNCERTAIN } else { 0 })
-    }
-
-    /// The label's id.
-    pub(super) fn label(self) -> Option<u32> {
-        (self.0 & !Self::UNCERTAIN).checked_sub(1).filter(|id| *id > 0)
-    }
-
-    pub(super) fn is_uncertain(self) -> bool {
-        self.0 & Self::UNCERTAIN != 0
-    }
-}
-
-impl Entry {
-    /// Of an image without a row.
-    pub(super) fn waiting(sequencer: i64) -> Self {
-        Self { number: sequencer, confidence: 0.0, code: Code::WAITING }
-    }
-
-    /// Of a row.
-    pub(super) fn of_row(db: &Connection, id: i64, outcome: &Outcome) -> Result<Self> {
-        let (confidence, code) = match outcome {
-            Outcome::Failed { .. } => (FAILED, Code::FAILED),
-            Outcome::Labelled { label, confidence, uncertain, .. } => {
-                (*confidence, Code::labelled(label_id(db, label)?, *uncertain))
-            }
-        };
-        Ok(Self { number: id, confidence, code })
-    }
+/// The entry of a row.
+pub(super) fn entry_of_row(db: &Connection, id: i64, outcome: &Outcome) -> Result<Entry> {
+    let (confidence, code) = match outcome {
+        Outcome::Failed { .. } => (FAILED, Code::FAILED),
+        Outcome::Labelled { label, confidence, uncertain, .. } => {
+            (*confidence, Code::labelled(label_id(db, label)?, *uncertain))
+        }
+    };
+    Ok(Entry { number: id, confidence, code })
 }
 
 /// The id of a label, which it gets when it is first seen.
 fn label_id(db: &Connection, label: &str) -> Result<u32> {
-    let known: Option<u32> = db
-        .prepare_cached("SELECT id FROM labels WHERE label = ?1")?
-        .query_row([label], |row| row.get(0))
-        .optional()?;
+    let known: Option<u32> =
+        db.prepare_cached("SELECT id FROM labels WHERE label = ?1")?.query_row([label], |row| row.get(0)).optional()?;
     match known {
         Some(id) => Ok(id),
         None => {
             let mut insert = db.prepare_cached("INSERT INTO labels (label, images) VALUES (?1, 0) RETURNING id")?;
             Ok(insert.query_row([label], |row| row.get(0))?)
-        }
-    }
-}
-
-/// The columns of a block as it is stored: the number of lines, their numbers, confidences and codes, and their names with a line feed
-/// after each. Integers and floats are little-endian.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a> {
-    numbers: &'a [[u8; 8]],
-    confidences: &'a [[u8; 4]],
-    codes: &'a [[u8; 4]],
-    pub(super) names: &'a [u8],
-}
-
-impl<'a> View<'a> {
-    pub(super) fn new(block: &'a [u8]) -> Result<Self> {
-        let parts = || {
-            let (count, rest) = block.split_first_chunk::<2>()?;
-            let count = usize::from(u16::from_le_bytes(*count));
-            let (numbers, rest) = rest.split_at_checked(8 * count)?;
-            let (confidences, rest) = rest.split_at_checked(4 * count)?;
-            let (codes, names) = rest.split_at_checked(4 * count)?;
-            Some(Self {
-                numbers: numbers.as_chunks().0,
-                confidences: confidences.as_chunks().0,
-                codes: codes.as_chunks().0,
-                names,
-            })
-        };
-        parts().ok_or_else(|| corrupt("blocks"))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.codes.len()
-    }
-
-    pub(super) fn code(&self, line: usize) -> Code {
-        Code(u32::from_le_bytes(self.codes[line]))
-    }
-
-    pub(super) fn entry(&self, line: usize) -> Entry {
-        Entry {
-            number: i64::from_le_bytes(self.numbers[line]),
-            confidence: f32::from_le_bytes(self.confidences[line]),
-            code: self.code(line),
         }
     }
 }
@@ -219,11 +126,6 @@ impl Block {
     }
 }
 
-/// A name in a block.
-pub(super) fn text(name: &[u8]) -> Result<&str> {
-    std::str::from_utf8(name).map_err(|e| corrupt("blocks").because(e))
-}
-
 /// Writes the line of an image, or takes it away, and keeps the counters right.
 pub(super) fn set(db: &Connection, image: &ImageName, entry: Option<Entry>) -> Result<()> {
     let (name, key) = (image.as_str(), sort_key(image.as_str()));
@@ -307,8 +209,11 @@ fn store(db: &Connection, id: Option<i64>, block: &Block) -> Result<()> {
             db.prepare_cached("DELETE FROM blocks WHERE id = ?1")?.execute([id])?;
         }
         Some(id) => {
-            db.prepare_cached("UPDATE blocks SET first = ?2, entries = ?3 WHERE id = ?1")?
-                .execute((id, block.first()?, block.write()))?;
+            db.prepare_cached("UPDATE blocks SET first = ?2, entries = ?3 WHERE id = ?1")?.execute((
+                id,
+                block.first()?,
+                block.write(),
+            ))?;
         }
         None => {
             db.prepare_cached("INSERT INTO blocks (first, entries) VALUES (?1, ?2)")?
@@ -359,7 +264,7 @@ pub(super) fn build(db: &Connection) -> Result<()> {
             store(db, None, &block)?;
             block = Block::default();
         }
-        let entry = Entry::of_row(db, id, &stored.outcome)?;
+        let entry = entry_of_row(db, id, &stored.outcome)?;
         block.insert(Place { line: block.entries.len(), at: block.names.len() }, &name, entry);
         count(db, None, Some(entry))?;
     }

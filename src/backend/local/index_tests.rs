@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 
 use super::{
-    index::{self, Code, Entry},
+    blocks::{Code, Entry, Range},
+    index,
     matcher::Matcher,
     schema,
-    search::Range,
 };
 use crate::{
     backend::Filter,
@@ -52,7 +52,9 @@ fn outcome(kind: u8) -> Outcome {
         0 => Outcome::Failed { error: "no".into() },
         kind => {
             let confidence = f32::from(kind) / 8.0;
-            Outcome::labelled(vec![Score { label: format!("label {}", kind % 3), confidence }]).unwrap().doubted_below(0.5)
+            Outcome::labelled(vec![Score { label: format!("label {}", kind % 3), confidence }])
+                .unwrap()
+                .doubted_below(0.5)
         }
     }
 }
@@ -74,7 +76,7 @@ proptest! {
         for (write, (n, kind)) in writes.into_iter().enumerate() {
             let (image, number) = (name(n), write as i64);
             let entry = match kind {
-                0..8 => Some(Entry::of_row(&db, number, &outcome(kind)).unwrap()),
+                0..8 => Some(index::entry_of_row(&db, number, &outcome(kind)).unwrap()),
                 8 => Some(Entry::waiting(number)),
                 _ => None,
             };

@@ -3,10 +3,7 @@
 use memchr::{memchr_iter, memmem::Finder};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{
-    index::{Code, View, text},
-    search::Range,
-};
+use super::blocks::{Code, Range, View, text};
 use crate::{
     backend::{Filter, Result, State},
     contract::{ImageName, order::fold},

@@ -20,11 +20,13 @@ use crate::{
     config::{self, Local},
 };
 
+mod blocks;
 mod counts;
 mod db;
 mod files;
 mod fleet;
 mod folders;
+mod found;
 mod images;
 mod index;
 mod matcher;

@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
-    Store, counts,
-    index::{self, Entry},
+    Store,
+    blocks::Entry,
+    counts, index,
     page::page,
     row::{classification, corrupt},
 };
@@ -121,7 +122,7 @@ fn put(db: &Connection, result: &Classification, released: Option<&str>) -> Resu
     db.prepare_cached("DELETE FROM results WHERE sort_key = ?1")?.execute([&key])?;
     db.prepare_cached("INSERT INTO results (sort_key, image, label, sequencer, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute((key, name, label, row_sequencer, body))?;
-    let entry = Entry::of_row(db, db.last_insert_rowid(), &result.outcome)?;
+    let entry = index::entry_of_row(db, db.last_insert_rowid(), &result.outcome)?;
     index::set(db, &result.image, Some(entry))?;
     Ok(Written::Stored)
 }

@@ -131,9 +131,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     db.pragma_update(None, "journal_size_limit", 64 << 20)?;
     db.set_prepared_statement_cache_capacity(64);
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version = tx
-        .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
-        .map_err(|e| Error::from(e).of(path))?;
+    let version =
+        tx.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).map_err(|e| Error::from(e).of(path))?;
     if !(0..=VERSION).contains(&version) {
         let message = format!(
             "{} has layout version {version}, this program knows {VERSION}; use a newer imgcls or another data directory",

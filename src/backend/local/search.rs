@@ -2,13 +2,13 @@
 
 use std::{cmp::Ordering, collections::BinaryHeap, ops::ControlFlow};
 
-use rusqlite::{Connection, types::Value};
+use rusqlite::Connection;
 
 use super::{
-    index::{Code, Entry, View},
+    blocks::{Code, Entry, Range},
+    found::{Found, Hit},
     matcher::Matcher,
-    page::{Found, Hit},
-    row::{corrupt, stored_name},
+    row::stored_name,
 };
 use crate::{
     backend::{Cursor, Matches, Order, PageQuery, Result},
@@ -24,57 +24,6 @@ pub(super) fn page(db: &Connection, query: &PageQuery) -> Result<Found> {
     match query.order {
         Order::Name => by_name(db, query, &mut matcher),
         Order::Newest | Order::Confidence => by_number(db, query, &mut matcher),
-    }
-}
-
-/// Blocks whose first key is in a range.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Range {
-    /// From this key on,
-    pub(super) from: String,
-    /// up to this one, which is not among them.
-    pub(super) to: Option<String>,
-}
-
-impl Range {
-    /// Those in another range, too.
-    fn within(self, other: &Self) -> Self {
-        let to = match (self.to, &other.to) {
-            (Some(a), Some(b)) => Some(a.min(b.clone())),
-            (a, b) => a.or_else(|| b.clone()),
-        };
-        Self { from: self.from.max(other.from.clone()), to }
-    }
-
-    /// The next key after `key` that there could be.
-    fn after(key: &str) -> String {
-        format!("{key}\0")
-    }
-
-    /// Hands out the blocks with their first keys until `each` breaks off. True if it did not.
-    pub(super) fn scan(
-        &self,
-        db: &Connection,
-        forward: bool,
-        mut each: impl FnMut(&str, &View<'_>) -> Result<ControlFlow<()>>,
-    ) -> Result<bool> {
-        let mut select = db.prepare_cached(if forward {
-            "SELECT first, entries FROM blocks WHERE first >= ?1 AND first < ?2 ORDER BY first"
-        } else {
-            "SELECT first, entries FROM blocks WHERE first >= ?1 AND first < ?2 ORDER BY first DESC"
-        })?;
-        // To SQLite a blob is greater than any text.
-        let to = self.to.clone().map_or(Value::Blob(Vec::new()), Value::Text);
-        let mut blocks = select.query((&self.from, to))?;
-        while let Some(block) = blocks.next()? {
-            let malformed = |e: &dyn std::fmt::Display| corrupt("blocks").because(e);
-            let first = block.get_ref(0)?.as_str().map_err(|e| malformed(&e))?;
-            let view = View::new(block.get_ref(1)?.as_blob().map_err(|e| malformed(&e))?)?;
-            if each(first, &view)?.is_break() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -181,7 +130,8 @@ fn by_number(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Resul
                 found.behind = true;
             } else if best.len() <= query.limit || best.peek().is_some_and(|(worst, ..)| here < *worst) {
                 // Of images that wait there is no row to tell the name.
-                let name = if entry.code == Code::WAITING { matcher.name(line, view)?.to_owned() } else { String::new() };
+                let name =
+                    if entry.code == Code::WAITING { matcher.name(line, view)?.to_owned() } else { String::new() };
                 best.push((here, name, entry.number));
                 if best.len() > query.limit + 1 {
                     best.pop();

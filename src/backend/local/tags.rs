@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{
-    Store,
-    images::missing,
-    row::corrupt,
-};
+use super::{Store, images::missing, row::corrupt};
 use crate::{
     backend::{Result, Tags},
     contract::{ImageName, tags::Tag},

@@ -68,7 +68,19 @@ pub(crate) async fn racing_puts_overwrite_nothing(env: &Environment) {
 }
 
 pub(crate) async fn odd_names_come_back_in_events(env: &Environment) {
-    let odd = ["cat/0000.jpg", "dog/0000.jpg", "a b/ü+%2F/🦀.png", "a b+c%20d.png", "quote\"'.png", "🦀 ü.png", "#?&=;:@.png", "no-extension", ".hidden", "%", "a..b"];
+    let odd = [
+        "cat/0000.jpg",
+        "dog/0000.jpg",
+        "a b/ü+%2F/🦀.png",
+        "a b+c%20d.png",
+        "quote\"'.png",
+        "🦀 ü.png",
+        "#?&=;:@.png",
+        "no-extension",
+        ".hidden",
+        "%",
+        "a..b",
+    ];
     for text in odd {
         assert_eq!(env.put(text, text.as_bytes()).await.image.as_str(), text);
     }

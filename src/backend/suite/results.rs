@@ -142,7 +142,8 @@ pub(crate) async fn a_removed_image_stays_away_until_it_is_uploaded_again(env: &
         assert_eq!(results.put(late, None).await.unwrap(), Written::Gone, "{late:?}");
     }
     assert!(names(env, &PageQuery { limit: 9, ..PageQuery::default() }).await.is_empty());
-    let page = results.page(&PageQuery { limit: 9, after: Some(name("z").into()), ..PageQuery::default() }).await.unwrap();
+    let page =
+        results.page(&PageQuery { limit: 9, after: Some(name("z").into()), ..PageQuery::default() }).await.unwrap();
     assert_eq!((page.next, page.previous), (None, None));
     // The same name again is another image.
     let again = env.result_for("old.png", "hen").await;

@@ -56,7 +56,8 @@ async fn find(env: &Environment, order: Order, filter: &Filter) -> Vec<String> {
 }
 
 pub(crate) async fn finds_names_labels_and_folders(env: &Environment) {
-    env.rows(&["cat/0000.jpg", "cat/2.jpg", "cat/10.jpg", "cat/old/1.jpg", "Cat/1.jpg", "cat 1.jpg"], "tabby cat").await;
+    env.rows(&["cat/0000.jpg", "cat/2.jpg", "cat/10.jpg", "cat/old/1.jpg", "Cat/1.jpg", "cat 1.jpg"], "tabby cat")
+        .await;
     env.rows(&["dog/0000.jpg", "cat/11.jpg", "cats/1.jpg"], "dog").await;
     let by_name = async |filter: &Filter| find(env, Order::Name, filter).await;
     let in_cat = ["cat/0000.jpg", "cat/2.jpg", "cat/10.jpg", "cat/11.jpg", "cat/old/1.jpg"];
@@ -72,16 +73,21 @@ pub(crate) async fn finds_names_labels_and_folders(env: &Environment) {
     assert_eq!(by_name(&Filter { text: Some("1".into()), ..folder("cat/old") }).await, ["cat/old/1.jpg"]);
     // From any name, within the filter and beyond it.
     for (cursor, rest) in [("a", 5), ("cat/2.jpg", 3), ("cat/3", 3), ("cat/old/1.jpg", 0), ("x", 0)] {
-        let query = PageQuery { after: Some(name(cursor).into()), limit: 9, filter: folder("cat"), ..PageQuery::default() };
+        let query =
+            PageQuery { after: Some(name(cursor).into()), limit: 9, filter: folder("cat"), ..PageQuery::default() };
         let page = env.other.results.page(&query).await.unwrap();
         assert_eq!(shown(&page), in_cat[5 - rest..], "after {cursor}");
         assert_eq!(page.previous.is_some(), rest < 5);
         let at = in_cat.iter().filter(|image| sort_key(image) < sort_key(cursor)).count();
         let query = PageQuery { after: None, before: query.after, ..query };
         let page = env.other.results.page(&query).await.unwrap();
-        assert_eq!((shown(&page), page.next.is_some()), (in_cat[..at].iter().map(ToString::to_string).collect(), at < 5));
+        assert_eq!(
+            (shown(&page), page.next.is_some()),
+            (in_cat[..at].iter().map(ToString::to_string).collect(), at < 5)
+        );
     }
-    let page = env.other.results.page(&PageQuery { limit: 9, filter: label("dog"), ..PageQuery::default() }).await.unwrap();
+    let page =
+        env.other.results.page(&PageQuery { limit: 9, filter: label("dog"), ..PageQuery::default() }).await.unwrap();
     assert_eq!(page.matches, Some(Matches { count: 3, exact: true }));
     let folders = env.other.results.counts(&Filter::default()).await.unwrap().folders;
     let names = |counts: &Counts| counts.folders.iter().map(|f| f.folder.to_string()).collect::<Vec<_>>();
@@ -97,7 +103,8 @@ pub(crate) async fn finds_names_labels_and_folders(env: &Environment) {
 
 pub(crate) async fn says_what_it_cannot_find(env: &Environment) {
     let by = |order, filter| PageQuery { order, filter, limit: 5, ..PageQuery::default() };
-    let queries = [by(Order::Newest, text("a")), by(Order::Confidence, Filter::default()), by(Order::Name, state(State::Failed))];
+    let queries =
+        [by(Order::Newest, text("a")), by(Order::Confidence, Filter::default()), by(Order::Name, state(State::Failed))];
     for query in queries {
         match (env.backend.results.search(), env.other.results.page(&query).await) {
             (Search::Substring, page) => assert_eq!(page.unwrap().matches, Some(Matches { count: 0, exact: true })),

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, CreateGlobalSecondaryIndexAction, GlobalSecondaryIndex, GlobalSecondaryIndexUpdate,
-    KeySchemaElement, KeyType, Projection, ProjectionType, ScalarAttributeType, TableDescription, TableStatus,
+    AttributeDefinition, BillingMode, CreateGlobalSecondaryIndexAction, GlobalSecondaryIndex,
+    GlobalSecondaryIndexUpdate, KeySchemaElement, KeyType, Projection, ProjectionType, ScalarAttributeType,
+    TableDescription, TableStatus,
 };
 
 use super::{
@@ -120,11 +121,8 @@ impl Setup<'_> {
 }
 
 /// The attributes that keys are made of.
-const ATTRIBUTES: [(&str, ScalarAttributeType); 3] = [
-    (SHARD, ScalarAttributeType::N),
-    (SORT_KEY, ScalarAttributeType::S),
-    (CLASSIFICATION, ScalarAttributeType::S),
-];
+const ATTRIBUTES: [(&str, ScalarAttributeType); 3] =
+    [(SHARD, ScalarAttributeType::N), (SORT_KEY, ScalarAttributeType::S), (CLASSIFICATION, ScalarAttributeType::S)];
 
 fn key(name: &str, kind: KeyType) -> Result<KeySchemaElement> {
     KeySchemaElement::builder().attribute_name(name).key_type(kind).build().map_err(unbuilt)

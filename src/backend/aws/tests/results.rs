@@ -45,8 +45,10 @@ async fn pages_merge_the_shards_in_natural_order() {
         }
     }
     assert_eq!(all, (0..300).map(|i| format!("{i}_x.png")).collect::<Vec<_>>());
-    let page =
-        results.page(&PageQuery { before: Some(name("100_x.png").into()), limit: 3, ..PageQuery::default() }).await.unwrap();
+    let page = results
+        .page(&PageQuery { before: Some(name("100_x.png").into()), limit: 3, ..PageQuery::default() })
+        .await
+        .unwrap();
     assert_eq!(names(&page), ["97_x.png", "98_x.png", "99_x.png"]);
     assert_eq!((page.previous, page.next), (Some(name("97_x.png").into()), Some(name("99_x.png").into())));
     let found = async |filter: Filter| {
