@@ -50,7 +50,7 @@ fn full(app: &App, bytes: Vec<u8>, share: OwnedSemaphorePermit, activity: Activi
     let format = format::sniff(&bytes);
     let disposition = if format.is_ok() { "inline" } else { "attachment" };
     let disposition =
-        format!("{disposition}; filename*=UTF-8''{}", utf8_percent_encode(image.as_str(), NON_ALPHANUMERIC));
+        format!("{disposition}; filename*=UTF-8''{}", utf8_percent_encode(image.base(), NON_ALPHANUMERIC));
     let headers = [
         (header::CONTENT_TYPE, format.map_or("application/octet-stream", format::Format::media_type).to_owned()),
         (header::CONTENT_LENGTH, bytes.len().to_string()),

@@ -3,7 +3,7 @@
 use super::{params::PageParams, thumbnails};
 use crate::{
     backend::Page,
-    contract::{Classification, Outcome, escape},
+    contract::{Classification, Outcome, escape_path},
 };
 
 /// One row of the table.
@@ -29,8 +29,12 @@ impl Row {
         let percent = |confidence: f32| format!("{:.0} %", confidence * 100.0);
         let mut row = Self {
             name: result.image.to_string(),
-            url: format!("/images/{}", escape(result.image.as_str())),
-            thumbnail: format!("/images/{}?size=128&v={}", escape(result.image.as_str()), thumbnails::version(result)),
+            url: format!("/images/{}", escape_path(result.image.as_str())),
+            thumbnail: format!(
+                "/images/{}?size=128&v={}",
+                escape_path(result.image.as_str()),
+                thumbnails::version(result)
+            ),
             label: String::new(),
             confidence: String::new(),
             percent: String::new(),
@@ -68,20 +72,14 @@ pub(crate) struct Table {
 impl Table {
     /// The rows of `page`, which these parameters asked for.
     pub(crate) fn new(page: &Page, params: &PageParams) -> Self {
-        let link = |key: &str, name: &str| {
-            let mut link = format!("/results?{key}={}", escape(name));
-            for (key, value) in [("q", &params.q), ("limit", &params.limit)] {
-                if !value.is_empty() {
-                    link.push_str(&format!("&{key}={}", escape(value)));
-                }
-            }
-            link
+        let link = |key: &str, place: String| {
+            params.address("/results", &[(key, place.as_str()), ("after", ""), ("before", "")])
         };
         Self {
             rows: page.results.iter().map(Row::new).collect(),
             query: params.q.clone(),
-            previous: page.previous.as_ref().map(|name| link("before", name.as_str())),
-            next: page.next.as_ref().map(|name| link("after", name.as_str())),
+            previous: page.previous.as_ref().map(|place| link("before", place.to_string())),
+            next: page.next.as_ref().map(|place| link("after", place.to_string())),
             first: params.after.is_empty() && params.before.is_empty(),
         }
     }

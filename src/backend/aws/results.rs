@@ -26,7 +26,10 @@ use super::{
     },
 };
 use crate::{
-    backend::{Error, ErrorKind, Heartbeat, Images, Page, PageQuery, Removed, Result, Results, Retry, Totals, Written},
+    backend::{
+        Counts, Error, ErrorKind, Filter, Heartbeat, Images, Page, PageQuery, Removed, Result, Results, Retry, Search,
+        Totals, Written,
+    },
     clock::{Clock, SystemClock},
     contract::{Classification, ImageName, Timestamp},
 };
@@ -55,8 +58,8 @@ pub(super) const DELETE: Call = Call::new("delete from", "dynamodb:DeleteItem");
 pub(crate) struct DynamoResults {
     pub(super) client: Client,
     pub(super) table: String,
-    /// Tells whether an image that was removed is there again.
-    images: Arc<S3Images>,
+    /// Tells whether an image that was removed is there again, and which folders there are.
+    pub(super) images: Arc<S3Images>,
     pub(super) marker: Mutex<Option<(Instant, Marker)>>,
     /// Whether this handle has looked for heartbeats that are too many.
     pub(super) folded: AtomicBool,
@@ -287,8 +290,16 @@ impl Results for DynamoResults {
         Ok(items.iter().flatten().filter(|item| is_visible(item, marker)).filter_map(row::row).collect())
     }
 
+    fn search(&self) -> Search {
+        Search::Prefix
+    }
+
     async fn page(&self, query: &PageQuery) -> Result<Page> {
         self.read_page(query).await
+    }
+
+    async fn counts(&self, filter: &Filter) -> Result<Counts> {
+        self.read_counts(filter).await
     }
 
     async fn delete(&self, image: &ImageName, released: Option<&str>) -> Result<Removed> {
