@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Transient,
     /// There is no room left.
     Full,
+    /// The store cannot do what was asked of it: ask for something else.
+    Unsupported,
     /// Refused: permissions, a missing bucket or table, a bad argument. Trying again does not help until somebody acts.
     Refused,
 }

@@ -10,6 +10,7 @@ mod fleet;
 mod images;
 pub mod local;
 mod open;
+mod query;
 mod queue;
 mod remove;
 mod requeue;
@@ -26,11 +27,14 @@ pub use error::{Error, ErrorKind, Result};
 pub use fleet::{Departure, Fleet, FleetState, Host, Instance, SetDesired, host_name};
 pub use images::{Images, Outputs, Put, StoredImage, Tags, Upload};
 pub use open::{instance, open, open_existing};
+pub use query::{
+    Counts, Cursor, Filter, FolderCount, LabelCount, Matches, Order, Page, PageQuery, Search, State, StateCounts,
+};
 pub use queue::{DeadLetter, DeadLetters, Depth, Message, Queue, QueuePolicy, Receipt};
 pub use remove::remove;
 pub use requeue::{Which, requeue};
 pub use reset::{Reset, ResetReport, Tally};
-pub use results::{Page, PageQuery, Removed, Results, Totals, Written};
+pub use results::{Removed, Results, Totals, Written};
 pub use retry::{Attempts, Retry, within};
 pub use scaler::{ScalerMemory, Versioned};
 pub use workers::{Heartbeat, Registry};

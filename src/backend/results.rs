@@ -1,11 +1,11 @@
-//! One row per image, in natural order of names.
+//! One row per image.
 
 use std::fmt::Debug;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Heartbeat, Result};
+use super::{Counts, Filter, Heartbeat, Page, PageQuery, Result, Search};
 use crate::contract::{Classification, ImageName};
 
 /// What [`Results::put`] did.
@@ -34,30 +34,6 @@ pub enum Removed {
     Labelled(String),
 }
 
-/// Which rows a page shows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PageQuery {
-    /// Rows after this name; it need not exist.
-    pub after: Option<ImageName>,
-    /// Rows before this name; it need not exist. Not together with `after`.
-    pub before: Option<ImageName>,
-    /// At most so many rows, 1 to 1000.
-    pub limit: usize,
-    /// Only rows whose name holds this text or whose label is this text, without regard to ASCII case.
-    pub filter: Option<String>,
-}
-
-/// A page of rows in natural order.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Page {
-    /// The rows. With a filter there may be fewer than asked for although more follow: the work of one call is bounded.
-    pub results: Vec<Classification>,
-    /// Cursor for `after`, if rows follow.
-    pub next: Option<ImageName>,
-    /// Cursor for `before`, if rows precede.
-    pub previous: Option<ImageName>,
-}
-
 /// How many rows there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
@@ -80,12 +56,24 @@ pub trait Results: Send + Sync + Debug {
     /// Returns the rows of these images, those that there are, in any order.
     async fn get(&self, images: &[ImageName]) -> Result<Vec<Classification>>;
 
-    /// Returns a page in natural order; its cost does not depend on how many rows there are.
+    /// How the store finds text, and what else it can find and sort by.
+    fn search(&self) -> Search;
+
+    /// Returns a page. Without a filter, in the order of names or of writes, its cost does not depend on how many rows there are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](super::ErrorKind::Unsupported) for what its [`Search`] says that it has not.
     async fn page(&self, query: &PageQuery) -> Result<Page>;
 
     /// Removes the row of an image that is removed, if it has no label or this one: see [`Removed::Labelled`]. Results
     /// of work that was under way then find themselves [`Written::Gone`].
     async fn delete(&self, image: &ImageName, released: Option<&str>) -> Result<Removed>;
+
+    /// Returns how many images of each kind there are among those that match.
+    ///
+    /// # Errors
+    /// As for [`page`](Self::page).
+    async fn counts(&self, filter: &Filter) -> Result<Counts>;
 
     /// Returns how many rows there are. A store that does not count them sums up what `heartbeats`, which are all there
     /// are, counted.

@@ -88,8 +88,8 @@ pub struct Classification {
     /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub classified_at: OffsetDateTime,
-    /// The sequencer of the event that asked for it.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// The sequencer of the event that asked for it. The stores keep it beside the result; it is nobody else's business.
+    #[serde(skip)]
     pub sequencer: Option<Sequencer>,
     /// The sequencer that the classified bytes were stored with, where the store knows it: results of bytes that were
     /// replaced meanwhile are discarded.

@@ -100,6 +100,7 @@ impl From<backend::Error> for Error {
             ErrorKind::NotFound => Self::not_found(message),
             ErrorKind::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message),
             ErrorKind::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, message),
+            ErrorKind::Unsupported => Self::bad_request(message),
             ErrorKind::Transient => Self::unavailable(message).retry_after(5),
             // Somebody has to mend a permission or a setting first; clients cannot.
             ErrorKind::Refused => Self::unavailable(message).retry_after(60),
@@ -155,6 +156,7 @@ mod tests {
         for (kind, status) in [
             (ErrorKind::NotFound, 404),
             (ErrorKind::TooLarge, 413),
+            (ErrorKind::Unsupported, 400),
             (ErrorKind::Transient, 503),
             (ErrorKind::Full, 507),
             (ErrorKind::Refused, 503),

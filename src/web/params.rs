@@ -5,8 +5,13 @@ use axum::{
     http::{Uri, request::Parts},
 };
 
+use clap::ValueEnum;
+
 use super::error::{Error, Result};
-use crate::{backend::PageQuery, contract::ImageName};
+use crate::{
+    backend::{Cursor, Filter, Order, PageQuery},
+    contract::{ImageName, escape},
+};
 
 /// The values of the parameters `names`, empty where they are absent, as forms send them.
 ///
@@ -40,23 +45,30 @@ fn unknown(name: &str, names: &[&str]) -> Error {
 const DEFAULT_LIMIT: usize = 50;
 
 /// Most rows of a page, and most names of a lookup.
-pub(crate) const MAX_LIMIT: usize = 1000;
+pub(crate) const MAX_LIMIT: usize = PageQuery::MAX_LIMIT;
 
 /// The query of a page of results; empty values count as absent, as forms send them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PageParams {
+    pub(crate) q: String,
+    pub(crate) label: String,
+    pub(crate) state: String,
+    pub(crate) folder: String,
+    pub(crate) order: String,
     pub(crate) after: String,
     pub(crate) before: String,
     pub(crate) limit: String,
-    pub(crate) q: String,
 }
+
+/// The names of the parameters, in the order of [`PageParams`]' fields; the first four are the filter's.
+const PAGE: [&str; 8] = ["q", "label", "state", "folder", "order", "after", "before", "limit"];
 
 impl<S: Sync> FromRequestParts<S> for PageParams {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let [after, before, limit, q] = parameters(&parts.uri, ["after", "before", "limit", "q"])?;
-        Ok(Self { after, before, limit, q })
+        let [q, label, state, folder, order, after, before, limit] = parameters(&parts.uri, PAGE)?;
+        Ok(Self { q, label, state, folder, order, after, before, limit })
     }
 }
 
@@ -74,19 +86,71 @@ impl PageParams {
                 .filter(|limit| (1..=MAX_LIMIT).contains(limit))
                 .ok_or_else(|| Error::bad_request(format!("limit is {text:?}; it must be 1 to {MAX_LIMIT}")))?,
         };
-        let (after, before) = (cursor("after", &self.after)?, cursor("before", &self.before)?);
+        let order = choice("order", &self.order)?.unwrap_or_default();
+        let (after, before) = (cursor("after", &self.after, order)?, cursor("before", &self.before, order)?);
         if after.is_some() && before.is_some() {
             return Err(Error::bad_request("after and before cannot be used together; leave one out"));
         }
-        let filter = Some(self.q.trim().to_owned()).filter(|q| !q.is_empty());
-        Ok(PageQuery { after, before, limit, filter })
+        Ok(PageQuery { order, after, before, limit, filter: self.filter()? })
+    }
+
+    /// Its filter.
+    ///
+    /// # Errors
+    /// 400 that names the parameter.
+    pub(crate) fn filter(&self) -> Result<Filter> {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let folder = match self.folder.trim_matches('/') {
+            "" => None,
+            folder => Some(folder.parse().map_err(|error| Error::bad_request(format!("folder: {error}")))?),
+        };
+        Ok(Filter { text: some(self.q.trim()), label: some(&self.label), state: choice("state", &self.state)?, folder })
+    }
+
+    /// The address of `path` with these parameters, those in `changes` replaced, by the first change of each: an empty value takes one away.
+    pub(crate) fn address(&self, path: &str, changes: &[(&str, &str)]) -> String {
+        let Self { q, label, state, folder, order, after, before, limit } = self;
+        let mut address = path.to_owned();
+        for (name, value) in PAGE.into_iter().zip([q, label, state, folder, order, after, before, limit]) {
+            let change = changes.iter().find(|(changed, _)| *changed == name);
+            let value = change.map_or(value.as_str(), |(_, value)| value);
+            if !value.is_empty() {
+                let separator = if address.len() == path.len() { '?' } else { '&' };
+                address.push_str(&format!("{separator}{name}={}", escape(value)));
+            }
+        }
+        address
     }
 }
 
-fn cursor(key: &str, value: &str) -> Result<Option<ImageName>> {
+/// The filter of a question that is about no page: the first four of the [`PageParams`].
+#[derive(Debug)]
+pub(crate) struct FilterParams(pub(crate) PageParams);
+
+impl<S: Sync> FromRequestParts<S> for FilterParams {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let [q, label, state, folder] = parameters(&parts.uri, [PAGE[0], PAGE[1], PAGE[2], PAGE[3]])?;
+        Ok(Self(PageParams { q, label, state, folder, ..PageParams::default() }))
+    }
+}
+
+/// The value of a parameter that is one of few words, `None` where it is absent.
+fn choice<T: ValueEnum>(key: &str, value: &str) -> Result<Option<T>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    T::from_str(value, false).map(Some).map_err(|_| {
+        let words = T::value_variants().iter().filter_map(|word| Some(word.to_possible_value()?.get_name().to_owned()));
+        Error::bad_request(format!("{key} is {value:?}; it must be one of {}", words.collect::<Vec<_>>().join(", ")))
+    })
+}
+
+fn cursor(key: &str, value: &str, order: Order) -> Result<Option<Cursor>> {
     match value {
         "" => Ok(None),
-        value => value.parse().map(Some).map_err(|error| Error::bad_request(format!("{key}: {error}"))),
+        value => Cursor::parse(order, value).map(Some).map_err(|error| Error::bad_request(format!("{key}: {error}"))),
     }
 }
 
@@ -99,6 +163,7 @@ pub(crate) fn image_in(path: Result<Path<String>, PathRejection>) -> Result<Imag
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::State;
 
     #[test]
     fn known_parameters_are_taken_once() {
@@ -115,17 +180,48 @@ mod tests {
         assert_eq!(parameters(&"/results?from=mail&q=a".parse().unwrap(), ["q"]).unwrap(), ["a"]);
     }
 
+    fn params(pairs: &[(&str, &str)]) -> PageParams {
+        let value = |name| pairs.iter().find(|(key, _)| *key == name).map_or_else(String::new, |(_, v)| (*v).to_owned());
+        let [q, label, state, folder, order, after, before, limit] = PAGE.map(value);
+        PageParams { q, label, state, folder, order, after, before, limit }
+    }
+
     #[test]
     fn parameters_are_checked() {
-        let params = |after: &str, before: &str, limit: &str| {
-            PageParams { after: after.into(), before: before.into(), limit: limit.into(), q: " cat ".into() }.query()
+        let query = params(&[("q", " cat "), ("folder", "a/b/"), ("state", "failed"), ("label", "x ")]).query().unwrap();
+        let filter = Filter {
+            text: Some("cat".into()),
+            label: Some("x ".into()),
+            state: Some(State::Failed),
+            folder: Some("a/b".parse().unwrap()),
         };
-        let query = params("", "", "").unwrap();
-        assert_eq!((query.limit, query.filter.as_deref()), (50, Some("cat")));
-        assert!(params("a", "", "1000").is_ok());
-        for (after, before, limit) in [("a", "b", ""), ("", "", "0"), ("", "", "1001"), ("", "", "x"), ("a/b", "", "")]
-        {
-            assert!(params(after, before, limit).is_err(), "{after} {before} {limit}");
+        assert_eq!(query, PageQuery { limit: 50, filter, ..PageQuery::default() });
+        assert!(params(&[("after", "a"), ("limit", "1000")]).query().is_ok());
+        assert!(params(&[("order", "newest"), ("before", "12")]).query().is_ok());
+        for (pairs, says) in [
+            (&[("after", "a"), ("before", "b")][..], "together"),
+            (&[("limit", "0")], "limit is \"0\""),
+            (&[("limit", "1001")], "1 to 1000"),
+            (&[("limit", "x")], "limit"),
+            (&[("after", "a/../b")], "after: "),
+            (&[("order", "newest"), ("after", "a.png")], "after: "),
+            (&[("order", "age")], "order is \"age\"; it must be one of name, newest, confidence"),
+            (&[("state", "Failed")], "labelled, uncertain, failed, waiting"),
+            (&[("folder", "../x")], "folder: "),
+        ] {
+            let error = params(pairs).query().unwrap_err();
+            assert!(error.message().contains(says), "{pairs:?}: {error}");
         }
+    }
+
+    #[test]
+    fn addresses_keep_what_is_not_changed() {
+        let params = params(&[("q", "a b"), ("after", "x&y"), ("limit", "5")]);
+        assert_eq!(params.address("/results", &[]), "/results?q=a%20b&after=x%26y&limit=5");
+        assert_eq!(
+            params.address("/results", &[("after", ""), ("before", "c"), ("q", "")]),
+            "/results?before=c&limit=5"
+        );
+        assert_eq!(PageParams::default().address("/results", &[]), "/results");
     }
 }

@@ -6,7 +6,7 @@ use askama::Template;
 use axum::{
     Json,
     extract::{
-        Path, State,
+        Path, State as Extract,
         rejection::{JsonRejection, PathRejection},
     },
     http::{StatusCode, header},
@@ -18,12 +18,12 @@ use super::{
     App, ask,
     error::{Error, Result},
     frame::{Frame, render},
-    params::{MAX_LIMIT, PageParams, image_in},
+    params::{FilterParams, MAX_LIMIT, PageParams, image_in},
     status,
     table::Table,
 };
 use crate::{
-    backend::{Page, status::Status as System},
+    backend::{Counts, Cursor, Matches, Page, Search, State, status::Status as System},
     contract::{Classification, ImageName},
 };
 
@@ -38,7 +38,7 @@ struct ResultsPage<'a> {
 }
 
 /// `GET /results`
-pub(crate) async fn page(State(app): State<Arc<App>>, params: PageParams) -> Result<Response> {
+pub(crate) async fn page(Extract(app): Extract<Arc<App>>, params: PageParams) -> Result<Response> {
     let page = ask(app.backend.results.page(&params.query()?)).await?;
     let known = status::current(&app).await?;
     let table = Table::new(&page, &params);
@@ -51,21 +51,52 @@ pub(crate) async fn page(State(app): State<Arc<App>>, params: PageParams) -> Res
     }))
 }
 
-/// `GET /api/results`
-pub(crate) async fn list(State(app): State<Arc<App>>, params: PageParams) -> Result<Json<Page>> {
-    let query = params.query()?;
-    Ok(Json(ask(app.backend.results.page(&query)).await?))
+/// A page as it is answered.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer {
+    results: Vec<Entry>,
+    next: Option<Cursor>,
+    previous: Option<Cursor>,
+    /// How many match, where there is a filter and the store can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matches: Option<Matches>,
+    /// How `q` was understood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    search: Option<Search>,
 }
 
-/// The answer about an image that has no result yet.
+/// What is answered of an image.
 #[derive(Debug, Serialize)]
-struct Waiting {
-    image: ImageName,
-    state: &'static str,
+#[serde(untagged)]
+enum Entry {
+    Row(Classification),
+    Waiting { image: ImageName, state: State },
+}
+
+impl Entry {
+    /// A stored image that has no result yet.
+    fn waiting(image: ImageName) -> Self {
+        Self::Waiting { image, state: State::Waiting }
+    }
+}
+
+/// `GET /api/results`
+pub(crate) async fn list(Extract(app): Extract<Arc<App>>, params: PageParams) -> Result<Json<Answer>> {
+    let query = params.query()?;
+    let Page { results, waiting, next, previous, matches } = ask(app.backend.results.page(&query)).await?;
+    let results = results.into_iter().map(Entry::Row).chain(waiting.into_iter().map(Entry::waiting)).collect();
+    let search = query.filter.text.map(|_| app.backend.results.search());
+    Ok(Json(Answer { results, next, previous, matches, search }))
+}
+
+/// `GET /api/counts`
+pub(crate) async fn counts(Extract(app): Extract<Arc<App>>, params: FilterParams) -> Result<Json<Counts>> {
+    let FilterParams(params) = params;
+    Ok(Json(ask(app.backend.results.counts(&params.filter()?)).await?))
 }
 
 /// `GET /api/results/{name}`: 202 for a stored image that is not classified yet.
-pub(crate) async fn one(State(app): State<Arc<App>>, path: Result<Path<String>, PathRejection>) -> Result<Response> {
+pub(crate) async fn one(Extract(app): Extract<Arc<App>>, path: Result<Path<String>, PathRejection>) -> Result<Response> {
     let image = image_in(path)?;
     if let Some(row) = ask(app.backend.results.get(std::slice::from_ref(&image))).await?.pop() {
         return Ok(Json(row).into_response());
@@ -73,8 +104,7 @@ pub(crate) async fn one(State(app): State<Arc<App>>, path: Result<Path<String>, 
     if !ask(app.backend.images.exists(&image)).await? {
         return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
     }
-    let waiting = Json(Waiting { image, state: "waiting" });
-    Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, "1")], waiting).into_response())
+    Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, "1")], Json(Entry::waiting(image))).into_response())
 }
 
 /// The names to look up: `{"names": […]}` or the list alone.
@@ -95,7 +125,7 @@ pub(crate) struct Found {
 
 /// `POST /api/results/lookup`: names in, results out, in the order of the names.
 pub(crate) async fn lookup(
-    State(app): State<Arc<App>>,
+    Extract(app): Extract<Arc<App>>,
     names: Result<Json<Names>, JsonRejection>,
 ) -> Result<Json<Found>> {
     let Json(Names::Wrapped { names } | Names::Bare(names)) = names.map_err(|error| {

@@ -10,7 +10,7 @@ use super::{
     row::{self, DELETED_AT, Item, SHARD, SHARDS, SORT_KEY, TOMBSTONE, n, number, s, text},
 };
 use crate::{
-    backend::{Error, ErrorKind, Page, PageQuery, Result},
+    backend::{Counts, Cursor, Error, ErrorKind, Filter, Page, PageQuery, Result},
     clock::{Clock, SystemClock},
     contract::{Classification, ImageName, Timestamp, order::sort_key},
 };
@@ -45,14 +45,16 @@ enum Start {
 
 impl DynamoResults {
     pub(super) async fn read_page(&self, query: &PageQuery) -> Result<Page> {
-        if query.after.is_some() && query.before.is_some() {
-            return Err(Error::new(ErrorKind::Refused, "a page is after a name or before one, not both"));
-        }
+        let (place, forward) = query.place()?;
+        let from = match place {
+            None => None,
+            Some(Cursor::Name(name)) => Some(name),
+            Some(_) => return Err(Error::new(ErrorKind::Unsupported, "on AWS rows come in the order of names alone")),
+        };
         let marker = self.marker().await?;
         let limit = query.limit.clamp(1, 1000);
-        let backwards = query.before.is_some();
-        let from = query.before.as_ref().or(query.after.as_ref());
-        let filter = query.filter.as_deref().filter(|f| !f.is_empty()).map(str::to_ascii_lowercase);
+        let backwards = !forward;
+        let filter = query.filter.text.as_deref().map(str::to_ascii_lowercase);
         // Shards hold an eighth each; the slack makes a second query rare.
         let chunk = if filter.is_some() { FILTER_CHUNK } else { limit / usize::from(SHARDS) * 5 / 4 + 8 };
         let mut merge = Merge::new(self, from, backwards, chunk, marker).await?;
@@ -83,9 +85,13 @@ impl DynamoResults {
         };
         if backwards {
             results.reverse();
-            return Ok(Page { results, next: back, previous: onward });
+            return Ok(Page { results, next: back.map(Into::into), previous: onward.map(Into::into), ..Page::default() });
         }
-        Ok(Page { results, next: onward, previous: back })
+        Ok(Page { results, next: onward.map(Into::into), previous: back.map(Into::into), ..Page::default() })
+    }
+
+    pub(super) async fn read_counts(&self, _filter: &Filter) -> Result<Counts> {
+        Ok(Counts::default())
     }
 
     /// Whether there are rows before (or after) `edge`.

@@ -26,7 +26,9 @@ use super::{
     },
 };
 use crate::{
-    backend::{Error, ErrorKind, Heartbeat, Images, Page, PageQuery, Removed, Result, Results, Retry, Totals, Written},
+    backend::{
+        Counts, Error, ErrorKind, Filter, Heartbeat, Images, Page, PageQuery, Removed, Result, Results, Retry, Search, Totals, Written,
+    },
     clock::{Clock, SystemClock},
     contract::{Classification, ImageName, Timestamp},
 };
@@ -287,8 +289,16 @@ impl Results for DynamoResults {
         Ok(items.iter().flatten().filter(|item| is_visible(item, marker)).filter_map(row::row).collect())
     }
 
+    fn search(&self) -> Search {
+        Search::Prefix
+    }
+
     async fn page(&self, query: &PageQuery) -> Result<Page> {
         self.read_page(query).await
+    }
+
+    async fn counts(&self, filter: &Filter) -> Result<Counts> {
+        self.read_counts(filter).await
     }
 
     async fn delete(&self, image: &ImageName, released: Option<&str>) -> Result<Removed> {

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::{images::stored_name, row::classification};
 use crate::{
-    backend::{Page, PageQuery, Result},
+    backend::{Counts, Cursor, Error, ErrorKind, Filter, Page, PageQuery, Result},
     contract::{Classification, ImageName, order::sort_key},
 };
 
@@ -13,8 +13,12 @@ const MAX_SCANNED: usize = 10_000;
 
 /// Reads a page.
 pub(super) fn page(db: &Connection, query: &PageQuery) -> Result<Page> {
-    let forward = query.before.is_none();
-    let cursor = query.after.as_ref().or(query.before.as_ref());
+    let (place, forward) = query.place()?;
+    let cursor = match place {
+        None => None,
+        Some(Cursor::Name(name)) => Some(name),
+        Some(_) => return Err(Error::new(ErrorKind::Unsupported, "rows come in the order of names")),
+    };
     let mut select = db.prepare_cached(match (forward, cursor.is_some()) {
         (_, false) => "SELECT image, label, body, sequencer FROM results WHERE sort_key > ?1 ORDER BY sort_key",
         (true, true) => "SELECT image, label, body, sequencer FROM results WHERE sort_key > ?1 ORDER BY sort_key",
@@ -22,7 +26,7 @@ pub(super) fn page(db: &Connection, query: &PageQuery) -> Result<Page> {
     })?;
     // No key is empty.
     let mut rows = select.query([cursor.map_or_else(String::new, |name| sort_key(name.as_str()))])?;
-    let filter = query.filter.as_ref().map(|text| text.to_ascii_lowercase());
+    let filter = query.filter.text.as_ref().map(|text| text.to_ascii_lowercase());
     let mut found = Vec::new();
     // The cursor to go on in this direction; set if the scan stopped before its end.
     let mut further = None;
@@ -51,10 +55,10 @@ pub(super) fn page(db: &Connection, query: &PageQuery) -> Result<Page> {
         _ => None,
     };
     if forward {
-        Ok(Page { results: found, next: further, previous: back })
+        Ok(Page { results: found, next: further.map(Into::into), previous: back.map(Into::into), ..Page::default() })
     } else {
         found.reverse();
-        Ok(Page { results: found, next: back, previous: further })
+        Ok(Page { results: found, next: back.map(Into::into), previous: further.map(Into::into), ..Page::default() })
     }
 }
 
@@ -73,4 +77,9 @@ fn is_any_beyond(db: &Connection, name: &ImageName, forward: bool, inclusive: bo
         (false, true) => "SELECT 1 FROM results WHERE sort_key <= ?1 LIMIT 1",
     })?;
     Ok(find.exists([sort_key(name.as_str())])?)
+}
+
+/// Counts.
+pub(super) fn counts(_db: &Connection, _filter: &Filter) -> Result<Counts> {
+    Ok(Counts::default())
 }

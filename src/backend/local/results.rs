@@ -3,14 +3,11 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{Store, images::corrupt, page::page, row::classification};
+use super::{Store, images::corrupt, page::{counts, page}, row::classification};
 use crate::{
-    backend::{Error, ErrorKind, Heartbeat, Page, PageQuery, Removed, Result, Results, Totals, Written},
+    backend::{Counts, Filter, Heartbeat, Page, PageQuery, Removed, Result, Results, Search, Totals, Written},
     contract::{Classification, ImageName, Sequencer, order::sort_key},
 };
-
-/// Most rows of one page.
-const MAX_PAGE: usize = 1000;
 
 #[async_trait]
 impl Results for Store {
@@ -30,12 +27,19 @@ impl Results for Store {
             .await
     }
 
+    fn search(&self) -> Search {
+        Search::Substring
+    }
+
     async fn page(&self, query: &PageQuery) -> Result<Page> {
-        if query.after.is_some() && query.before.is_some() {
-            return Err(Error::new(ErrorKind::Refused, "a page is after or before a name, not both"));
-        }
-        let query = PageQuery { limit: query.limit.clamp(1, MAX_PAGE), ..query.clone() };
+        query.place()?;
+        let query = PageQuery { limit: query.limit.clamp(1, PageQuery::MAX_LIMIT), ..query.clone() };
         self.db.read(move |db| page(db, &query)).await
+    }
+
+    async fn counts(&self, filter: &Filter) -> Result<Counts> {
+        let filter = filter.clone();
+        self.db.read(move |db| counts(db, &filter)).await
     }
 
     async fn delete(&self, image: &ImageName, released: Option<&str>) -> Result<Removed> {
