@@ -59,14 +59,19 @@ export function confirmed(question) {
   });
 }
 
-const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+const short = { day: "numeric", month: "short", hour: "numeric", minute: "2-digit" };
+const thisYear = new Intl.DateTimeFormat(undefined, short);
+const before = new Intl.DateTimeFormat(undefined, { ...short, year: "numeric" });
 
 /** Shows times as they are where the reader is. */
 export function localise() {
   for (const time of document.querySelectorAll("time[datetime]:not([title])")) {
     const date = new Date(time.dateTime);
     if (Number.isNaN(date.getTime())) continue;
-    time.title = time.dateTime;
-    if (!time.hasAttribute("data-ago")) time.textContent = local.format(date);
+    time.title = exact.format(date);
+    if (time.hasAttribute("data-ago")) continue;
+    const isThisYear = date.getFullYear() === new Date().getFullYear();
+    time.textContent = (isThisYear ? thisYear : before).format(date);
   }
 }

@@ -103,6 +103,10 @@ export function begin(isBusy, onOpen) {
   opened = () => {
     onOpen();
     ticked();
+    // On a phone the rows come first.
+    if (matchMedia("(max-width: 60rem)").matches) {
+      for (const details of document.querySelectorAll("#facets details")) details.open = false;
+    }
   };
   document.addEventListener("click", clicked);
   document.addEventListener("submit", submitted);

@@ -154,12 +154,16 @@ impl PageQuery {
     /// [`ErrorKind::Refused`] for two places, and for one of another order.
     pub(crate) fn place(&self) -> Result<(Option<&Cursor>, bool)> {
         let place = match (&self.after, &self.before) {
-            (Some(_), Some(_)) => return Err(Error::new(ErrorKind::Refused, "a page is after a place or before one, not both")),
+            (Some(_), Some(_)) => {
+                return Err(Error::new(ErrorKind::Refused, "a page is after a place or before one, not both"));
+            }
             (place, None) => (place.as_ref(), true),
             (None, place) => (place.as_ref(), false),
         };
         match place.0 {
-            Some(cursor) if cursor.order() != self.order => Err(Error::new(ErrorKind::Refused, "a page is beside a place of its own order")),
+            Some(cursor) if cursor.order() != self.order => {
+                Err(Error::new(ErrorKind::Refused, "a page is beside a place of its own order"))
+            }
             _ => Ok(place),
         }
     }
@@ -268,7 +272,10 @@ mod tests {
     fn a_page_is_beside_one_place_of_its_order() {
         let query = |order, after: Option<Cursor>, before| PageQuery { order, after, before, ..PageQuery::default() };
         assert_eq!(query(Order::Name, None, None).place().unwrap(), (None, true));
-        assert_eq!(query(Order::Newest, None, Some(Cursor::Newest(1))).place().unwrap(), (Some(&Cursor::Newest(1)), false));
+        assert_eq!(
+            query(Order::Newest, None, Some(Cursor::Newest(1))).place().unwrap(),
+            (Some(&Cursor::Newest(1)), false)
+        );
         assert!(query(Order::Newest, Some(Cursor::Newest(1)), Some(Cursor::Newest(2))).place().is_err());
         assert!(query(Order::Name, Some(Cursor::Newest(1)), None).place().is_err());
     }

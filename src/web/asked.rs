@@ -120,29 +120,25 @@ impl Asked {
         format!("{}{}", address("/results/", image), self.suffix())
     }
 
-    /// What is shown, as a sentence.
+    /// What is shown, in words: `12 failed images in cats/`.
     pub(crate) fn words(&self, search: Search, matches: Option<Matches>) -> String {
-        let count = matches.map(|m| format!("{}{} ", whole(m.count as f64), if m.exact { "" } else { "+" }));
-        let one = matches.is_some_and(|m| m.exact && m.count == 1);
-        let state = match self.filter.state {
-            None => "",
+        let mut words = String::new();
+        if let Some(Matches { count, exact }) = matches {
+            words.push_str(&format!("{}{} ", whole(count as f64), if exact { "" } else { "+" }));
+        }
+        let before = match self.filter.state {
+            None | Some(State::Uncertain) => "",
             Some(State::Labelled) => "labelled ",
-            Some(State::Uncertain) => "not sure ",
             Some(State::Failed) => "failed ",
             Some(State::Waiting) => "waiting ",
         };
-        let noun = match (self.filter.state, one) {
-            (Some(State::Uncertain), true) => "label the model is",
-            (Some(State::Uncertain), false) => "labels the model is",
-            (_, true) => "image",
-            (_, false) => "images",
-        };
-        let mut words = match self.filter.state {
-            Some(State::Uncertain) => format!("{}{noun} {}of", count.unwrap_or_default(), state),
-            _ => format!("{}{state}{noun}", count.unwrap_or_default()),
-        };
+        words.push_str(before);
+        words.push_str(if matches.is_some_and(|m| m.exact && m.count == 1) { "image" } else { "images" });
         if !self.label().is_empty() {
             words.push_str(&format!(" labelled “{}”", self.label()));
+        }
+        if self.filter.state == Some(State::Uncertain) {
+            words.push_str(" that the model is not sure of");
         }
         if !self.folder().is_empty() {
             words.push_str(&format!(" in {}/", self.folder()));
@@ -166,4 +162,35 @@ fn suffix(parameters: Vec<(&'static str, String)>) -> String {
 pub(crate) fn address(base: &str, image: &ImageName) -> String {
     let parts: Vec<String> = image.as_str().split('/').map(escape).collect();
     format!("{base}{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Asked {
+        let filter = Filter { text: Some("7 7".into()), folder: "a b/c".parse().ok(), ..Filter::default() };
+        Asked::new(&PageQuery { order: Order::Newest, limit: DEFAULT_LIMIT, filter, ..PageQuery::default() })
+    }
+
+    #[test]
+    fn a_question_is_an_address() {
+        assert_eq!(asked().link(), "/results?q=7%207&folder=a%20b%2Fc&order=newest");
+        let image: ImageName = "a b/ü.png".parse().unwrap();
+        assert_eq!(asked().in_folder(None).by_name().link_to(&image), "/results/a%20b/%C3%BC.png?q=7%207");
+        let failed = asked().in_state(Some(State::Failed));
+        assert_eq!(failed.labelled(Some("cat")).state(), "", "what failed has no label");
+        let beside = failed.link_beside("after", &Cursor::Newest(9));
+        assert!(beside.ends_with("&state=failed&folder=a%20b%2Fc&order=newest&after=9"), "{beside}");
+    }
+
+    #[test]
+    fn a_question_is_a_sentence() {
+        let many = Some(Matches { count: 1000, exact: false });
+        let words = asked().in_state(Some(State::Failed)).words(Search::Substring, many);
+        assert_eq!(words, "1,000+ failed images in a b/c/ with “7 7” in the name or as the label");
+        let one = Some(Matches { count: 1, exact: true });
+        let words = asked().labelled(Some("cat")).in_folder(None).words(Search::Prefix, one);
+        assert_eq!(words, "1 image labelled “cat” whose name begins with “7 7”");
+    }
 }

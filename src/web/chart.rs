@@ -1,7 +1,12 @@
 //! Charts of the last hour, drawn as paths of an SVG: no script, no library.
 
-use super::history::{SPAN, Sample};
+use std::time::Duration;
+
+use super::history::Sample;
 use crate::contract::Timestamp;
+
+/// So many minutes may a drawing be long; the shortest that holds all samples is taken.
+const MINUTES: [u64; 4] = [5, 10, 30, 60];
 
 /// The drawing's size in its own units; the page stretches it.
 pub(crate) const WIDTH: f64 = 600.0;
@@ -30,26 +35,40 @@ pub(crate) struct Chart {
 
 type Quantity = (&'static str, fn(&Sample) -> f64);
 
-/// Draws the hour before `now`.
-pub(crate) fn charts(samples: &[Sample], now: Timestamp) -> Vec<Chart> {
-    if samples.len() < 2 {
-        return Vec::new();
+/// All charts of the time before a moment.
+#[derive(Debug)]
+pub(crate) struct Charts {
+    /// So long it is.
+    pub(crate) minutes: u64,
+    /// None while there are too few samples.
+    pub(crate) charts: Vec<Chart>,
+}
+
+impl Charts {
+    /// Draws the samples of the hour before `now`.
+    pub(crate) fn new(samples: &[Sample], now: Timestamp) -> Self {
+        let age = samples.first().map_or(Duration::ZERO, |first| now.since(first.at));
+        let minutes = MINUTES.into_iter().find(|minutes| age <= Duration::from_secs(60 * minutes)).unwrap_or(60);
+        if samples.len() < 2 {
+            return Self { minutes, charts: Vec::new() };
+        }
+        let chart = |title, quantities: &[Quantity]| Chart::new(title, samples, now, minutes, quantities);
+        let charts = vec![
+            chart("Images a minute", &[("labelled", |s| s.per_minute)]),
+            chart("Queue", &[("waiting", |s| s.waiting as f64), ("in work", |s| s.in_work as f64)]),
+            chart("Workers", &[("running", |s| s.running.into()), ("wanted", |s| s.desired.into())]),
+        ];
+        Self { minutes, charts }
     }
-    let chart = |title, quantities: &[Quantity]| Chart::new(title, samples, now, quantities);
-    vec![
-        chart("Images a minute", &[("labelled", |s| s.per_minute)]),
-        chart("Queue", &[("waiting", |s| s.waiting as f64), ("in work", |s| s.in_work as f64)]),
-        chart("Workers", &[("running", |s| s.running.into()), ("wanted", |s| s.desired.into())]),
-    ]
 }
 
 impl Chart {
-    fn new(title: &'static str, samples: &[Sample], now: Timestamp, quantities: &[Quantity]) -> Self {
+    fn new(title: &'static str, samples: &[Sample], now: Timestamp, minutes: u64, quantities: &[Quantity]) -> Self {
         let values = || quantities.iter().flat_map(|(_, of)| samples.iter().map(of));
         let top = round_up(values().fold(0.0, f64::max));
         let lines = quantities.iter().map(|(name, of)| {
             let points = samples.iter().map(|sample| {
-                let age = now.since(sample.at).as_secs_f64() / SPAN.as_secs_f64();
+                let age = now.since(sample.at).as_secs_f64() / (60 * minutes) as f64;
                 (WIDTH * (1.0 - age).max(0.0), HEIGHT * (1.0 - of(sample) / top))
             });
             let points: Vec<(f64, f64)> = points.collect();
@@ -116,12 +135,14 @@ mod tests {
             running: 1,
         };
         let now = Timestamp::from_millis(60 * 60_000);
-        assert!(charts(&[sample(60, 1)], now).is_empty());
-        let charts = charts(&[sample(0, 0), sample(30, 1500), sample(60, 1000)], now);
-        let queue = &charts[1];
+        assert!(Charts::new(&[sample(60, 1)], now).charts.is_empty());
+        let drawn = Charts::new(&[sample(0, 0), sample(30, 1500), sample(60, 1000)], now);
+        assert_eq!(drawn.minutes, 60);
+        let queue = &drawn.charts[1];
         assert_eq!(queue.top, "2,000");
         assert_eq!(queue.lines[0].path, "M0.0 100.0L300.0 25.0L600.0 50.0");
         assert_eq!(queue.lines[0].area, "M0.0 100.0L300.0 25.0L600.0 50.0L600.0 100L0.0 100Z");
+        assert_eq!(Charts::new(&[sample(57, 0), sample(60, 1)], now).minutes, 5);
         assert_eq!(queue.lines[0].now, "1,000");
     }
 

@@ -56,6 +56,11 @@ impl History {
         }
     }
 
+    /// Whether nothing was remembered for a while.
+    pub(crate) fn is_silent(&self, now: Timestamp) -> bool {
+        self.0.lock().back().is_none_or(|last| now.abs_diff(last.at) >= SILENCE)
+    }
+
     /// What is remembered.
     pub(crate) fn samples(&self) -> Vec<Sample> {
         self.0.lock().iter().copied().collect()

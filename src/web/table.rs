@@ -5,12 +5,15 @@ use super::{
     thumbnails,
 };
 use crate::{
-    backend::{Page, PageQuery, Search},
+    backend::{Page, PageQuery},
     contract::{Classification, ImageName, Outcome},
 };
 
 /// A label of a smaller probability is not shown as if it were sure, whatever the model's threshold.
 const HALF: f32 = 0.5;
+
+/// So many less likely labels are shown beside the most likely one.
+const OTHERS: usize = 2;
 
 /// How much a label is to be trusted, as a class of style sheets; never told by colour alone.
 pub(crate) fn verdict(outcome: &Outcome) -> &'static str {
@@ -45,7 +48,6 @@ pub(crate) struct Row {
     pub(crate) percent: String,
     pub(crate) others: String,
     pub(crate) error: String,
-    pub(crate) worker: String,
     /// When it was classified, for programs and for people.
     pub(crate) at: String,
     pub(crate) when: String,
@@ -73,7 +75,6 @@ impl Row {
             percent: String::new(),
             others: String::new(),
             error: String::new(),
-            worker: String::new(),
             at: String::new(),
             when: String::new(),
             name,
@@ -85,8 +86,7 @@ impl Row {
         let mut row = Self {
             thumbnail: format!("{}?size=128&v={}", address("/images/", &result.image), thumbnails::version(result)),
             verdict: verdict(&result.outcome),
-            worker: result.worker.to_string(),
-            when: at.replace('T', " ").replace('Z', " UTC"),
+            when: at.get(..16).unwrap_or(&at).replace('T', " "),
             at,
             ..Self::waiting(&result.image, asked)
         };
@@ -95,7 +95,7 @@ impl Row {
                 row.label.clone_from(label);
                 row.width = format!("{:.1}%", confidence * 100.0);
                 row.percent = percent(*confidence);
-                let others = top.iter().skip(1).map(|s| format!("{} {}", s.label, percent(s.confidence)));
+                let others = top.iter().skip(1).take(OTHERS).map(|s| format!("{} {}", s.label, percent(s.confidence)));
                 row.others = others.collect::<Vec<_>>().join(", ");
             }
             Outcome::Failed { error } => row.error.clone_from(error),
@@ -116,16 +116,18 @@ pub(crate) struct Table {
     pub(crate) next: Option<String>,
     /// Whether it is the first page.
     pub(crate) first: bool,
-    /// What is asked for, as a sentence.
-    pub(crate) words: String,
     pub(crate) is_filtered: bool,
+    /// In the order of names, where folders have headings.
+    pub(crate) by_name: bool,
+    /// Rows can be ticked.
+    pub(crate) selectable: bool,
     /// The address of this page, to come back to.
     pub(crate) here: String,
 }
 
 impl Table {
     /// The rows of `page`, the answer to `query`.
-    pub(crate) fn new(page: &Page, query: &PageQuery, search: Search) -> Self {
+    pub(crate) fn new(page: &Page, query: &PageQuery) -> Self {
         let asked = Asked::new(query);
         let results = page.results.iter().map(|result| Row::new(result, &asked));
         let mut rows: Vec<Row> = page.waiting.iter().map(|image| Row::waiting(image, &asked)).chain(results).collect();
@@ -139,10 +141,16 @@ impl Table {
             previous: page.previous.as_ref().map(|place| asked.link_beside("before", place)),
             next: page.next.as_ref().map(|place| asked.link_beside("after", place)),
             first: place.is_none(),
-            words: asked.words(search, page.matches),
             is_filtered: asked.is_filtered(),
+            by_name: asked.is_by_name(),
+            selectable: false,
             here: place.map_or_else(|| asked.link(), |(key, place)| asked.link_beside(key, place)),
         }
+    }
+
+    /// The same, with rows that can be ticked.
+    pub(crate) fn selectable(self) -> Self {
+        Self { selectable: true, ..self }
     }
 }
 

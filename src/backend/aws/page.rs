@@ -85,7 +85,12 @@ impl DynamoResults {
         };
         if backwards {
             results.reverse();
-            return Ok(Page { results, next: back.map(Into::into), previous: onward.map(Into::into), ..Page::default() });
+            return Ok(Page {
+                results,
+                next: back.map(Into::into),
+                previous: onward.map(Into::into),
+                ..Page::default()
+            });
         }
         Ok(Page { results, next: onward.map(Into::into), previous: back.map(Into::into), ..Page::default() })
     }

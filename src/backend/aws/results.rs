@@ -27,7 +27,8 @@ use super::{
 };
 use crate::{
     backend::{
-        Counts, Error, ErrorKind, Filter, Heartbeat, Images, Page, PageQuery, Removed, Result, Results, Retry, Search, Totals, Written,
+        Counts, Error, ErrorKind, Filter, Heartbeat, Images, Page, PageQuery, Removed, Result, Results, Retry, Search,
+        Totals, Written,
     },
     clock::{Clock, SystemClock},
     contract::{Classification, ImageName, Timestamp},

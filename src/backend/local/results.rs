@@ -3,7 +3,12 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{Store, images::corrupt, page::{counts, page}, row::classification};
+use super::{
+    Store,
+    images::corrupt,
+    page::{counts, page},
+    row::classification,
+};
 use crate::{
     backend::{Counts, Filter, Heartbeat, Page, PageQuery, Removed, Result, Results, Search, Totals, Written},
     contract::{Classification, ImageName, Sequencer, order::sort_key},
