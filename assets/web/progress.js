@@ -108,8 +108,8 @@ export class Progress {
     const uploads = this.#uploads;
     const { counts, entries, bytes, unsent } = uploads;
     $("#progress").hidden = entries.length === 0;
-    $("#total").max = Math.max(bytes.all, 1);
-    $("#total").value = bytes.sent;
+    // Half of the way is to the server, half to the label.
+    $("#total").value = (bytes.sent / Math.max(bytes.all, 1) + (counts.done + counts.failed) / Math.max(entries.length, 1)) / 2;
     const text = this.#summary();
     if ($("#summary").textContent !== text) $("#summary").textContent = text;
     $("#pause").hidden = $("#cancel").hidden = unsent === 0;

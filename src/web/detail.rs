@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    extract::{Path, Query, State, rejection::PathRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     response::Response,
 };
 
@@ -71,7 +74,7 @@ pub(crate) async fn page(
     State(app): State<Arc<App>>,
     path: Result<Path<String>, PathRejection>,
     params: PageParams,
-    done: Option<Query<Done>>,
+    done: Result<Query<Done>, QueryRejection>,
 ) -> Result<Response> {
     let image = image_in(path)?;
     let query = params.query()?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    extract::{Query, State},
+    extract::{Query, State, rejection::QueryRejection},
     response::Response,
 };
 use serde::Deserialize;
@@ -48,7 +48,7 @@ pub(crate) struct Done {
 pub(crate) async fn page(
     State(app): State<Arc<App>>,
     params: PageParams,
-    done: Option<Query<Done>>,
+    done: Result<Query<Done>, QueryRejection>,
 ) -> Result<Response> {
     let results = &app.backend.results;
     let query = params.query()?;

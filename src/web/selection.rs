@@ -31,7 +31,8 @@ const SHOWN: usize = 20;
 struct ConfirmPage<'a> {
     frame: Frame<'a>,
     images: &'a [ImageName],
-    shown: usize,
+    first: &'a [ImageName],
+    more: usize,
     back: &'a str,
 }
 
@@ -79,8 +80,9 @@ pub(crate) async fn post(
     let back = if back.starts_with("/results") { local(&back) } else { "/results" };
     let (what, count) = match action.as_str() {
         "delete" if !confirmed => {
-            let shown = images.len().min(SHOWN);
-            return Ok(render(&ConfirmPage { frame: app.frame("results"), images: &images, shown, back }));
+            let (first, rest) = images.split_at(images.len().min(SHOWN));
+            let frame = app.frame("results");
+            return Ok(render(&ConfirmPage { frame, images: &images, first, more: rest.len(), back }));
         }
         "delete" => ("deleted", delete(&app, images).await?),
         "again" => ("again", ask(backend::requeue_images(&app.backend, images)).await?),
