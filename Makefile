@@ -5,7 +5,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 SOAK_SECONDS ?= 600
 
-.PHONY: help run test screenshots soak test-asan lint bench bench-peers bench-pipeline build dist deploy undeploy rehearse install-lint
+.PHONY: help run test screenshots soak test-asan lint bench bench-peers bench-pipeline bench-results build dist deploy undeploy rehearse install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -45,6 +45,10 @@ bench-peers: ## Side by side with ONNX Runtime, OpenVINO, MNN and candle, in one
 
 bench-pipeline: ## From photos to labels, side by side with scripts of Pillow, ONNX Runtime and OpenVINO
 	python3 tests/peers/pipeline.py
+
+bench-results: ## A million results by HTTP: pages, searches, counts
+	$(CARGO) build --release --locked
+	python3 tests/peers/results.py target/release/imgcls
 
 install-lint:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --debug --locked cargo-deny --version ^0.18

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Backend, Depth, Error, FleetState, Heartbeat, Result, Totals};
-use crate::contract::Timestamp;
+use crate::contract::{Timestamp, WorkerId};
 
 /// The status, in the shape of `GET /api/status`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,9 +23,42 @@ pub struct Status {
     /// Images in the last whole minute and the running one, per minute.
     pub images_per_minute: f64,
     /// Workers heard of lately.
-    pub workers: Vec<Heartbeat>,
+    pub workers: Vec<WorkerStatus>,
     /// Images by label, over all workers.
     pub labels: BTreeMap<String, u64>,
+}
+
+/// What is told of a worker.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct WorkerStatus {
+    /// Its id.
+    pub worker: WorkerId,
+    /// When it started.
+    #[serde(rename = "started_at_ms")]
+    pub started_at: Timestamp,
+    /// When it was last heard of.
+    #[serde(rename = "seen_at_ms")]
+    pub seen_at: Timestamp,
+    /// Messages that it holds.
+    pub in_flight: u32,
+    /// It takes no more messages.
+    pub draining: bool,
+    /// Images that it classified.
+    pub done: u64,
+    /// Images that it recorded as failed.
+    pub failed: u64,
+    /// Images by minute since 1970, the last ten minutes.
+    pub minutes: BTreeMap<i64, u64>,
+    /// Images by label.
+    pub labels: BTreeMap<String, u64>,
+}
+
+impl From<Heartbeat> for WorkerStatus {
+    fn from(beat: Heartbeat) -> Self {
+        let Heartbeat { worker, started_at, seen_at, in_flight, draining, done, failed, busy_ms: _, minutes, labels } =
+            beat;
+        Self { worker, started_at, seen_at, in_flight, draining, done, failed, minutes, labels }
+    }
 }
 
 /// The app tier in few numbers.
@@ -90,7 +123,7 @@ fn summarise(
     let images_per_minute = images_in_the_last_minute(&beats, now);
     // One that drains and holds nothing has said goodbye.
     let is_there = |beat: &Heartbeat| beat.is_alive(now) && !(beat.draining && beat.in_flight == 0);
-    let mut workers: Vec<Heartbeat> = beats.into_iter().filter(is_there).collect();
+    let mut workers: Vec<WorkerStatus> = beats.into_iter().filter(is_there).map(Into::into).collect();
     workers.sort_by(|a, b| a.worker.cmp(&b.worker));
     let busy = workers.iter().filter(|worker| worker.in_flight > 0).count();
     let FleetState { min, max, desired, in_service, pending, terminating, .. } = fleet;
@@ -149,5 +182,6 @@ mod tests {
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["fleet"]["desired"], 2);
         assert_eq!(json["queue"]["in_flight"], 0);
+        assert!(json["workers"][0].get("busy_ms").is_none());
     }
 }

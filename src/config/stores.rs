@@ -11,6 +11,7 @@ use super::{
     raw::{Queue, Raw, StoresKind},
     worker::cores,
 };
+use crate::contract::{name::MAX_NAME_BYTES, result::MAX_OBJECT_KEY_BYTES};
 
 /// Most worker processes where nobody says how many: each holds the model.
 const MAX_WORKERS: u32 = 8;
@@ -144,6 +145,13 @@ impl Raw {
                 "aws.output_bucket is the input bucket; its objects would be classified again and again, so name another",
             ));
         }
+        if aws.prefix.len() + MAX_NAME_BYTES > MAX_OBJECT_KEY_BYTES {
+            return Err(ConfigError::invalid(format!(
+                "aws.prefix has {} bytes; with a name after it, a key would be longer than S3 takes, so use at most {}",
+                aws.prefix.len(),
+                MAX_OBJECT_KEY_BYTES - MAX_NAME_BYTES
+            )));
+        }
         if aws.queue_url.ends_with(".fifo") {
             return Err(ConfigError::invalid(
                 "aws.queue_url is a FIFO queue, which S3 cannot notify; name a standard queue",
@@ -181,6 +189,19 @@ mod tests {
         assert!(refused(|raw| raw.queue.visibility_timeout = Duration::ZERO).contains("queue.visibility_timeout"));
         assert!(refused(|raw| (raw.fleet.min, raw.fleet.max) = (5, 4)).contains("fleet.min"));
         assert!(refused(|raw| raw.backend = StoresKind::Aws).contains("aws.bucket is not set"));
+    }
+
+    #[test]
+    fn a_prefix_leaves_room_for_names() {
+        let set = |raw: &mut Raw, prefix: &str| {
+            raw.backend = StoresKind::Aws;
+            (raw.aws.bucket, raw.aws.output_bucket, raw.aws.queue_url) = ("a".into(), "b".into(), "q".into());
+            raw.aws.prefix = prefix.into();
+        };
+        assert!(refused(|raw| set(raw, &"p".repeat(513))).contains("aws.prefix has 513 bytes"));
+        let mut raw = Raw::default();
+        set(&mut raw, &"p".repeat(512));
+        assert!(raw.stores().is_ok());
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub mod tags;
 pub mod timestamp;
 pub mod worker;
 
-pub use escape::escape;
+pub use escape::{escape, escape_path};
 pub use event::ObjectEvent;
 pub use name::{Digest, ImageName};
 pub use result::{Classification, Outcome};

@@ -6,8 +6,14 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// The longest image name, in bytes of UTF-8.
-pub const MAX_NAME_BYTES: usize = 255;
+use super::order::{MAX_KEY_BYTES, SHORT, sort_key};
+
+/// The longest component of an image name, in bytes of UTF-8: what most file systems take.
+pub const MAX_COMPONENT_BYTES: usize = 255;
+
+/// The longest image name, in bytes of UTF-8. It leaves half of an S3 key to a prefix or a label. A name's sort key must fit DynamoDB, too,
+/// which one of 291 bytes always does, and a longer one unless it is full of numbers.
+pub const MAX_NAME_BYTES: usize = 512;
 
 /// A longer "extension" is taken as part of the stem: it is no extension, and keeping it could leave no room for the stem.
 const MAX_EXTENSION_BYTES: usize = 16;
@@ -15,18 +21,24 @@ const MAX_EXTENSION_BYTES: usize = 16;
 /// How many hex digits of the content's SHA-256 are tried, in turn, when a name is taken by other bytes.
 pub const HASH_LENGTHS: [usize; 3] = [8, 16, 64];
 
+/// What folders leave free: room for the end of a stem, the longest hash and the longest extension, whatever they are made of.
+const ROOM: &str = "1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a";
+
 /// Why a text is no image name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing is left after directories and invisible characters are taken away.
+    /// Nothing is left after invisible characters are taken away.
     #[error("the file has no name; give it one")]
     Empty,
     /// `.` or `..`
     #[error("{0:?} is a directory, not a file name; rename the file")]
     Dots(String),
+    /// The folders leave no room for the file.
+    #[error("the folders before {0:?} have names that are too long: at most 255 bytes each, and about 400 in all")]
+    LongFolders(String),
     /// A name that is not in the stored form; see [`ImageName::from_str`].
     #[error(
-        "{0:?} is not a stored image name; names have no '/', '\\' or control characters and are at most 255 bytes"
+        "{0:?} is not a stored image name; names are paths without '.', '..', '\\' and control characters, of at most 512 bytes"
     )]
     NotCanonical(String),
 }
@@ -56,40 +68,53 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The name of a stored image: no directory, Unicode NFC, no control or format characters, 1 to 255 bytes.
+/// The name of a stored image: a relative path of components between `/`, each in Unicode NFC, without control or format characters,
+/// neither `.` nor `..`, and of 1 to [`MAX_COMPONENT_BYTES`]; of at most [`MAX_NAME_BYTES`] in all.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(String);
 
 impl ImageName {
-    /// The name for an upload that its sender calls `raw`: the base name after the last `/` or `\`, normalised. A name that
-    /// is too long is cut and gets the first hex digits of the content's `digest`, so that two long names stay apart.
+    /// The name for an upload that its sender calls `raw`: its [`relative_path`], normalised. A file name that is too long is cut and gets
+    /// the first hex digits of the content's `digest`, so that two long names stay apart.
     ///
     /// # Errors
-    /// [`NameError::Empty`] or [`NameError::Dots`] if no usable name is left.
+    /// [`NameError::Empty`] or [`NameError::Dots`] if no usable name is left, [`NameError::LongFolders`] if there is no room for one.
     pub fn from_upload(raw: &str, digest: &Digest) -> Result<Self, NameError> {
-        let base = raw.rsplit(['/', '\\']).next().unwrap_or_default();
-        // Composition can only join characters that stay, so one pass after the removal is a fixed point.
-        let name: String = base.chars().filter(|c| !is_invisible(*c)).nfc().collect();
-        match name.as_str() {
-            "" => Err(NameError::Empty),
-            "." | ".." => Err(NameError::Dots(name)),
-            _ if name.len() > MAX_NAME_BYTES => Ok(Self(name).with_hash(digest, HASH_LENGTHS[0])),
-            _ => Ok(Self(name)),
+        let (folders, base) = split_path(relative_path(raw));
+        let base = normalised(base);
+        match base.as_str() {
+            "" => return Err(NameError::Empty),
+            "." | ".." => return Err(NameError::Dots(base)),
+            _ => {}
         }
+        let folders = match folders.strip_suffix('/') {
+            None => String::new(),
+            Some(folders) => safe_folders(folders, &base)?,
+        };
+        let fits = base.len() <= MAX_COMPONENT_BYTES;
+        let name = Self(folders + &base);
+        Ok(if fits && name.fits() { name } else { name.with_hash(digest, HASH_LENGTHS[0]) })
     }
 
-    /// `stem.<digits hex of digest>.ext`, the stem cut where the whole would not fit.
+    /// `stem.<digits hex of digest>.ext` in the same folder, the stem cut where the whole would not fit.
     #[must_use]
     pub fn with_hash(&self, digest: &Digest, digits: usize) -> Self {
-        let (stem, extension) = self.split();
+        let (folders, base) = split_path(&self.0);
+        let (stem, extension) = split_extension(base);
         let tail = format!(".{}{extension}", &digest.to_hex()[..digits]);
-        let mut end = stem.len().min(MAX_NAME_BYTES - tail.len());
-        while !stem.is_char_boundary(end) {
+        let mut end = stem.len().min(MAX_COMPONENT_BYTES - tail.len());
+        loop {
+            while !stem.is_char_boundary(end) {
+                end -= 1;
+            }
+            // A cut may split what NFC had composed of several characters; a prefix of NFC text is NFC text all the same.
+            let name = Self(format!("{folders}{}{tail}", &stem[..end]));
+            if end == 0 || name.fits() {
+                return name;
+            }
             end -= 1;
         }
-        // A cut may split what NFC had composed of several characters; a prefix of NFC text is NFC text all the same.
-        Self(format!("{}{tail}", &stem[..end]))
     }
 
     /// The names to try for an image with this `digest`, in order: the name itself, then with 8, 16 and 64 hex digits.
@@ -103,12 +128,67 @@ impl ImageName {
         &self.0
     }
 
-    /// Stem and extension; the extension has its dot, or is empty.
-    fn split(&self) -> (&str, &str) {
-        match self.0.rfind('.') {
-            Some(dot) if dot > 0 && self.0.len() - dot <= MAX_EXTENSION_BYTES => self.0.split_at(dot),
-            _ => (&self.0, ""),
-        }
+    /// The last component.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        split_path(&self.0).1
+    }
+
+    /// The folders that it is in, the innermost first.
+    pub fn folders(&self) -> impl Iterator<Item = &str> {
+        self.0.rmatch_indices('/').map(|(at, _)| &self.0[..at])
+    }
+
+    /// Whether it is not too long as a whole.
+    fn fits(&self) -> bool {
+        self.0.len() <= SHORT || (self.0.len() <= MAX_NAME_BYTES && sort_key(&self.0).len() <= MAX_KEY_BYTES)
+    }
+}
+
+/// What of a name that a user gave is kept: all of a relative path, such as `cats/1.png`. Of one that is absolute or leads up, or that may
+/// mean another thing to another system (`\`, a drive, empty components and `.`), the base name after the last `/` or `\`.
+#[must_use]
+pub fn relative_path(raw: &str) -> &str {
+    let base = raw.rsplit(['/', '\\']).next().unwrap_or_default();
+    let is_drive = raw.contains('/') && raw.as_bytes()[0].is_ascii_alphabetic() && raw.as_bytes().get(1) == Some(&b':');
+    let mut folders =
+        raw[..raw.len() - base.len()].strip_suffix('/').into_iter().flat_map(|folders| folders.split('/'));
+    if raw.contains('\\') || is_drive || folders.any(is_special) { base } else { raw }
+}
+
+/// The folders of a path with their last `/`, and its base name.
+fn split_path(path: &str) -> (&str, &str) {
+    path.split_at(path.rfind('/').map_or(0, |at| at + 1))
+}
+
+/// The folders as they are stored, with a `/` at the end. None where one of them turns out to be special without what is invisible.
+fn safe_folders(folders: &str, base: &str) -> Result<String, NameError> {
+    let folders: Vec<String> = folders.split('/').map(normalised).collect();
+    if folders.iter().any(|folder| is_special(folder)) {
+        return Ok(String::new());
+    }
+    let path = folders.join("/") + "/";
+    if folders.iter().any(|folder| folder.len() > MAX_COMPONENT_BYTES) || !ImageName(format!("{path}{ROOM}")).fits() {
+        return Err(NameError::LongFolders(base.to_owned()));
+    }
+    Ok(path)
+}
+
+fn is_special(component: &str) -> bool {
+    matches!(component, "" | "." | "..")
+}
+
+/// The component without what is invisible, in Unicode NFC.
+fn normalised(component: &str) -> String {
+    // Composition can only join characters that stay, so one pass after the removal is a fixed point.
+    component.chars().filter(|c| !is_invisible(*c)).nfc().collect()
+}
+
+/// Stem and extension; the extension has its dot, or is empty.
+fn split_extension(base: &str) -> (&str, &str) {
+    match base.rfind('.') {
+        Some(dot) if dot > 0 && base.len() - dot <= MAX_EXTENSION_BYTES => base.split_at(dot),
+        _ => (base, ""),
     }
 }
 
@@ -167,8 +247,18 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_base_name() {
+    fn takes_safe_paths_and_base_names() {
         for (raw, name) in [
+            ("cat/0000.jpg", "cat/0000.jpg"),
+            ("e\u{301}/\u{200b}x/..a/ .png", "\u{e9}/x/..a/ .png"),
+            ("/etc/passwd", "passwd"),
+            ("a/../b.png", "b.png"),
+            ("a//b.png", "b.png"),
+            ("./a/b.png", "b.png"),
+            ("C:/photos/x.jpg", "x.jpg"),
+            ("C:x.jpg", "C:x.jpg"),
+            ("a/\u{200b}/b.png", "b.png"),
+            ("a/.\u{200b}./b.png", "b.png"),
             ("a b.png", "a b.png"),
             ("../../etc/passwd", "passwd"),
             (r"C:\photos\x.jpg", "x.jpg"),
@@ -191,7 +281,9 @@ mod tests {
         assert_eq!(named("\u{200b}\u{feff}"), Err(NameError::Empty));
         assert_eq!(named(".."), Err(NameError::Dots("..".into())));
         assert_eq!(named("a/."), Err(NameError::Dots(".".into())));
-        assert!("a/b".parse::<ImageName>().is_err());
+        for name in ["/a", "a/", "a//b", "a/../b", "./a", r"a\b", "C:/a"] {
+            assert!(name.parse::<ImageName>().is_err(), "{name}");
+        }
         assert!("e\u{301}".parse::<ImageName>().is_err());
     }
 
@@ -202,6 +294,23 @@ mod tests {
         assert!(name.len() <= MAX_NAME_BYTES && name.ends_with(&format!("é.{hash}.png")), "{name}");
         let name = named(&"a".repeat(300)).unwrap();
         assert_eq!(name, format!("{}.{hash}", "a".repeat(246)));
+    }
+
+    #[test]
+    fn long_paths_are_cut_in_their_base_or_refused() {
+        let folder = |bytes| vec!["f".repeat(100); bytes / 100].join("/");
+        let name = named(&format!("{}/{}.png", folder(300), "é".repeat(120))).unwrap();
+        assert!(name.len() <= MAX_NAME_BYTES && name.starts_with(&folder(300)) && name.ends_with(".png"), "{name}");
+        assert_eq!(named(&format!("{}/a.png", folder(500))), Err(NameError::LongFolders("a.png".into())));
+        assert_eq!(named(&format!("{}/a.png", "f".repeat(256))), Err(NameError::LongFolders("a.png".into())));
+        assert!(named(&format!("{}/a.png", "f".repeat(255))).is_ok());
+    }
+
+    #[test]
+    fn folders_are_told() {
+        let name: ImageName = "a/b/c.png".parse().unwrap();
+        assert_eq!((name.base(), name.folders().collect::<Vec<_>>()), ("c.png", vec!["a/b", "a"]));
+        assert_eq!("c".parse::<ImageName>().unwrap().folders().count(), 0);
     }
 
     #[test]
@@ -233,16 +342,18 @@ mod tests {
             for name in [ImageName::from_upload(&raw, &Digest::of(b"x")), raw.parse()].into_iter().flatten() {
                 let text = name.as_str();
                 prop_assert!(!text.is_empty() && text.len() <= MAX_NAME_BYTES);
-                prop_assert!(text.split('/').all(|part| !matches!(part, "" | "." | "..")), "{text:?}");
+                prop_assert!(text.split('/').all(|part| !is_special(part) && part.len() <= MAX_COMPONENT_BYTES), "{text:?}");
                 prop_assert!(!text.contains('\\') && !text.chars().any(is_invisible), "{text:?}");
+                prop_assert!(std::path::Path::new(text).components().all(|c| matches!(c, std::path::Component::Normal(_))));
             }
         }
 
         #[test]
-        fn every_name_is_canonical(raw in "\\PC{0,300}|.{0,40}", bytes: [u8; 4]) {
+        fn every_name_is_canonical_and_fits(raw in "\\PC{0,300}|.{0,40}|[0-9aİ/]{0,500}|([a-zé1]{1,90}/){0,6}[a1é.]{0,300}", bytes: [u8; 4]) {
             if let Ok(name) = ImageName::from_upload(&raw, &Digest::of(&bytes)) {
                 for candidate in name.candidates(&Digest::of(&bytes)) {
                     prop_assert!(candidate.as_str().len() <= MAX_NAME_BYTES);
+                    prop_assert!(sort_key(candidate.as_str()).len() <= MAX_KEY_BYTES);
                     prop_assert_eq!(candidate.as_str().parse::<ImageName>(), Ok(candidate.clone()));
                 }
             }

@@ -115,10 +115,16 @@ impl Classification {
     }
 }
 
-/// `{image}_{label}`, the label's spaces as `_`, and its `/` too, so that a label makes no folder.
+/// The longest key of an object on S3, in bytes.
+pub const MAX_OBJECT_KEY_BYTES: usize = 1024;
+
+/// `{image}_{label}`, the label's spaces as `_`, and its `/` too, so that a label makes no folder; cut where S3 would refuse it.
 #[must_use]
 pub fn output_key(image: &ImageName, label: &str) -> String {
-    format!("{image}_{}", label.replace([' ', '/'], "_"))
+    let mut key = format!("{image}_{}", label.replace([' ', '/'], "_"));
+    let end = (0..=key.len().min(MAX_OBJECT_KEY_BYTES)).rev().find(|end| key.is_char_boundary(*end));
+    key.truncate(end.unwrap_or(0));
+    key
 }
 
 #[cfg(test)]
@@ -145,6 +151,7 @@ mod tests {
             let image: ImageName = "a b.png".parse().unwrap();
             let key = output_key(&image, &label);
             proptest::prop_assert!(key.starts_with("a b.png_") && !key["a b.png_".len()..].contains(['/', ' ']));
+            proptest::prop_assert!(key.len() <= MAX_OBJECT_KEY_BYTES);
         }
 
         #[test]
@@ -173,6 +180,8 @@ mod tests {
         );
         assert_eq!(serde_json::from_str::<Classification>(&json).unwrap(), labelled);
         assert_eq!(labelled.output_key().as_deref(), Some("a b.png_fire_engine"));
+        assert_eq!(output_key(&"cats/a b.png".parse().unwrap(), "a/b"), "cats/a b.png_a_b");
+        assert_eq!(output_key(&labelled.image, &"é".repeat(600)).len(), 1024);
 
         let failed = classification(Outcome::Failed { error: "not an image".into() });
         let json = serde_json::to_string(&failed).unwrap();

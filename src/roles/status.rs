@@ -13,7 +13,10 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::{
-    backend::{self, Heartbeat, status::Status},
+    backend::{
+        self,
+        status::{Status, WorkerStatus},
+    },
     clock::{Clock, SystemClock},
     config::Stores,
     contract::Timestamp,
@@ -104,7 +107,7 @@ fn text(status: &Status, now: Timestamp) -> String {
     lines.join("\n")
 }
 
-fn line(worker: &Heartbeat, now: Timestamp) -> String {
+fn line(worker: &WorkerStatus, now: Timestamp) -> String {
     let state = match (worker.draining, worker.in_flight) {
         (true, _) => "draining",
         (_, 0) => "idle",
@@ -129,12 +132,12 @@ mod tests {
 
     #[test]
     fn text_for_people() {
-        let worker = Heartbeat {
+        let worker = WorkerStatus {
             worker: "host-1".into(),
             seen_at: Timestamp::from_millis(5000),
             in_flight: 3,
             done: 7,
-            ..Heartbeat::default()
+            ..WorkerStatus::default()
         };
         let status = Status {
             backend: "local",

@@ -3,7 +3,7 @@
 use super::{chart::whole, params::DEFAULT_LIMIT};
 use crate::{
     backend::{Cursor, Filter, Matches, Order, PageQuery, Search, State},
-    contract::{ImageName, escape},
+    contract::{ImageName, escape, escape_path},
 };
 
 /// A question without its place in the answer.
@@ -40,11 +40,6 @@ impl Asked {
 
     pub(crate) fn in_folder(&self, folder: Option<ImageName>) -> Self {
         self.filtered(|filter| filter.folder = folder)
-    }
-
-    /// The same rows by their names, which every store has.
-    pub(crate) fn by_name(&self) -> Self {
-        Self { order: Order::Name, ..self.clone() }
     }
 
     pub(crate) fn order(&self) -> &'static str {
@@ -160,8 +155,7 @@ fn suffix(parameters: Vec<(&'static str, String)>) -> String {
 
 /// The address of an image under `base`, its folders as they are.
 pub(crate) fn address(base: &str, image: &ImageName) -> String {
-    let parts: Vec<String> = image.as_str().split('/').map(escape).collect();
-    format!("{base}{}", parts.join("/"))
+    format!("{base}{}", escape_path(image.as_str()))
 }
 
 #[cfg(test)]
@@ -177,7 +171,7 @@ mod tests {
     fn a_question_is_an_address() {
         assert_eq!(asked().link(), "/results?q=7%207&folder=a%20b%2Fc&order=newest");
         let image: ImageName = "a b/ü.png".parse().unwrap();
-        assert_eq!(asked().in_folder(None).by_name().link_to(&image), "/results/a%20b/%C3%BC.png?q=7%207");
+        assert_eq!(asked().in_folder(None).link_to(&image), "/results/a%20b/%C3%BC.png?q=7%207&order=newest");
         let failed = asked().in_state(Some(State::Failed));
         assert_eq!(failed.labelled(Some("cat")).state(), "", "what failed has no label");
         let beside = failed.link_beside("after", &Cursor::Newest(9));

@@ -1,4 +1,4 @@
-//! All results as CSV, streamed page by page.
+//! Results as CSV, streamed page by page.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
 /// Rows read at a time.
 const ROWS: usize = 500;
 
-/// `GET /api/results.csv`. Rows that are written meanwhile may or may not be in it.
+/// `GET /api/results.csv`: all that the filter leaves; of an image that waits, its name alone. Rows that are written meanwhile may or may not be in it.
 pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Result<Response> {
     let query = PageQuery { limit: ROWS, before: None, ..params.query()? };
     // The first page before the headers leave, so that a store that is down is an error and no empty file.
@@ -35,6 +35,11 @@ pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Resu
             let mut text = head;
             for row in &page.results {
                 text.extend(line(cells(row))?);
+            }
+            for image in &page.waiting {
+                text.extend(line(std::array::from_fn(
+                    |cell| if cell == 0 { image.to_string() } else { String::new() },
+                ))?);
             }
             let query = PageQuery { after: page.next, ..query };
             let next = if query.after.is_some() { Some(ask(app.backend.results.page(&query)).await?) } else { None };

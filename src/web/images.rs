@@ -53,7 +53,7 @@ fn body(bytes: Vec<u8>, share: OwnedSemaphorePermit, image: &ImageName) -> Respo
     let format = format::sniff(&bytes);
     let disposition = if format.is_ok() { "inline" } else { "attachment" };
     let disposition =
-        format!("{disposition}; filename*=UTF-8''{}", utf8_percent_encode(image.as_str(), NON_ALPHANUMERIC));
+        format!("{disposition}; filename*=UTF-8''{}", utf8_percent_encode(image.base(), NON_ALPHANUMERIC));
     let length = bytes.len();
     let pieces = stream::unfold((Bytes::from(bytes), share), |(mut rest, share)| async move {
         let piece = rest.split_to(rest.len().min(PIECE));

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use super::error::{Error, Result};
 use crate::{
     backend::{Cursor, Filter, Order, PageQuery},
-    contract::{ImageName, escape},
+    contract::ImageName,
 };
 
 /// The values of the parameters `names`, empty where they are absent, as forms send them.
@@ -106,21 +106,6 @@ impl PageParams {
         };
         Ok(Filter { text: some(self.q.trim()), label: some(&self.label), state: choice("state", &self.state)?, folder })
     }
-
-    /// The address of `path` with these parameters, those in `changes` replaced, by the first change of each: an empty value takes one away.
-    pub(crate) fn address(&self, path: &str, changes: &[(&str, &str)]) -> String {
-        let Self { q, label, state, folder, order, after, before, limit } = self;
-        let mut address = path.to_owned();
-        for (name, value) in PAGE.into_iter().zip([q, label, state, folder, order, after, before, limit]) {
-            let change = changes.iter().find(|(changed, _)| *changed == name);
-            let value = change.map_or(value.as_str(), |(_, value)| value);
-            if !value.is_empty() {
-                let separator = if address.len() == path.len() { '?' } else { '&' };
-                address.push_str(&format!("{separator}{name}={}", escape(value)));
-            }
-        }
-        address
-    }
 }
 
 /// The filter of a question that is about no page: the first four of the [`PageParams`].
@@ -214,16 +199,5 @@ mod tests {
             let error = params(pairs).query().unwrap_err();
             assert!(error.message().contains(says), "{pairs:?}: {error}");
         }
-    }
-
-    #[test]
-    fn addresses_keep_what_is_not_changed() {
-        let params = params(&[("q", "a b"), ("after", "x&y"), ("limit", "5")]);
-        assert_eq!(params.address("/results", &[]), "/results?q=a%20b&after=x%26y&limit=5");
-        assert_eq!(
-            params.address("/results", &[("after", ""), ("before", "c"), ("q", "")]),
-            "/results?before=c&limit=5"
-        );
-        assert_eq!(PageParams::default().address("/results", &[]), "/results");
     }
 }

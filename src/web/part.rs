@@ -4,7 +4,7 @@ use axum::http::header;
 use unicode_normalization::UnicodeNormalization as _;
 
 use super::error::Error;
-use crate::contract::ImageName;
+use crate::contract::{ImageName, name::relative_path};
 
 /// A longer file name is refused.
 const MAX_NAME_BYTES: usize = 4096;
@@ -96,10 +96,9 @@ impl Echo {
     }
 }
 
-/// Whether the stored name is another than the base name of the sender's, composed characters aside.
+/// Whether the stored name is another than what of the sender's is kept, composed characters aside.
 pub(crate) fn is_renamed(file: &str, image: &ImageName) -> bool {
-    let base = file.rsplit(['/', '\\']).next().unwrap_or_default();
-    !base.nfc().eq(image.as_str().chars())
+    !relative_path(file).nfc().eq(image.as_str().chars())
 }
 
 #[cfg(test)]
@@ -110,7 +109,9 @@ mod tests {
     fn notices_a_renamed_file() {
         let renamed = |file, image: &str| is_renamed(file, &image.parse().unwrap());
         assert!(!renamed("a.png", "a.png"));
-        assert!(!renamed("dir/a.png", "a.png"));
+        assert!(!renamed("dir/a.png", "dir/a.png"));
+        assert!(renamed("dir/a.png", "a.png"));
+        assert!(!renamed("/dir/a.png", "a.png"));
         assert!(!renamed(r"C:\x.png", "x.png"));
         assert!(!renamed("e\u{301}.png", "\u{e9}.png"));
         assert!(renamed("a.png", "a.12345678.png"));

@@ -34,6 +34,7 @@ struct ConfirmPage<'a> {
     first: &'a [ImageName],
     more: usize,
     back: &'a str,
+    beyond: &'a str,
 }
 
 /// A form as browsers send it.
@@ -44,6 +45,8 @@ struct Selection {
     confirmed: bool,
     /// The page to go back to.
     back: String,
+    /// The one to go to when the images are removed, where that is another.
+    beyond: String,
 }
 
 impl Selection {
@@ -53,6 +56,7 @@ impl Selection {
             match name.as_str() {
                 "action" => read.action = value,
                 "back" => read.back = value,
+                "beyond" => read.beyond = value,
                 "confirmed" => read.confirmed = value == "yes",
                 "image" => {
                     let image = value.parse().map_err(|error| Error::bad_request(format!("image: {error}")))?;
@@ -76,13 +80,14 @@ pub(crate) async fn post(
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Result<Response> {
     let Form(form) = form.map_err(|error| Error::new(error.status(), "the form cannot be read"))?;
-    let Selection { action, images, confirmed, back } = Selection::read(form)?;
+    let Selection { action, images, confirmed, back, beyond } = Selection::read(form)?;
+    let back = if action == "delete" && confirmed && !beyond.is_empty() { beyond.clone() } else { back };
     let back = if back.starts_with("/results") { local(&back) } else { "/results" };
     let (what, count) = match action.as_str() {
         "delete" if !confirmed => {
             let (first, rest) = images.split_at(images.len().min(SHOWN));
             let frame = app.frame("results");
-            return Ok(render(&ConfirmPage { frame, images: &images, first, more: rest.len(), back }));
+            return Ok(render(&ConfirmPage { frame, images: &images, first, more: rest.len(), back, beyond: &beyond }));
         }
         "delete" => ("deleted", delete(&app, images).await?),
         "again" => ("again", ask(backend::requeue_images(&app.backend, images)).await?),

@@ -176,7 +176,18 @@ async fn use_the_web_tier(system: &System, url: &str, client: &reqwest::Client) 
     let files = [("a.png", 0), ("a.png", 1), ("b.png", 2)].map(|(name, i)| (name.to_owned(), pictures[i].clone()));
     let stored = upload(client, url, files).await;
     assert!(stored.iter().all(|entry| entry["error"].is_null()), "{stored:?}");
-    for path in ["/", "/results", "/api/results", "/api/results.csv", "/status", "/api/status", "/readyz", "/metrics"] {
+    for path in [
+        "/",
+        "/results",
+        "/api/results",
+        "/api/results?label=cat",
+        "/api/counts",
+        "/api/results.csv",
+        "/status",
+        "/api/status",
+        "/readyz",
+        "/metrics",
+    ] {
         get(path).await;
     }
     get("/images/a.png").await;

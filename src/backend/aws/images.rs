@@ -40,7 +40,7 @@ impl S3Images {
     }
 
     /// The image that is stored as `key`, if it is one.
-    fn image(&self, key: &str) -> Option<ImageName> {
+    pub(super) fn image(&self, key: &str) -> Option<ImageName> {
         key.strip_prefix(&self.prefix)?.parse().ok()
     }
 
@@ -175,18 +175,13 @@ impl Images for S3Images {
                 .list_objects_v2()
                 .bucket(&self.bucket.name)
                 .prefix(&self.prefix)
-                // What is in folders below the prefix has no image name.
-                .delimiter("/")
                 .set_start_after(start)
                 .max_keys(i32::try_from(want).unwrap_or(i32::MAX))
                 .send()
                 .await
                 .map_err(|e| LIST.error(&self.bucket.uri(&self.prefix), &e))?;
             names.extend(page.contents().iter().filter_map(|o| self.image(o.key()?)));
-            let last = page.contents().last().and_then(|o| o.key());
-            let folder = page.common_prefixes().last().and_then(|p| p.prefix());
-            // A folder sorts after its own prefix and before whatever follows its last key: "dir/" + the greatest character.
-            start = last.map(str::to_owned).into_iter().chain(folder.map(|f| format!("{f}\u{10ffff}"))).max();
+            start = page.contents().last().and_then(|o| o.key()).map(str::to_owned);
             if !page.is_truncated().unwrap_or(false) || start.is_none() {
                 break;
             }

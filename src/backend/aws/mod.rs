@@ -11,6 +11,7 @@ use crate::config::Aws;
 
 mod bucket;
 mod client;
+mod counts;
 mod dead;
 mod fleet;
 mod images;

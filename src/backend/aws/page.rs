@@ -1,144 +1,180 @@
-//! Pages in natural order: a merge of the shards, each already in order.
+//! Pages in natural order: a merge of the shards, each already in order, or what the index has of one label.
 
 use std::collections::VecDeque;
 
+use aws_sdk_dynamodb::{error::SdkError, operation::query::builders::QueryFluentBuilder, types::AttributeValue};
 use futures_util::{StreamExt, future::try_join_all, stream};
 
 use super::{
     marker::{Marker, is_visible},
     results::{DynamoResults, QUERY},
-    row::{self, DELETED_AT, Item, SHARD, SHARDS, SORT_KEY, TOMBSTONE, n, number, s, text},
+    row::{self, CLASSIFICATION, DELETED_AT, Item, SHARD, SHARDS, SORT_KEY, TOMBSTONE, n, number, s, text},
 };
 use crate::{
-    backend::{Counts, Cursor, Error, ErrorKind, Filter, Page, PageQuery, Result},
+    backend::{Cursor, Error, ErrorKind, Filter, Matches, Order, Page, PageQuery, Result},
     clock::{Clock, SystemClock},
-    contract::{Classification, ImageName, Timestamp, order::sort_key},
+    contract::{
+        Classification, ImageName, Timestamp,
+        order::{MAX_KEY_BYTES, fold, prefixes, sort_key},
+    },
 };
 
-/// Rows that one call looks at when it filters.
-const MAX_LOOKED_AT: usize = 2000;
+/// The index of the table that has the rows of each label in natural order: its partition key is the label, its sort key the table's.
+pub(super) const BY_LABEL: &str = "ByLabel";
 
-/// Rows of one shard in one query when filtering.
-const FILTER_CHUNK: usize = 125;
-
-/// Most rows of one shard in one query.
+/// Most rows of one lane in one query.
 const MAX_CHUNK: usize = 1000;
 
-/// One shard, read ahead as far as needed.
-struct Shard {
-    number: i32,
+/// What follows whatever begins a key, and has room in a condition's value.
+const GREATEST: char = char::MAX;
+
+/// Where the rows of a page are: in which lanes, and in which ranges of their keys, one after the other.
+#[derive(Debug)]
+struct Source {
+    /// The label whose lane of the index it is; the shards without one.
+    label: Option<String>,
+    /// What keys begin with.
+    prefixes: Vec<String>,
+    /// What names begin with; natural order does not tell `Cats/` from `cats/`.
+    folder: Option<String>,
+}
+
+impl Source {
+    fn new(filter: &Filter) -> Result<Self> {
+        if filter.state.is_some() {
+            return Err(unsupported("the table has no index of states; leave state out"));
+        }
+        let folder = filter.folder.as_ref().map(|folder| format!("{folder}/"));
+        let prefixes = match &filter.text {
+            Some(text) => prefixes(&format!("{}{text}", folder.as_deref().unwrap_or_default())),
+            None => vec![folder.as_deref().map(fold).unwrap_or_default()],
+        };
+        // Nothing begins with what is longer than a key.
+        let fits = |prefix: &String| prefix.len() + GREATEST.len_utf8() <= MAX_KEY_BYTES;
+        Ok(Self { label: filter.label.clone(), prefixes: prefixes.into_iter().filter(fits).collect(), folder })
+    }
+}
+
+/// One lane of a range, read ahead as far as needed.
+#[derive(Debug)]
+struct Lane {
+    /// The value of its partition key.
+    key: AttributeValue,
     rows: VecDeque<Item>,
     /// Rows to read next.
     chunk: usize,
-    /// The sort key after which to read on; `None` at the shard's end.
+    /// Where reading goes on; `None` at the lane's end.
     from: Option<Start>,
 }
 
 /// Where reading goes on.
 #[derive(Debug, Clone)]
 enum Start {
-    /// At the shard's first row in this direction.
+    /// At the lane's first row in this direction.
     Edge,
     /// Beyond this sort key.
     Beyond(String),
+}
+
+impl Start {
+    /// Where a range begins for who comes from `key`; `None` where all of it is behind.
+    fn of_range(prefix: &str, key: Option<&str>, backwards: bool) -> Option<Self> {
+        match key {
+            None => Some(Self::Edge),
+            Some(key) if key.starts_with(prefix) => Some(Self::Beyond(key.to_owned())),
+            Some(key) => ((key < prefix) != backwards).then_some(Self::Edge),
+        }
+    }
+}
+
+fn unsupported(message: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("on AWS {message}"))
 }
 
 impl DynamoResults {
     pub(super) async fn read_page(&self, query: &PageQuery) -> Result<Page> {
         let (place, forward) = query.place()?;
         let from = match place {
-            None => None,
             Some(Cursor::Name(name)) => Some(name),
-            Some(_) => return Err(Error::new(ErrorKind::Unsupported, "on AWS rows come in the order of names alone")),
+            _ => None,
         };
+        if query.order != Order::Name {
+            return Err(unsupported(
+                "results come in the order of names alone, which is the one that the table has; leave order out",
+            ));
+        }
+        let source = Source::new(&query.filter)?;
         let marker = self.marker().await?;
-        let limit = query.limit.clamp(1, 1000);
-        let backwards = !forward;
-        let filter = query.filter.text.as_deref().map(str::to_ascii_lowercase);
+        let limit = query.limit.clamp(1, PageQuery::MAX_LIMIT);
         // Shards hold an eighth each; the slack makes a second query rare.
-        let chunk = if filter.is_some() { FILTER_CHUNK } else { limit / usize::from(SHARDS) * 5 / 4 + 8 };
-        let mut merge = Merge::new(self, from, backwards, chunk, marker).await?;
-
+        let chunk = if source.label.is_some() { limit + 1 } else { limit / usize::from(SHARDS) * 5 / 4 + 8 };
+        let mut merge = Merge::new(self, &source, from, !forward, chunk, marker);
         let mut results: Vec<Classification> = Vec::new();
-        let mut looked_at = 0;
-        let mut last = None;
         let mut more = false;
-        while let Some(item) = merge.next().await? {
-            if results.len() == limit || looked_at == MAX_LOOKED_AT {
+        while let Some(row) = merge.next().await? {
+            if results.len() == limit {
                 more = true;
                 break;
             }
-            looked_at += usize::from(filter.is_some());
-            let Some(row) = row::row(&item) else { continue };
-            last = Some(row.image.clone());
-            if filter.as_deref().is_none_or(|f| matches(&row, f)) {
-                results.push(row);
-            }
+            results.push(row);
         }
-        let onward = last.filter(|_| more);
+        let onward = results.last().filter(|_| more).map(|row| row.image.clone());
         let back = match from {
             None => None,
             Some(from) => {
                 let edge = results.first().map_or_else(|| from.clone(), |row| row.image.clone());
-                self.lies_beyond(&edge, !backwards, marker).await?.then_some(edge)
+                let is_any = Merge::new(self, &source, Some(&edge), forward, 1, marker).next().await?.is_some();
+                is_any.then_some(edge)
             }
         };
-        if backwards {
+        let whole = !query.filter.is_empty() && onward.is_none() && back.is_none();
+        let matches = whole.then_some(Matches { count: results.len() as u64, exact: true });
+        let (mut next, mut previous) = (onward.map(Cursor::Name), back.map(Cursor::Name));
+        if !forward {
             results.reverse();
-            return Ok(Page {
-                results,
-                next: back.map(Into::into),
-                previous: onward.map(Into::into),
-                ..Page::default()
-            });
+            (next, previous) = (previous, next);
         }
-        Ok(Page { results, next: onward.map(Into::into), previous: back.map(Into::into), ..Page::default() })
+        Ok(Page { results, waiting: Vec::new(), next, previous, matches })
     }
 
-    pub(super) async fn read_counts(&self, _filter: &Filter) -> Result<Counts> {
-        Ok(Counts::default())
-    }
-
-    /// Whether there are rows before (or after) `edge`.
-    async fn lies_beyond(&self, edge: &ImageName, backwards: bool, marker: Marker) -> Result<bool> {
-        Ok(Merge::new(self, Some(edge), backwards, 1, marker).await?.next().await?.is_some())
-    }
-
-    /// Reads the next rows of a shard. What is hidden, by a reset or because it was removed, is left out; where there
+    /// Reads the next rows of a lane. What is hidden, by a reset or because it was removed, is left out; where there
     /// is much of it, more is read next time.
-    async fn fill(&self, shard: &mut Shard, backwards: bool, marker: Marker) -> Result<()> {
-        let Some(from) = shard.from.take() else { return Ok(()) };
-        let mut query = self
+    async fn fill(&self, lane: &mut Lane, label: bool, prefix: &str, backwards: bool, marker: Marker) -> Result<()> {
+        let Some(from) = lane.from.take() else { return Ok(()) };
+        let partition = if label { CLASSIFICATION } else { SHARD };
+        let query = self
             .client
             .query()
             .table_name(&self.table)
-            .key_condition_expression("#shard = :shard")
-            .expression_attribute_names("#shard", SHARD)
-            .expression_attribute_values(":shard", n(shard.number))
+            .set_index_name(label.then(|| BY_LABEL.to_owned()))
+            .expression_attribute_names("#partition", partition)
+            .expression_attribute_values(":partition", lane.key.clone())
             .scan_index_forward(!backwards)
-            .limit(i32::try_from(shard.chunk).unwrap_or(i32::MAX));
-        if let Start::Beyond(sort) = from {
-            let beyond = if backwards { "<" } else { ">" };
-            query = query
-                .key_condition_expression(format!("#shard = :shard AND #sort {beyond} :sort"))
-                .expression_attribute_names("#sort", SORT_KEY)
-                .expression_attribute_values(":sort", s(sort));
+            .limit(i32::try_from(lane.chunk).unwrap_or(i32::MAX));
+        let page = match within_range(query, prefix, &from, backwards).send().await {
+            Err(SdkError::ServiceError(e)) if label && is_no_index(e.err()) => {
+                let message =
+                    format!("table {} has no index {BY_LABEL}; run `imgcls setup`, which adds it", self.table);
+                return Err(Error::new(ErrorKind::Refused, message));
+            }
+            page => page.map_err(|e| QUERY.error(&self.table, &e))?,
+        };
+        let last = page.last_evaluated_key.as_ref().and_then(|k| text(k, SORT_KEY)).map(str::to_owned);
+        let mut items = page.items.unwrap_or_default();
+        if let Start::Beyond(key) = &from {
+            // A condition on a range has its ends in it.
+            items.retain(|item| text(item, SORT_KEY) != Some(key));
         }
-        let page = query.send().await.map_err(|e| QUERY.error(&self.table, &e))?;
-        let (visible, hidden): (Vec<_>, Vec<_>) =
-            page.items.unwrap_or_default().into_iter().partition(|item| is_visible(item, marker));
+        let (visible, hidden): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| is_visible(item, marker));
         if hidden.len() > visible.len() {
-            shard.chunk = (shard.chunk * 2).min(MAX_CHUNK);
+            lane.chunk = (lane.chunk * 2).min(MAX_CHUNK);
         }
-        shard.rows.extend(visible);
+        lane.rows.extend(visible);
         self.forget_removed(hidden).await;
-        shard.from =
-            page.last_evaluated_key.as_ref().and_then(|k| text(k, SORT_KEY)).map(|k| Start::Beyond(k.to_owned()));
+        lane.from = last.map(Start::Beyond);
         Ok(())
     }
-}
 
-impl DynamoResults {
     /// Takes away what is left of rows that were removed long ago.
     async fn forget_removed(&self, hidden: Vec<Item>) {
         let before = SystemClock.now() - TOMBSTONE;
@@ -154,45 +190,130 @@ impl DynamoResults {
     }
 }
 
-/// All shards in one order.
+/// The query's condition on keys: one on each key is all that DynamoDB takes.
+fn within_range(query: QueryFluentBuilder, prefix: &str, from: &Start, backwards: bool) -> QueryFluentBuilder {
+    let in_partition = "#partition = :partition";
+    let (condition, values) = match (prefix, from) {
+        ("", Start::Edge) => return query.key_condition_expression(in_partition),
+        ("", Start::Beyond(key)) => (if backwards { "#sort < :a" } else { "#sort > :a" }, vec![key.clone()]),
+        (prefix, Start::Edge) => ("begins_with(#sort, :a)", vec![prefix.to_owned()]),
+        (prefix, Start::Beyond(key)) if backwards => ("#sort BETWEEN :a AND :b", vec![prefix.to_owned(), key.clone()]),
+        (prefix, Start::Beyond(key)) => ("#sort BETWEEN :a AND :b", vec![key.clone(), format!("{prefix}{GREATEST}")]),
+    };
+    let query = query
+        .key_condition_expression(format!("{in_partition} AND {condition}"))
+        .expression_attribute_names("#sort", SORT_KEY);
+    values
+        .into_iter()
+        .zip([":a", ":b"])
+        .fold(query, |query, (value, name)| query.expression_attribute_values(name, s(value)))
+}
+
+/// Whether the service says that a table has no such index, or not yet.
+fn is_no_index(error: &aws_sdk_dynamodb::operation::query::QueryError) -> bool {
+    let message = error.meta().message().unwrap_or_default();
+    error.is_resource_not_found_exception() && message.contains("ndex") || message.contains(BY_LABEL)
+}
+
+/// All lanes in one order, range after range.
 struct Merge<'a> {
     results: &'a DynamoResults,
-    shards: Vec<Shard>,
+    source: &'a Source,
+    lanes: Vec<Lane>,
+    /// The range at hand, and those that come after it.
+    prefix: &'a str,
+    ranges: Vec<&'a str>,
+    from: Option<String>,
     backwards: bool,
+    chunk: usize,
     marker: Marker,
 }
 
 impl<'a> Merge<'a> {
-    async fn new(
+    fn new(
         results: &'a DynamoResults,
+        source: &'a Source,
         from: Option<&ImageName>,
         backwards: bool,
         chunk: usize,
         marker: Marker,
-    ) -> Result<Self> {
-        let start = from.map_or(Start::Edge, |name| Start::Beyond(sort_key(name.as_str())));
-        let shard = |number| Shard { number, rows: VecDeque::new(), chunk, from: Some(start.clone()) };
-        let mut shards: Vec<Shard> = (0..i32::from(SHARDS)).map(shard).collect();
-        try_join_all(shards.iter_mut().map(|shard| results.fill(shard, backwards, marker))).await?;
-        Ok(Self { results, shards, backwards, marker })
+    ) -> Self {
+        let mut ranges: Vec<&str> = source.prefixes.iter().map(String::as_str).collect();
+        // Taken from the end.
+        if !backwards {
+            ranges.reverse();
+        }
+        let from = from.map(|name| sort_key(name.as_str()));
+        Self { results, source, lanes: Vec::new(), prefix: "", ranges, from, backwards, chunk, marker }
     }
 
-    async fn next(&mut self) -> Result<Option<Item>> {
-        for shard in &mut self.shards {
-            // A query may answer with nothing and still have more.
-            while shard.rows.is_empty() && shard.from.is_some() {
-                self.results.fill(shard, self.backwards, self.marker).await?;
+    /// The next row.
+    async fn next(&mut self) -> Result<Option<Classification>> {
+        loop {
+            let Some(item) = self.next_item().await? else {
+                if self.next_range() {
+                    continue;
+                }
+                return Ok(None);
+            };
+            let in_folder = |name: &str| self.source.folder.as_ref().is_none_or(|folder| name.starts_with(folder));
+            if let Some(row) = row::row(&item).filter(|row| in_folder(row.image.as_str())) {
+                return Ok(Some(row));
             }
         }
+    }
+
+    /// Goes on with the next range, if there is one.
+    fn next_range(&mut self) -> bool {
+        while let Some(prefix) = self.ranges.pop() {
+            let Some(start) = Start::of_range(prefix, self.from.as_deref(), self.backwards) else { continue };
+            self.prefix = prefix;
+            let keys = match &self.source.label {
+                Some(label) => vec![s(label)],
+                None => (0..SHARDS).map(n).collect(),
+            };
+            let lane = |key| Lane { key, rows: VecDeque::new(), chunk: self.chunk, from: Some(start.clone()) };
+            self.lanes = keys.into_iter().map(lane).collect();
+            return true;
+        }
+        false
+    }
+
+    /// The next item of the range at hand.
+    async fn next_item(&mut self) -> Result<Option<Item>> {
+        let (results, label, prefix) = (self.results, self.source.label.is_some(), self.prefix);
+        let (backwards, marker) = (self.backwards, self.marker);
+        // A query may answer with nothing and still have more.
+        while self.lanes.iter().any(|lane| lane.rows.is_empty() && lane.from.is_some()) {
+            let empty = self.lanes.iter_mut().filter(|lane| lane.rows.is_empty());
+            try_join_all(empty.map(|lane| results.fill(lane, label, prefix, backwards, marker))).await?;
+        }
         let heads =
-            self.shards.iter().enumerate().filter_map(|(i, s)| Some((text(s.rows.front()?, SORT_KEY)?.to_owned(), i)));
-        let first = if self.backwards { heads.max() } else { heads.min() };
-        Ok(first.and_then(|(_, i)| self.shards[i].rows.pop_front()))
+            self.lanes.iter().enumerate().filter_map(|(i, l)| Some((text(l.rows.front()?, SORT_KEY)?.to_owned(), i)));
+        let first = if backwards { heads.max() } else { heads.min() };
+        Ok(first.and_then(|(_, i)| self.lanes[i].rows.pop_front()))
     }
 }
 
-/// Whether a row's name holds `filter` or its label is `filter`, in lower case.
-fn matches(row: &Classification, filter: &str) -> bool {
-    row.image.as_str().to_ascii_lowercase().contains(filter)
-        || row.outcome.label().is_some_and(|label| label.eq_ignore_ascii_case(filter))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_begin_at_the_place_that_one_comes_from() {
+        let of = |prefix, key, backwards| match Start::of_range(prefix, key, backwards) {
+            None => "none".to_owned(),
+            Some(Start::Edge) => "edge".to_owned(),
+            Some(Start::Beyond(key)) => key,
+        };
+        for (prefix, key, forwards, backwards) in [
+            ("b", None, "edge", "edge"),
+            ("", Some("x"), "x", "x"),
+            ("b", Some("a"), "edge", "none"),
+            ("b", Some("bc"), "bc", "bc"),
+            ("b", Some("c"), "none", "edge"),
+        ] {
+            assert_eq!((of(prefix, key, false), of(prefix, key, true)), (forwards.to_owned(), backwards.to_owned()));
+        }
+    }
 }

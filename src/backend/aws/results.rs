@@ -58,8 +58,8 @@ pub(super) const DELETE: Call = Call::new("delete from", "dynamodb:DeleteItem");
 pub(crate) struct DynamoResults {
     pub(super) client: Client,
     pub(super) table: String,
-    /// Tells whether an image that was removed is there again.
-    images: Arc<S3Images>,
+    /// Tells whether an image that was removed is there again, and which folders there are.
+    pub(super) images: Arc<S3Images>,
     pub(super) marker: Mutex<Option<(Instant, Marker)>>,
     /// Whether this handle has looked for heartbeats that are too many.
     pub(super) folded: AtomicBool,

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 use time::format_description::well_known::Rfc3339;
 
-use super::{Store, queue};
+use super::{Store, blocks::Entry, folders, index, queue, row::stored_name};
 use crate::{
     backend::{Error, ErrorKind, Images, Put, Result, StoredImage, Upload},
-    contract::{Digest, ImageName, ObjectEvent, Sequencer, Timestamp, escape},
+    contract::{Digest, ImageName, ObjectEvent, Sequencer, Timestamp, escape_path, order::sort_key},
 };
 
 /// The bucket that local events name.
@@ -18,7 +18,7 @@ const BUCKET: &str = "local";
 #[async_trait]
 impl Images for Store {
     fn location(&self, image: &ImageName) -> String {
-        format!("/images/{}", escape(image.as_str()))
+        format!("/images/{}", escape_path(image.as_str()))
     }
 
     fn image_of(&self, event: &ObjectEvent) -> Option<ImageName> {
@@ -120,7 +120,15 @@ impl Images for Store {
             .db
             .write(move |db| {
                 let mut delete = db.prepare_cached("DELETE FROM images WHERE name = ?1 RETURNING file")?;
-                Ok(delete.query_row([name.as_str()], |row| row.get(0)).optional()?)
+                let file = delete.query_row([name.as_str()], |row| row.get(0)).optional()?;
+                if file.is_some() {
+                    folders::count(db, &name, -1)?;
+                    // A row that there is goes by itself.
+                    if !has_row(db, &name)? {
+                        index::set(db, &name, None)?;
+                    }
+                }
+                Ok(file)
             })
             .await?;
         let Some(file) = file else { return Ok(false) };
@@ -155,6 +163,11 @@ fn record(db: &Connection, image: &ImageName, digest: &Digest, size: u64, file: 
         "INSERT INTO images (name, digest, size, file, sequencer, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
     .execute((image.as_str(), digest.0, size, file, sequencer, now))?;
+    folders::count(db, image, 1)?;
+    // One whose removal was broken off may have left its row.
+    if !has_row(db, image)? {
+        index::set(db, image, Some(Entry::waiting(i64::try_from(sequencer).unwrap_or(i64::MAX))))?;
+    }
     let event = ObjectEvent {
         bucket: BUCKET.to_owned(),
         key: image.as_str().to_owned(),
@@ -164,16 +177,11 @@ fn record(db: &Connection, image: &ImageName, digest: &Digest, size: u64, file: 
     queue::insert(db, &event.to_body(), now)
 }
 
+fn has_row(db: &Connection, image: &ImageName) -> Result<bool> {
+    let mut find = db.prepare_cached("SELECT 1 FROM results WHERE sort_key = ?1")?;
+    Ok(find.exists([sort_key(image.as_str())])?)
+}
+
 pub(super) fn missing(image: &ImageName) -> Error {
     Error::new(ErrorKind::NotFound, format!("image {image} is not stored"))
-}
-
-/// An error about something in the database that this program did not write so.
-pub(super) fn corrupt(what: &str) -> Error {
-    Error::new(ErrorKind::Refused, format!("the database holds malformed {what}"))
-}
-
-/// A name that comes from the database.
-pub(super) fn stored_name(name: String) -> Result<ImageName> {
-    name.parse().map_err(|e| corrupt("names").because(e))
 }

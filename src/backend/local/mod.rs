@@ -1,7 +1,7 @@
 //! The local backend: one data directory on this machine.
 //!
 //! ```text
-//! imgcls.db          records of images, tags, outputs, queue, results, heartbeats, fleet (SQLite)
+//! imgcls.db          records of images, tags, outputs, queue, results and their index, heartbeats, fleet (SQLite)
 //! images/ab/ab…      the images' bytes, under random ids
 //! uploads/           the web tier's uploads in progress; on the same file system, so that storing one moves no bytes
 //! server.lock        held by the one server
@@ -20,10 +20,16 @@ use crate::{
     config::{self, Local},
 };
 
+mod blocks;
+mod counts;
 mod db;
 mod files;
 mod fleet;
+mod folders;
+mod found;
 mod images;
+mod index;
+mod matcher;
 mod outputs;
 mod page;
 mod pulse;
@@ -34,6 +40,7 @@ mod results;
 mod row;
 mod scaler;
 mod schema;
+mod search;
 mod supervisor;
 mod tags;
 mod worker_process;
@@ -141,5 +148,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod index_tests;
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,10 @@ struct Gone {
 /// Deletes every record.
 fn empty(db: &Connection) -> Result<Gone> {
     let mut files = db.prepare("DELETE FROM images RETURNING file")?;
+    db.execute_batch(
+        "DELETE FROM blocks; DELETE FROM labels; DELETE FROM folders;
+         UPDATE counters SET value = 0 WHERE name IN ('uncertain', 'waiting');",
+    )?;
     Ok(Gone {
         files: files.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?,
         outputs: db.execute("DELETE FROM outputs", [])?,

@@ -5,9 +5,10 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
     Store,
-    images::corrupt,
-    page::{counts, page},
-    row::classification,
+    blocks::Entry,
+    counts, index,
+    page::page,
+    row::{classification, corrupt},
 };
 use crate::{
     backend::{Counts, Filter, Heartbeat, Page, PageQuery, Removed, Result, Results, Search, Totals, Written},
@@ -44,11 +45,11 @@ impl Results for Store {
 
     async fn counts(&self, filter: &Filter) -> Result<Counts> {
         let filter = filter.clone();
-        self.db.read(move |db| counts(db, &filter)).await
+        self.db.read(move |db| counts::read(db, &filter)).await
     }
 
     async fn delete(&self, image: &ImageName, released: Option<&str>) -> Result<Removed> {
-        let (key, released) = (sort_key(image.as_str()), released.map(str::to_owned));
+        let (image, key, released) = (image.clone(), sort_key(image.as_str()), released.map(str::to_owned));
         self.db
             .write(move |db| {
                 let Some(row) = guard(db, &key)? else { return Ok(Removed::Nothing) };
@@ -56,6 +57,8 @@ impl Results for Store {
                     return Ok(Removed::Labelled(label));
                 }
                 db.prepare_cached("DELETE FROM results WHERE sort_key = ?1")?.execute([key])?;
+                // One that was uploaded again meanwhile waits.
+                index::set(db, &image, sequencer(db, &image)?.map(Entry::waiting))?;
                 Ok(Removed::Row)
             })
             .await
@@ -64,11 +67,8 @@ impl Results for Store {
     async fn totals(&self, _heartbeats: &[Heartbeat]) -> Result<Totals> {
         self.db
             .read(|db| {
-                let counter = |name: &str| -> Result<u64> {
-                    let mut find = db.prepare_cached("SELECT value FROM counters WHERE name = ?1")?;
-                    Ok(find.query_row([name], |row| row.get(0))?)
-                };
-                Ok(Totals { total: counter("results")?, failed: counter("failed")?, exact: true })
+                let (total, failed) = (counts::counter(db, "results")?, counts::counter(db, "failed")?);
+                Ok(Totals { total, failed, exact: true })
             })
             .await
     }
@@ -85,12 +85,15 @@ fn guard(db: &Connection, key: &str) -> Result<Option<Guard>> {
     Ok(find.query_row([key], |row| Ok(Guard { sequencer: row.get(0)?, label: row.get(1)? })).optional()?)
 }
 
+/// The number of an image's upload.
+fn sequencer(db: &Connection, image: &ImageName) -> Result<Option<i64>> {
+    let mut find = db.prepare_cached("SELECT sequencer FROM images WHERE name = ?1")?;
+    Ok(find.query_row([image.as_str()], |row| row.get(0)).optional()?)
+}
+
 fn put(db: &Connection, result: &Classification, released: Option<&str>) -> Result<Written> {
     let name = result.image.as_str();
-    let image = db
-        .prepare_cached("SELECT sequencer FROM images WHERE name = ?1")?
-        .query_row([name], |row| row.get::<_, u64>(0))
-        .optional()?;
+    let image = sequencer(db, &result.image)?.and_then(|number| u64::try_from(number).ok());
     let Some(image) = image.map(Sequencer::from_counter) else { return Ok(Written::Gone) };
     // An event of before this image, or bytes that are not this image's, are about one of the same name that was
     // removed.
@@ -113,13 +116,14 @@ fn put(db: &Connection, result: &Classification, released: Option<&str>) -> Resu
     {
         return Ok(Written::Labelled(other));
     }
-    let sequencer = result.sequencer.as_ref().map(|s| s.as_str().to_owned()).or(stored_sequencer);
+    let row_sequencer = result.sequencer.as_ref().map(|s| s.as_str().to_owned()).or(stored_sequencer);
     let body = serde_json::to_string(result).map_err(|e| corrupt("results").because(e))?;
-    db.prepare_cached(
-        "INSERT INTO results (sort_key, image, label, sequencer, body) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (sort_key) DO UPDATE SET label = excluded.label, sequencer = excluded.sequencer, body = excluded.body",
-    )?
-    .execute((key, name, label, sequencer, body))?;
+    // A row that is written anew gets a new id, so that the newest have the greatest.
+    db.prepare_cached("DELETE FROM results WHERE sort_key = ?1")?.execute([&key])?;
+    db.prepare_cached("INSERT INTO results (sort_key, image, label, sequencer, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute((key, name, label, row_sequencer, body))?;
+    let entry = index::entry_of_row(db, db.last_insert_rowid(), &result.outcome)?;
+    index::set(db, &result.image, Some(entry))?;
     Ok(Written::Stored)
 }
 

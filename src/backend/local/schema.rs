@@ -7,10 +7,11 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::index;
 use crate::backend::{Error, ErrorKind, Result};
 
 /// `user_version` of the files that this program writes.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// How long a connection waits for other processes' transactions.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,8 +86,39 @@ CREATE TABLE fleet (
 INSERT INTO fleet (id) VALUES (1);
 ";
 
+/// What [`index`] keeps: blocks by the key of their first line, how many images have a label, and how many are in a folder. Version 3 has it.
+const INDEX: &str = "
+CREATE TABLE blocks (id INTEGER PRIMARY KEY, first TEXT NOT NULL UNIQUE, entries BLOB NOT NULL) STRICT;
+CREATE TABLE labels (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE, images INTEGER NOT NULL) STRICT;
+CREATE TABLE folders (
+    parent TEXT NOT NULL,
+    sort_key TEXT NOT NULL,
+    folder TEXT NOT NULL,
+    images INTEGER NOT NULL,
+    PRIMARY KEY (parent, sort_key)
+) STRICT, WITHOUT ROWID;
+INSERT INTO counters VALUES ('uncertain', 0), ('waiting', 0);
+";
+
 /// From version 1, which did not keep the queue's latest time.
 const FROM_1: &str = "INSERT INTO counters SELECT 'time', coalesce(max(sent_at), 0) FROM messages;";
+
+/// Writes the tables, or brings those of an earlier version up to this one.
+fn lay_out(db: &Connection, version: i64) -> Result<()> {
+    match version {
+        0 => db.execute_batch(TABLES)?,
+        1 => db.execute_batch(FROM_1)?,
+        _ => {}
+    }
+    if version < 3 {
+        db.execute_batch(INDEX)?;
+    }
+    if (1..3).contains(&version) {
+        tracing::info!("the data directory gets its index for searches");
+        index::build(db)?;
+    }
+    Ok(())
+}
 
 /// Opens the file for writing, and creates or checks its tables.
 pub(super) fn open_writer(path: &Path) -> Result<Connection> {
@@ -99,23 +131,16 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     db.pragma_update(None, "journal_size_limit", 64 << 20)?;
     db.set_prepared_statement_cache_capacity(64);
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match tx
-        .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
-        .map_err(|e| Error::from(e).of(path))?
-    {
-        0 => tx.execute_batch(TABLES)?,
-        1 => tx.execute_batch(FROM_1)?,
-        VERSION => {}
-        other => {
-            return Err(Error::new(
-                ErrorKind::Refused,
-                format!(
-                    "{} has layout version {other}, this program knows {VERSION}; use a newer imgcls or another data directory",
-                    path.display()
-                ),
-            ));
-        }
+    let version =
+        tx.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).map_err(|e| Error::from(e).of(path))?;
+    if !(0..=VERSION).contains(&version) {
+        let message = format!(
+            "{} has layout version {version}, this program knows {VERSION}; use a newer imgcls or another data directory",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Refused, message));
     }
+    lay_out(&tx, version)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()?;
     Ok(db)
@@ -204,6 +229,38 @@ impl Error {
     }
 }
 
+/// Makes a file as an earlier version wrote it, with two labelled images, one of them in doubt, one that failed and one that waits.
+#[cfg(test)]
+pub(super) fn make_old(path: &Path, version: i64) {
+    let db = Connection::open(path).unwrap();
+    db.execute_batch(TABLES).unwrap();
+    if version == 1 {
+        db.execute("DELETE FROM counters WHERE name = 'time'", []).unwrap();
+    } else {
+        db.execute("UPDATE counters SET value = 7 WHERE name = 'time'", []).unwrap();
+    }
+    db.execute("INSERT INTO messages (body, sent_at, visible_at) VALUES ('one', 5, 5), ('two', 7, 9)", []).unwrap();
+    let mut image = db.prepare("INSERT INTO images VALUES (?1, x'00', 1, ?1, ?2, 0, '{}')").unwrap();
+    let sql = "INSERT INTO results (sort_key, image, label, body) VALUES (?1, ?2, ?3, ?4)";
+    for (n, (name, label, outcome)) in [
+        ("w.png", None, None),
+        ("a/1.png", Some("cat"), Some(r#""label": "cat", "confidence": 0.9, "top": []"#)),
+        ("bad.png", None, Some(r#""error": "no image""#)),
+        ("a/b/2.png", Some("cat"), Some(r#""label": "cat", "confidence": 0.2, "top": [], "uncertain": true"#)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        image.execute((name, n)).unwrap();
+        if let Some(outcome) = outcome {
+            let rest = r#""location": "", "model": "m", "worker": "w", "classified_at": "2026-01-02T03:04:05Z""#;
+            let body = format!(r#"{{"image": "{name}", {outcome}, {rest}}}"#);
+            db.execute(sql, (crate::contract::order::sort_key(name), name, label, body)).unwrap();
+        }
+    }
+    db.pragma_update(None, "user_version", version).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,28 +272,7 @@ mod tests {
         open_writer(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
         let error = open_writer(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused);
-        assert!(error.to_string().contains("layout version 3"), "{error}");
-    }
-
-    #[test]
-    fn a_file_of_version_1_is_taken_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("imgcls.db");
-        let db = open_writer(&path).unwrap();
-        let fill = "DELETE FROM counters WHERE name = 'time';
-            INSERT INTO messages (body, sent_at, visible_at) VALUES ('one', 5, 5), ('two', 7, 9);
-            INSERT INTO results (sort_key, image, label, body) VALUES ('a', 'a', 'cat', '{}');
-            PRAGMA user_version = 1;";
-        db.execute_batch(fill).unwrap();
-        drop(db);
-        for _ in 0..2 {
-            let db = open_writer(&path).unwrap();
-            let read = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-            assert_eq!(read("PRAGMA user_version"), 2);
-            assert_eq!(read("SELECT value FROM counters WHERE name = 'time'"), 7);
-            assert_eq!(read("SELECT value FROM counters WHERE name = 'messages'"), 2);
-            assert_eq!(read("SELECT count(*) FROM results"), 1);
-        }
+        assert!(error.to_string().contains("layout version 4"), "{error}");
     }
 
     #[test]

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{
-    Store,
-    images::{corrupt, missing},
-};
+use super::{Store, images::missing, row::corrupt};
 use crate::{
     backend::{Result, Tags},
     contract::{ImageName, tags::Tag},

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rusqlite::Connection;
 
-use super::{Store, images::corrupt};
+use super::{Store, row::corrupt};
 use crate::backend::{Heartbeat, Registry, Result, workers::MAX_HEARTBEATS};
 
 #[async_trait]

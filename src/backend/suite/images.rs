@@ -68,7 +68,19 @@ pub(crate) async fn racing_puts_overwrite_nothing(env: &Environment) {
 }
 
 pub(crate) async fn odd_names_come_back_in_events(env: &Environment) {
-    let odd = ["a b+c%20d.png", "quote\"'.png", "🦀 ü.png", "#?&=;:@.png", "no-extension", ".hidden", "%", "a..b"];
+    let odd = [
+        "cat/0000.jpg",
+        "dog/0000.jpg",
+        "a b/ü+%2F/🦀.png",
+        "a b+c%20d.png",
+        "quote\"'.png",
+        "🦀 ü.png",
+        "#?&=;:@.png",
+        "no-extension",
+        ".hidden",
+        "%",
+        "a..b",
+    ];
     for text in odd {
         assert_eq!(env.put(text, text.as_bytes()).await.image.as_str(), text);
     }
@@ -89,7 +101,9 @@ pub(crate) async fn refuses_foreign_events(env: &Environment) {
     for foreign in [
         ObjectEvent { bucket: "somebody-elses".into(), ..ours.clone() },
         ObjectEvent { key: format!("{}/../../b.png", ours.key), ..ours.clone() },
-        ObjectEvent { key: format!("elsewhere/{}", ours.key), ..ours.clone() },
+        ObjectEvent { key: format!("../{}", ours.key), ..ours.clone() },
+        ObjectEvent { key: format!("/{}", ours.key), ..ours.clone() },
+        ObjectEvent { key: format!("{}/", ours.key), ..ours.clone() },
         ObjectEvent { key: String::new(), ..ours },
     ] {
         assert_eq!(images.image_of(&foreign), None, "{foreign:?}");

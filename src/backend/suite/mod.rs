@@ -16,6 +16,7 @@ pub(crate) mod images;
 pub(crate) mod queue;
 pub(crate) mod reset;
 pub(crate) mod results;
+pub(crate) mod search;
 
 /// Lets time pass.
 type Advance = dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
@@ -52,9 +53,10 @@ macro_rules! contract_suite {
             queue: hides_and_shows_again, extends_and_hands_back, buries_redrives_and_drops, takes_any_number,
                 gives_each_message_to_one_receiver, wakes_a_waiting_receiver, peeks, buries_nothing_by_looking,
                 waits_no_longer_for_a_clock_that_was_set_back;
-            results: replaces_by_sequencer, pages_both_ways_from_any_name, filters, knows_failures, deletes_rows,
+            results: replaces_by_sequencer, pages_both_ways_from_any_name, knows_failures, deletes_rows,
                 refuses_rows_of_removed_images, a_removed_image_stays_away_until_it_is_uploaded_again, keeps_heartbeats,
                 swaps_the_scaler_once;
+            search: finds_names_labels_and_folders, says_what_it_cannot_find, orders_and_counts_states;
             reset: empties_everything, discards_work_in_flight, keeps_the_new_image_of_an_old_name,
                 leaves_nothing_once_it_has_settled;
         }

@@ -153,3 +153,48 @@ async fn a_reset_page_that_is_loaded_again_resets_nothing() {
     assert!(page.contains("Everything is removed"), "{page}");
     assert_eq!(server.get("/images/b.png").await.status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn names_may_be_paths_and_images_that_wait_are_listed() {
+    let server = Server::start(|_| {}).await;
+    let names = ["cat/old/0000.png", "cat/0000.png", "dog/0000.png"];
+    server.upload(names.iter().zip(0..).map(|(name, n)| ((*name).to_owned(), picture(n))).collect()).await;
+    let get = async |path: &str| server.get(path).await.json::<Value>().await.unwrap();
+    for path in ["cat/0000.png", "cat%2F0000.png"] {
+        assert_eq!(server.get(&format!("/images/{path}")).await.bytes().await.unwrap(), picture(1));
+        let one = server.get(&format!("/api/results/{path}")).await;
+        assert_eq!((one.status(), &one.headers()[header::RETRY_AFTER]), (StatusCode::ACCEPTED, &"1".parse().unwrap()));
+        assert_eq!(one.json::<Value>().await.unwrap(), json!({ "image": "cat/0000.png", "state": "waiting" }));
+    }
+    let disposition = server.get("/images/cat/0000.png").await.headers()[header::CONTENT_DISPOSITION].clone();
+    assert_eq!(disposition, "inline; filename*=UTF-8''0000%2Epng");
+    assert_eq!(server.get("/images/cat/../cat/0000.png").await.status(), StatusCode::OK, "as clients write it");
+    assert_eq!(server.get("/images/cat%2F..%2Fcat%2F0000.png").await.status(), StatusCode::NOT_FOUND);
+    let waiting = get("/api/results?state=waiting&folder=cat/&limit=1").await;
+    let entry = json!({ "image": "cat/0000.png", "state": "waiting" });
+    assert_eq!((&waiting["results"], &waiting["next"]), (&json!([entry]), &json!("cat/0000.png")));
+    assert_eq!(waiting["matches"], json!({ "count": 2, "exact": true }));
+    let found = get("/api/results?state=waiting&q=OLD").await;
+    assert_eq!((found["results"].as_array().unwrap().len(), &found["search"]), (1, &json!("substring")));
+    let counts = get("/api/counts?folder=cat").await;
+    assert_eq!(counts["states"], json!({ "labelled": 0, "uncertain": 0, "failed": 0, "waiting": 2 }));
+    assert_eq!(counts["folders"], json!([{ "folder": "cat/old", "images": 1 }]));
+    let csv = server.get("/api/results.csv?state=waiting&folder=dog").await.text().await.unwrap();
+    assert!(csv.ends_with("\r\ndog/0000.png,,,,,,,,\r\n"), "{csv}");
+    for path in ["/api/counts?order=name", "/api/results?state=waitin", "/api/results?order=newest&after=a.png"] {
+        assert_eq!(server.get(path).await.status(), StatusCode::BAD_REQUEST, "{path}");
+    }
+    server.work();
+    let rows = loop {
+        let page = get("/api/results?order=newest&folder=cat").await;
+        if page["results"].as_array().unwrap().len() == 2 {
+            break page["results"].clone();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(rows[0].get("sequencer").is_none(), "{rows}");
+    assert_eq!(rows[0]["location"], format!("/images/{}", rows[0]["image"].as_str().unwrap()));
+    let deleted = server.client.delete(format!("{}/images/cat%2F0000.png", server.url)).send().await.unwrap();
+    assert_eq!(deleted.status(), StatusCode::OK);
+    assert_eq!(get("/api/results?folder=cat").await["results"].as_array().unwrap().len(), 1);
+}

@@ -1,7 +1,7 @@
 //! Rows, heartbeats and the scaler's memory on DynamoDB.
 
 use super::*;
-use crate::backend::{Page, Registry, Results};
+use crate::backend::{Filter, Page, Registry, Results};
 
 #[tokio::test]
 async fn rows_follow_the_sequencer_and_tell_the_label_before() {
@@ -45,13 +45,20 @@ async fn pages_merge_the_shards_in_natural_order() {
         }
     }
     assert_eq!(all, (0..300).map(|i| format!("{i}_x.png")).collect::<Vec<_>>());
-    let page =
-        results.page(&PageQuery { before: Some(name("100_x.png")), limit: 3, ..PageQuery::default() }).await.unwrap();
+    let page = results
+        .page(&PageQuery { before: Some(name("100_x.png").into()), limit: 3, ..PageQuery::default() })
+        .await
+        .unwrap();
     assert_eq!(names(&page), ["97_x.png", "98_x.png", "99_x.png"]);
-    assert_eq!((page.previous, page.next), (Some(name("97_x.png")), Some(name("99_x.png"))));
-    let cats = PageQuery { filter: Some("CAT".into()), limit: 100, ..PageQuery::default() };
-    let page = results.page(&cats).await.unwrap();
-    assert_eq!((page.results.len(), page.next), (43, None));
+    assert_eq!((page.previous, page.next), (Some(name("97_x.png").into()), Some(name("99_x.png").into())));
+    let found = async |filter: Filter| {
+        let page = results.page(&PageQuery { filter, limit: 100, ..PageQuery::default() }).await.unwrap();
+        (page.results.len(), page.next)
+    };
+    let (text, label) = (Some("29".to_owned()), Some("cat".to_owned()));
+    assert_eq!(found(Filter { label: label.clone(), ..Filter::default() }).await, (43, None));
+    assert_eq!(found(Filter { text: text.clone(), ..Filter::default() }).await, (11, None));
+    assert_eq!(found(Filter { text, label, ..Filter::default() }).await, (1, None), "294");
     let got = results.get(&rows.iter().map(|r| r.image.clone()).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(got.len(), 300);
 }
@@ -75,18 +82,18 @@ async fn hidden_rows_hide_no_page() {
     let table = table.await.unwrap();
     table.set_marker(now).await.unwrap();
     let page = async |query: PageQuery| Results::page(&table, &query).await.unwrap();
-    let after = page(PageQuery { after: Some(name("49.png")), limit: 5, ..PageQuery::default() }).await;
+    let after = page(PageQuery { after: Some(name("49.png").into()), limit: 5, ..PageQuery::default() }).await;
     assert_eq!(
         after.results.iter().map(|r| r.image.as_str()).collect::<Vec<_>>(),
         ["50.png", "51.png", "52.png", "53.png", "54.png"]
     );
-    assert_eq!((after.previous, after.next), (Some(name("50.png")), Some(name("54.png"))));
-    let before = page(PageQuery { before: Some(name("50.png")), limit: 5, ..PageQuery::default() }).await;
+    assert_eq!((after.previous, after.next), (Some(name("50.png").into()), Some(name("54.png").into())));
+    let before = page(PageQuery { before: Some(name("50.png").into()), limit: 5, ..PageQuery::default() }).await;
     assert_eq!(
         before.results.iter().map(|r| r.image.as_str()).collect::<Vec<_>>(),
         ["5.png", "6.png", "7.png", "8.png", "9.png"]
     );
-    assert_eq!((before.previous, before.next), (Some(name("5.png")), Some(name("9.png"))));
+    assert_eq!((before.previous, before.next), (Some(name("5.png").into()), Some(name("9.png").into())));
 }
 
 #[tokio::test]

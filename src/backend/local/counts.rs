@@ -1,0 +1,71 @@
+//! How many images there are of each kind: by the counters, or among what matches a filter by the index.
+
+use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow};
+
+use rusqlite::Connection;
+
+use super::{blocks::Code, folders, matcher::Matcher};
+use crate::backend::{Counts, Filter, LabelCount, Result, StateCounts};
+
+/// Counts what matches.
+pub(super) fn read(db: &Connection, filter: &Filter) -> Result<Counts> {
+    let (states, labels) = if filter.is_empty() { all(db)? } else { matching(db, filter)? };
+    Ok(Counts { states, labels, folders: folders::read(db, filter.folder.as_ref())?, exact: true })
+}
+
+/// A counter that is kept.
+pub(super) fn counter(db: &Connection, name: &str) -> Result<u64> {
+    let mut find = db.prepare_cached("SELECT value FROM counters WHERE name = ?1")?;
+    Ok(find.query_row([name], |row| row.get(0))?)
+}
+
+fn all(db: &Connection) -> Result<(StateCounts, Vec<LabelCount>)> {
+    let failed = counter(db, "failed")?;
+    let states = StateCounts {
+        labelled: counter(db, "results")?.saturating_sub(failed),
+        uncertain: Some(counter(db, "uncertain")?),
+        failed,
+        waiting: Some(counter(db, "waiting")?),
+    };
+    let mut select =
+        db.prepare_cached("SELECT label, images FROM labels WHERE images > 0 ORDER BY images DESC, label LIMIT ?1")?;
+    let labels = select
+        .query_map([Counts::MAX_COUNTED as i64], |row| Ok(LabelCount { label: row.get(0)?, images: row.get(1)? }))?;
+    Ok((states, labels.collect::<Result<_, _>>()?))
+}
+
+fn matching(db: &Connection, filter: &Filter) -> Result<(StateCounts, Vec<LabelCount>)> {
+    let mut matcher = Matcher::new(db, filter)?;
+    let (mut uncertain, mut waiting, mut states) = (0, 0, StateCounts::default());
+    let mut labels: HashMap<u32, u64> = HashMap::new();
+    matcher.range(db)?.scan(db, true, |_, view| {
+        for line in matcher.mark(view)?.filter(|line| matcher.is_marked(*line)) {
+            let code = view.code(line);
+            if matcher.is_label(code) {
+                states.labelled += u64::from(code.label().is_some());
+                states.failed += u64::from(code == Code::FAILED);
+                uncertain += u64::from(code.is_uncertain());
+                waiting += u64::from(code == Code::WAITING);
+            }
+            if matcher.is_state(code)
+                && let Some(label) = code.label()
+            {
+                *labels.entry(label).or_default() += 1;
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    (states.uncertain, states.waiting) = (Some(uncertain), Some(waiting));
+    Ok((states, named(db, labels)?))
+}
+
+/// The most frequent labels by their names.
+fn named(db: &Connection, labels: HashMap<u32, u64>) -> Result<Vec<LabelCount>> {
+    let mut labels: Vec<(u32, u64)> = labels.into_iter().collect();
+    labels.sort_unstable_by_key(|(id, images)| (Reverse(*images), *id));
+    labels.truncate(Counts::MAX_COUNTED);
+    let mut find = db.prepare_cached("SELECT label FROM labels WHERE id = ?1")?;
+    let named =
+        labels.into_iter().map(|(id, images)| Ok(LabelCount { label: find.query_row([id], |r| r.get(0))?, images }));
+    named.collect()
+}

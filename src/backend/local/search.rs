@@ -1,0 +1,150 @@
+//! Searches: what matches a filter, read from the index's blocks.
+
+use std::{cmp::Ordering, collections::BinaryHeap, ops::ControlFlow};
+
+use rusqlite::Connection;
+
+use super::{
+    blocks::{Code, Entry, Range},
+    found::{Found, Hit},
+    matcher::Matcher,
+    row::stored_name,
+};
+use crate::{
+    backend::{Cursor, Matches, Order, PageQuery, Result},
+    contract::order::sort_key,
+};
+
+/// Counting may stop beyond so many matches.
+const COUNTED: u64 = 1000;
+
+/// Reads what a page shows.
+pub(super) fn page(db: &Connection, query: &PageQuery) -> Result<Found> {
+    let mut matcher = Matcher::new(db, &query.filter)?;
+    match query.order {
+        Order::Name => by_name(db, query, &mut matcher),
+        Order::Newest | Order::Confidence => by_number(db, query, &mut matcher),
+    }
+}
+
+/// What a page shows of an entry.
+fn hit(db: &Connection, entry: Entry, name: &str) -> Result<Option<Hit>> {
+    if entry.code == Code::WAITING {
+        return Ok(Some(Hit::Waiting { sequencer: entry.number, image: stored_name(name.to_owned())? }));
+    }
+    Hit::of_entry(db, entry)
+}
+
+/// In the order of the blocks. Blocks behind the one with the place are looked at for the count alone; all ends when the page is full and
+/// the count is high.
+fn by_name(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Result<Found> {
+    let (place, forward) = query.place()?;
+    let key = match place {
+        Some(Cursor::Name(name)) => Some(sort_key(name.as_str())),
+        _ => None,
+    };
+    // The first key of the block that the place is in; empty where it is before all of them.
+    let edge: String = db
+        .prepare_cached("SELECT coalesce(max(first), '') FROM blocks WHERE first <= ?1")?
+        .query_row([key.as_deref().unwrap_or_default()], |row| row.get(0))?;
+    let (behind, onward) = if forward {
+        (Range { from: String::new(), to: Some(edge.clone()) }, Range { from: edge.clone(), to: None })
+    } else {
+        let after = Range::after(&edge);
+        (Range { from: after.clone(), to: None }, Range { from: String::new(), to: Some(after) })
+    };
+    let range = matcher.range(db)?;
+    let (mut found, mut count) = (Found::default(), 0);
+    let counted = behind.within(&range).scan(db, true, |_, view| {
+        let lines = matcher.mark(view)?.filter(|line| matcher.holds(*line, view)).count();
+        count += lines as u64;
+        found.behind |= lines > 0;
+        Ok(if count > COUNTED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    let beyond = if forward { Ordering::Greater } else { Ordering::Less };
+    let read = onward.within(&range).scan(db, forward, |first, view| {
+        let key = key.as_deref().filter(|_| first == edge);
+        let lines = matcher.mark(view)?;
+        for nth in lines.clone() {
+            let line = if forward { nth } else { lines.end - 1 - nth };
+            if !matcher.holds(line, view) {
+                continue;
+            }
+            count += 1;
+            if key.is_some() && key.map(|key| sort_key(matcher.name(line, view)?).as_str().cmp(key)) != Some(beyond) {
+                found.behind = true;
+            } else if found.hits.len() < query.limit {
+                found.hits.extend(hit(db, view.entry(line), matcher.name(line, view)?)?);
+            } else {
+                found.more = true;
+                if count > COUNTED {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let exact = counted && read;
+    found.matches = Some(Matches { count: if exact { count } else { COUNTED }, exact });
+    Ok(found)
+}
+
+/// A match and where it stands in an order by numbers, the first the least; what is found from behind is turned round.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u32, i64);
+
+impl Place {
+    fn new(order: Order, confidence: f32, number: i64) -> Self {
+        match order {
+            // Confidences are not negative, and so as their bits are.
+            Order::Confidence => Self(confidence.to_bits(), number),
+            Order::Newest | Order::Name => Self(0, !number),
+        }
+    }
+
+    fn turned(self, forward: bool) -> Self {
+        if forward { self } else { Self(!self.0, !self.1) }
+    }
+}
+
+/// In an order that the blocks do not have: all are read, and the best matches kept.
+fn by_number(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Result<Found> {
+    let (place, forward) = query.place()?;
+    let place = place.map(|cursor| match *cursor {
+        Cursor::Confidence(confidence, number) => Place::new(query.order, confidence, number),
+        Cursor::Newest(number) => Place::new(query.order, 0.0, number),
+        Cursor::Name(_) => Place(0, i64::MIN),
+    });
+    let place = place.map(|place| place.turned(forward));
+    let (mut best, mut count) = (BinaryHeap::new(), 0);
+    let mut found = Found::default();
+    matcher.range(db)?.scan(db, true, |_, view| {
+        for line in matcher.mark(view)? {
+            if !matcher.holds(line, view) {
+                continue;
+            }
+            count += 1;
+            let entry = view.entry(line);
+            let here = Place::new(query.order, entry.confidence, entry.number).turned(forward);
+            if place.as_ref().is_some_and(|place| here <= *place) {
+                found.behind = true;
+            } else if best.len() <= query.limit || best.peek().is_some_and(|(worst, ..)| here < *worst) {
+                // Of images that wait there is no row to tell the name.
+                let name =
+                    if entry.code == Code::WAITING { matcher.name(line, view)?.to_owned() } else { String::new() };
+                best.push((here, name, entry.number));
+                if best.len() > query.limit + 1 {
+                    best.pop();
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    found.more = best.len() > query.limit;
+    for (_, name, number) in best.into_sorted_vec().into_iter().take(query.limit) {
+        let code = if name.is_empty() { Code::FAILED } else { Code::WAITING };
+        found.hits.extend(hit(db, Entry { number, confidence: 0.0, code }, &name)?);
+    }
+    found.matches = Some(Matches { count, exact: true });
+    Ok(found)
+}
