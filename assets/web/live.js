@@ -50,7 +50,7 @@ export async function fetchPage(url, request = {}) {
 
 /** Fetches the page again and shows what is new of it. */
 async function follow() {
-  const parts = ["#table", "#facets", "#live", "#detail"].filter($);
+  const parts = ["#shown", "#table", "#facets", "#live", "#detail"].filter($);
   if (!parts.length) return;
   const url = location.href;
   const { response, page } = await fetchPage(url);

@@ -50,7 +50,7 @@ const count = (n) => (n === 1 ? "this image" : `these ${n.toLocaleString()} imag
 
 async function submitted(event) {
   const { target: form, submitter } = event;
-  if (event.defaultPrevented || form.enctype === "multipart/form-data") return;
+  if (event.defaultPrevented || form.method === "dialog" || form.enctype === "multipart/form-data") return;
   const data = new URLSearchParams(new FormData(form, submitter));
   if (submitter?.value === "delete" && !data.has("confirmed")) {
     event.preventDefault();
@@ -72,7 +72,7 @@ async function submitted(event) {
 /** The bar beneath a table does what it says with the rows that are ticked. */
 function ticked() {
   const form = $("#rows");
-  if (!form) return;
+  if (!form || !$("#all")) return;
   const boxes = [...form.querySelectorAll("input[name=image]")];
   const chosen = boxes.filter((box) => box.checked).length;
   form.classList.toggle("none", chosen === 0);
@@ -103,6 +103,7 @@ export function begin(isBusy, onOpen) {
   opened = () => {
     onOpen();
     ticked();
+    $("#progress").classList.toggle("small", location.pathname !== "/");
     // On a phone the rows come first.
     if (matchMedia("(max-width: 60rem)").matches) {
       for (const details of document.querySelectorAll("#facets details")) details.open = false;

@@ -45,7 +45,7 @@ const RUN: &str = r##"
 async fn the_pages_are_for_everybody() {
     let Some(axe) = axe() else { return };
     let Some(browser) = Browser::start().await else { return };
-    let server = Server::start(&["--max-workers", "1", "--set", "worker.min_confidence=0.9"]);
+    let server = Server::start(&["--max-workers", "1", "--set", "min_confidence=0.9"]);
     let mut files = pictures();
     files.push((
         "folder/a picture with a name that is far longer than the names of most pictures are.png".into(),
@@ -63,7 +63,7 @@ async fn the_pages_are_for_everybody() {
     for address in ["/", "/results", "/results/0_cat.png", "/status", "/classes", "/reset", "/queue/dead", "/nowhere"] {
         browser.open(format!("{}{address}", server.url)).await;
         if address == "/" {
-            browser.choose("files", &[&path, &notes]).await;
+            browser.choose("files", &[path.clone(), notes.clone()]).await;
             browser.says("#summary", "1 labelled, 1 failed").await;
         }
         browser.run(&axe).await;

@@ -16,7 +16,7 @@ async fn a_folder_keeps_its_paths() {
     }
     let unnamed = browser.file("tree/dog/picture", &picture(9));
     browser.open(server.url.clone()).await;
-    browser.choose("folder", &[&unnamed.ancestors().nth(2).unwrap()]).await;
+    browser.choose("folder", &[unnamed.ancestors().nth(2).unwrap().to_owned()]).await;
     browser.says("#summary", "5 of 5 stored, 5 labelled").await;
     browser.says("#left-out", "4 other files are left out").await;
     let rows = results(&client(), &server.url).await;

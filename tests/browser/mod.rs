@@ -9,7 +9,7 @@ mod upload;
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
 };
@@ -106,7 +106,7 @@ impl Browser {
     }
 
     /// Chooses files with the button of this id.
-    async fn choose(&self, id: &str, paths: &[&Path]) {
+    async fn choose(&self, id: &str, paths: &[PathBuf]) {
         let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         self.find(&format!("#{id}")).await.send_keys(paths.join("\n")).await.unwrap();
     }
@@ -154,7 +154,9 @@ impl Browser {
 
     async fn dark(&self, is_dark: bool) {
         let value = if is_dark { "dark" } else { "light" };
-        let features = json!([{ "name": "prefers-color-scheme", "value": value }]);
+        // Without transitions, which would be seen half done.
+        let motion = json!({ "name": "prefers-reduced-motion", "value": "reduce" });
+        let features = json!([{ "name": "prefers-color-scheme", "value": value }, motion]);
         self.cdp("Emulation.setEmulatedMedia", json!({ "features": features })).await;
     }
 

@@ -12,7 +12,7 @@ async fn everything_works_without_javascript() {
     browser.cdp("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await;
     browser.open(server.url.clone()).await;
     let paths: Vec<_> = (0..3).map(|n| browser.file(&format!("{n}.png"), &picture(n))).collect();
-    browser.choose("files", &paths.iter().map(AsRef::as_ref).collect::<Vec<_>>()).await;
+    browser.choose("files", &paths).await;
     browser.click("#send").await;
     browser.says("h1", "Results").await;
     eventually("all results", async || (results(&client(), &server.url).await.len() == 3).then_some(())).await;
@@ -25,7 +25,7 @@ async fn everything_works_without_javascript() {
     browser.click("[value=delete]").await;
     browser.says("h1", "Delete this image?").await;
     browser.click("main .danger").await;
-    browser.says("p.done", "Deleted").await;
+    browser.says("p.done", "1 deleted").await;
 
     browser.open(format!("{}/results", server.url)).await;
     browser.click("#table tbody tr:first-child input").await;

@@ -17,7 +17,7 @@ async fn a_person_chooses_files_and_sees_labels_appear() {
     let mut paths: Vec<_> = (0..12).map(|n| browser.file(&format!("{n}_picture é.png"), &picture(n))).collect();
     paths.push(browser.file("notes.png", b"no picture"));
     browser.open(server.url.clone()).await;
-    browser.choose("files", &paths.iter().map(AsRef::as_ref).collect::<Vec<_>>()).await;
+    browser.choose("files", &paths).await;
     eventually("labels beside the uploaded files", async || (browser.count("#list li.done").await == 12).then_some(()))
         .await;
     let failed = browser.text("#list li:first-child").await;
@@ -167,6 +167,8 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     browser.says("main h1", "Results").await;
     assert_eq!(browser.page.current_url().await.unwrap().path(), "/results");
     // What changes something does not end it either.
+    browser.click(".states a[href*=waiting]").await;
+    browser.says("#shown", "waiting images").await;
     browser.click("#table tbody input").await;
     browser.click(".selected [value=delete]").await;
     browser.click("#confirm .danger").await;
@@ -175,7 +177,10 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     browser.click("#pause").await;
     log_in("#login").await;
     browser.stored(500).await;
-    let removed = browser.texts("#list li.failed").await;
-    assert!(removed.len() == 1 && removed[0].contains("removed"), "{removed:?}");
+    eventually("the end of what was removed", async || {
+        let failed = browser.texts("#list li.failed").await;
+        (failed.len() == 1 && failed[0].contains("removed")).then_some(())
+    })
+    .await;
     browser.end().await;
 }
