@@ -21,7 +21,10 @@ use super::{
     shared::{FRESH, Known},
 };
 use crate::{
-    backend::{self, Heartbeat, status::Status as System},
+    backend::{
+        self,
+        status::{Status as System, WorkerStatus},
+    },
     contract::Timestamp,
 };
 
@@ -85,7 +88,7 @@ struct StatusPage<'a> {
 /// A worker, as people read of it.
 #[derive(Debug)]
 struct Worker<'a> {
-    beat: &'a Heartbeat,
+    beat: &'a WorkerStatus,
     state: &'static str,
     /// When it was last heard of: the time, and seconds since.
     seen: String,
@@ -93,10 +96,10 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(beat: &'a Heartbeat, now: Timestamp) -> Self {
+    fn new(beat: &'a WorkerStatus, now: Timestamp) -> Self {
         let state = match beat {
-            Heartbeat { draining: true, .. } => "draining",
-            Heartbeat { in_flight: 0, .. } => "idle",
+            WorkerStatus { draining: true, .. } => "draining",
+            WorkerStatus { in_flight: 0, .. } => "idle",
             _ => "busy",
         };
         let seen = beat.seen_at.date().and_then(|date| date.replace_nanosecond(0).ok()?.format(&Rfc3339).ok());
