@@ -81,7 +81,7 @@ pub(crate) async fn page(
     let neighbours =
         async { tokio::try_join!(beside(&app, &query, &image, true), beside(&app, &query, &image, false)) };
     let result = ask(app.backend.results.get(std::slice::from_ref(&image)));
-    let (mut result, (next, previous)) = tokio::try_join!(async { Ok::<_, Error>(result.await?) }, neighbours)?;
+    let (mut result, (next, previous)) = tokio::try_join!(result, neighbours)?;
     let result = result.pop();
     if result.is_none() && !ask(app.backend.images.exists(&image)).await? {
         return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
