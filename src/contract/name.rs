@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn long_paths_are_cut_in_their_base_or_refused() {
-        let folder = |bytes| vec!["f".repeat(100); bytes / 100].join("/");
+        let folder = |bytes: usize| vec!["f".repeat(100); bytes / 100].join("/");
         let name = named(&format!("{}/{}.png", folder(300), "é".repeat(120))).unwrap();
         assert!(name.len() <= MAX_NAME_BYTES && name.starts_with(&folder(300)) && name.ends_with(".png"), "{name}");
         assert_eq!(named(&format!("{}/a.png", folder(500))), Err(NameError::LongFolders("a.png".into())));

@@ -154,7 +154,7 @@ impl DynamoResults {
         let page = match within_range(query, prefix, &from, backwards).send().await {
             Err(SdkError::ServiceError(e)) if label && is_no_index(e.err()) => {
                 let message =
-                    format!("table {} has no index {BY_LABEL}; run `imgcls setup`, which adds it", self.table);
+                    format!("table {} has no index {BY_LABEL} that is ready; `imgcls setup` adds it", self.table);
                 return Err(Error::new(ErrorKind::Refused, message));
             }
             page => page.map_err(|e| QUERY.error(&self.table, &e))?,

@@ -110,13 +110,16 @@ impl Block {
         self.names.drain(place.at..=place.at + name.len());
     }
 
-    /// Takes the second half away.
-    fn split_off(&mut self) -> Self {
+    /// Where the second half begins.
+    fn middle(&self) -> Place {
         let middle = self.names.len() / 2;
         let at = memchr(b'\n', &self.names[middle..]).map_or(self.names.len(), |feed| middle + feed + 1);
-        let names = self.names.split_off(at);
-        let line = memchr_iter(b'\n', &self.names).count();
-        Self { entries: self.entries.split_off(line), names }
+        Place { line: memchr_iter(b'\n', &self.names[..at]).count(), at }
+    }
+
+    /// Takes away what comes at a place and after it.
+    fn split_off(&mut self, place: Place) -> Self {
+        Self { entries: self.entries.split_off(place.line), names: self.names.split_off(place.at) }
     }
 
     /// The key of the first line.
@@ -180,7 +183,9 @@ fn insert_into_full(
     entry: Entry,
 ) -> Result<()> {
     if place.line < block.entries.len() {
-        let mut other = block.split_off();
+        // Near its end more may come that belong there: it stays full.
+        let is_late = place.line * 8 >= block.entries.len() * 7;
+        let mut other = block.split_off(if is_late { place } else { block.middle() });
         if place.at <= block.names.len() {
             block.insert(place, name, entry);
         } else {

@@ -103,10 +103,10 @@ proptest! {
     }
 }
 
-/// Blocks are full when names come in order, up or down, and also where they come between others.
+/// Blocks are full when names come in order, and also where they come between others; else they are half full at least.
 #[test]
 fn names_in_order_fill_the_blocks() {
-    for ascends in [true, false] {
+    for (ascends, most) in [(true, 12), (false, 24)] {
         let (_dir, db) = database();
         let db = db.unchecked_transaction().unwrap();
         for n in ["a", "z"] {
@@ -118,8 +118,7 @@ fn names_in_order_fill_the_blocks() {
         }
         let (found, sizes) = contents(&db);
         assert_eq!(found.len(), 3002);
-        assert!(sizes.len() < 16, "{sizes:?}");
-        db.execute("DELETE FROM blocks", []).unwrap();
+        assert!(sizes.len() <= most, "{sizes:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::blocks::{Code, Range, View, text};
 use crate::{
     backend::{Filter, Result, State},
-    contract::{ImageName, order::fold},
+    contract::order::fold,
 };
 
 /// A filter as the index understands it, and what it made of the block at hand.

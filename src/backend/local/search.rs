@@ -71,7 +71,11 @@ fn by_name(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Result<
                 continue;
             }
             count += 1;
-            if key.is_some() && key.map(|key| sort_key(matcher.name(line, view)?).as_str().cmp(key)) != Some(beyond) {
+            let is_beyond = match key {
+                Some(key) => sort_key(matcher.name(line, view)?).as_str().cmp(key) == beyond,
+                None => true,
+            };
+            if !is_beyond {
                 found.behind = true;
             } else if found.hits.len() < query.limit {
                 found.hits.extend(hit(db, view.entry(line), matcher.name(line, view)?)?);
@@ -116,7 +120,7 @@ fn by_number(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Resul
         Cursor::Name(_) => Place(0, i64::MIN),
     });
     let place = place.map(|place| place.turned(forward));
-    let (mut best, mut count) = (BinaryHeap::new(), 0);
+    let (mut best, mut count) = (BinaryHeap::<(Place, String, i64)>::new(), 0);
     let mut found = Found::default();
     matcher.range(db)?.scan(db, true, |_, view| {
         for line in matcher.mark(view)? {
