@@ -5,7 +5,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 SOAK_SECONDS ?= 600
 
-.PHONY: help run test soak test-asan lint bench bench-peers bench-pipeline bench-results build dist deploy undeploy rehearse install-lint
+.PHONY: help run test screenshots soak test-asan lint bench bench-peers bench-pipeline bench-results build dist deploy undeploy rehearse install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -17,6 +17,9 @@ run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data
 
 test: ## All tests
 	$(CARGO) test --locked --workspace
+
+screenshots: ## The README's pictures of the page, anew
+	$(CARGO) test --locked --test it browser::pictures:: -- --ignored --nocapture
 
 soak: ## Ten minutes of whatever can befall the system; SOAK_SECONDS=… for as long, SOAK_SEED=… to repeat a schedule
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test it soak:: -- --nocapture

@@ -5,6 +5,7 @@
 #![allow(clippy::too_many_lines, reason = "some are long tables, some tell one story from its beginning to its end")]
 
 mod aws;
+mod browser;
 mod classify;
 mod cli;
 mod door;
@@ -18,4 +19,3 @@ mod scale;
 mod service;
 mod soak;
 mod support;
-mod web_browser;

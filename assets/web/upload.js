@@ -1,6 +1,8 @@
 // The queue of an upload. Files stay in it until the server has them, whatever becomes of the connection: sending one again is
 // safe, since the server knows bytes that it has.
 
+import { sleep } from "./page.js";
+
 const BATCH_FILES = 50;
 const BATCH_BYTES = 16 * 2 ** 20;
 const LANES = 3;
@@ -12,13 +14,31 @@ const ATTEMPTS = 5;
 /** The rate is that of so many milliseconds. */
 const RATE_MS = 15_000;
 
-export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const passes = (status) => status === 0 || status === 408 || status === 425 || status === 429 || (status >= 500 && status !== 507);
+
+/** How fast something grows just now. */
+class Rate {
+  #samples = [];
+
+  note(value) {
+    const now = performance.now();
+    if (now - (this.#samples.at(-1)?.at ?? -Infinity) > 250) this.#samples.push({ at: now, value });
+    while (now - this.#samples[0].at > RATE_MS && this.#samples.length > 1) this.#samples.shift();
+  }
+
+  perSecond() {
+    const [first, last] = [this.#samples[0], this.#samples.at(-1)];
+    const now = performance.now();
+    return first && now > first.at ? ((last.value - first.value) * 1000) / (now - first.at) : 0;
+  }
+}
 
 /** One file. Its `state`: queued, sending, stored (and being classified), done, failed or cancelled. */
 class Entry {
   state = "queued";
   text = "";
+  /** Of a label: sure, fair or unsure. */
+  doubt = "";
   sent = 0;
   image = null;
   renamed = false;
@@ -26,6 +46,7 @@ class Entry {
   constructor(file, path) {
     this.file = file;
     this.path = path;
+    this.folder = path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : "";
   }
 }
 
@@ -35,6 +56,13 @@ export class Uploads extends EventTarget {
   pending = new Map();
   counts = { queued: 0, sending: 0, stored: 0, done: 0, failed: 0, cancelled: 0 };
   bytes = { all: 0, sent: 0 };
+  /** Folders that the files are in. */
+  folders = new Set();
+  /** Files that failed before the server had them. */
+  lost = 0;
+  /** Rates of bytes and of labels. */
+  sending = new Rate();
+  labelling = new Rate();
   paused = false;
   /** Why nothing is sent just now, for a person to read. */
   problem = "";
@@ -45,7 +73,6 @@ export class Uploads extends EventTarget {
   #closed = null;
   /** Failures in a row of requests and of tries to reach the server. */
   #failures = 0;
-  #samples = [];
   #login;
 
   /** `login` resolves when there is a session again. */
@@ -64,6 +91,7 @@ export class Uploads extends EventTarget {
     for (const { file, path } of files) {
       const entry = new Entry(file, path);
       this.entries.push(entry);
+      this.folders.add(entry.folder);
       this.counts.queued += 1;
       this.bytes.all += file.size;
       this.#queue.push(entry);
@@ -93,6 +121,7 @@ export class Uploads extends EventTarget {
     for (const entry of this.entries) {
       if (entry.state !== "failed" && entry.state !== "cancelled") continue;
       if (entry.image) continue;
+      if (entry.state === "failed") this.lost -= 1;
       entry.attempts = 0;
       this.#set(entry, "queued", "");
       this.bytes.all += entry.file.size - entry.sent;
@@ -103,19 +132,21 @@ export class Uploads extends EventTarget {
   }
 
   /** The image's result, or why there will be none. */
-  labelled(image, kind, text) {
-    for (const entry of this.pending.get(image) ?? []) this.#set(entry, kind, text);
+  labelled(image, state, text, doubt) {
+    for (const entry of this.pending.get(image) ?? []) {
+      this.#set(entry, state, text);
+      entry.doubt = doubt;
+    }
     this.pending.delete(image);
+    this.labelling.note(this.counts.done + this.counts.failed);
     this.#changed();
   }
 
-  /** Bytes a second, and the seconds that the rest takes at this rate. */
-  progress() {
-    const now = performance.now();
-    while (this.#samples.length > 1 && now - this.#samples[0].at > RATE_MS) this.#samples.shift();
-    const first = this.#samples[0];
-    const rate = first && now > first.at ? ((this.bytes.sent - first.sent) * 1000) / (now - first.at) : 0;
-    return { rate, left: rate > 0 ? (this.bytes.all - this.bytes.sent) / rate : Infinity };
+  /** Has the others whose labels are awaited go first. */
+  postpone(image) {
+    const entries = this.pending.get(image);
+    this.pending.delete(image);
+    if (entries) this.pending.set(image, entries);
   }
 
   #changed() {
@@ -132,6 +163,7 @@ export class Uploads extends EventTarget {
   /** The file is no longer to be sent. */
   #end(entry, state, text) {
     this.bytes.all -= entry.file.size - entry.sent;
+    if (state === "failed") this.lost += 1;
     this.#set(entry, state, text);
   }
 
@@ -235,8 +267,7 @@ export class Uploads extends EventTarget {
     if (entry.state !== "sending") return;
     this.bytes.sent += bytes - entry.sent;
     entry.sent = bytes;
-    const now = performance.now();
-    if (now - (this.#samples.at(-1)?.at ?? -Infinity) > 250) this.#samples.push({ at: now, sent: this.bytes.sent });
+    this.sending.note(this.bytes.sent);
   }
 
   /** No server took the request. A file that cannot be read looks the same, and would for ever. */

@@ -32,7 +32,7 @@ pub use query::{
 };
 pub use queue::{DeadLetter, DeadLetters, Depth, Message, Queue, QueuePolicy, Receipt};
 pub use remove::remove;
-pub use requeue::{Which, requeue};
+pub use requeue::{Which, requeue, requeue_images};
 pub use reset::{Reset, ResetReport, Tally};
 pub use results::{Removed, Results, Totals, Written};
 pub use retry::{Attempts, Retry, within};

@@ -45,7 +45,7 @@ async fn requeue_rows(backend: &Backend, is_meant: impl Fn(&Classification) -> b
     loop {
         let page = within(TIMEOUT, backend.results.page(&query)).await?;
         let meant = page.results.into_iter().filter(&is_meant).map(|row| row.image);
-        sent += send(backend, meant.collect()).await?;
+        sent += requeue_images(backend, meant.collect()).await?;
         match page.next {
             Some(next) => query.after = Some(next),
             None => return Ok(sent),
@@ -64,12 +64,16 @@ async fn requeue_listed(backend: &Backend, which: Which) -> Result<u64> {
             let known: HashSet<ImageName> = rows.into_iter().map(|row| row.image).collect();
             names.retain(|name| !known.contains(name));
         }
-        sent += send(backend, names).await?;
+        sent += requeue_images(backend, names).await?;
         after = Some(last);
     }
 }
 
-async fn send(backend: &Backend, names: Vec<ImageName>) -> Result<u64> {
+/// Sends an event for each of these images and returns how many.
+///
+/// # Errors
+/// The store's.
+pub async fn requeue_images(backend: &Backend, names: Vec<ImageName>) -> Result<u64> {
     if names.is_empty() {
         return Ok(0);
     }

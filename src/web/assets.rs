@@ -12,11 +12,19 @@ use super::{
     etag,
 };
 
-const FILES: [(&str, &str, &[u8]); 5] = [
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+const FILES: [(&str, &str, &[u8]); 11] = [
     ("style.css", "text/css; charset=utf-8", include_bytes!("../../assets/web/style.css")),
-    ("app.js", "text/javascript; charset=utf-8", include_bytes!("../../assets/web/app.js")),
-    ("list.js", "text/javascript; charset=utf-8", include_bytes!("../../assets/web/list.js")),
-    ("upload.js", "text/javascript; charset=utf-8", include_bytes!("../../assets/web/upload.js")),
+    ("app.js", SCRIPT, include_bytes!("../../assets/web/app.js")),
+    ("choose.js", SCRIPT, include_bytes!("../../assets/web/choose.js")),
+    ("labels.js", SCRIPT, include_bytes!("../../assets/web/labels.js")),
+    ("list.js", SCRIPT, include_bytes!("../../assets/web/list.js")),
+    ("live.js", SCRIPT, include_bytes!("../../assets/web/live.js")),
+    ("page.js", SCRIPT, include_bytes!("../../assets/web/page.js")),
+    ("progress.js", SCRIPT, include_bytes!("../../assets/web/progress.js")),
+    ("upload.js", SCRIPT, include_bytes!("../../assets/web/upload.js")),
+    ("visit.js", SCRIPT, include_bytes!("../../assets/web/visit.js")),
     ("icon.svg", "image/svg+xml", include_bytes!("../../assets/web/icon.svg")),
 ];
 

@@ -11,7 +11,7 @@ use axum::{
 };
 
 use super::{
-    App,
+    App, ModelFacts,
     accept::Accept,
     error::{Error, Shown},
 };
@@ -23,6 +23,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) here: &'static str,
     pub(crate) model: &'a str,
     pub(crate) note: &'a str,
+    pub(crate) classes: &'a [String],
     /// Whether there is anything to log out of.
     pub(crate) sessions: bool,
 }
@@ -30,7 +31,8 @@ pub(crate) struct Frame<'a> {
 impl App {
     /// The frame of the page that the navigation calls `here`.
     pub(crate) fn frame(&self, here: &'static str) -> Frame<'_> {
-        Frame { here, model: &self.model.name, note: &self.model.note, sessions: self.auth.has_tokens() }
+        let ModelFacts { name, labels, note } = &self.model;
+        Frame { here, model: name, note, classes: labels, sessions: self.auth.has_tokens() }
     }
 }
 

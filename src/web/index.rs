@@ -10,11 +10,13 @@ use super::{
     error::Result,
     frame::{Frame, render},
     multipart::readable,
-    params::PageParams,
     status,
     table::Table,
 };
-use crate::backend::status::Status;
+use crate::backend::{Order, Page, PageQuery, Search, status::Status};
+
+/// Rows on the first page.
+const LATEST: usize = 12;
 
 #[derive(Template)]
 #[template(path = "index.html")]
@@ -27,14 +29,17 @@ struct IndexPage<'a> {
 }
 
 /// `GET /`
-pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Result<Response> {
-    let page = ask(app.backend.results.page(&params.query()?)).await?;
+pub(crate) async fn get(State(app): State<Arc<App>>) -> Result<Response> {
+    // A store that knows no other order than that of names shows the first of them.
+    let order = if app.backend.results.search() == Search::Substring { Order::Newest } else { Order::Name };
+    let query = PageQuery { order, limit: LATEST, ..PageQuery::default() };
+    let page = Page { next: None, previous: None, ..ask(app.backend.results.page(&query)).await? };
     let known = status::current(&app).await?;
     Ok(render(&IndexPage {
         frame: app.frame("upload"),
         status: &known.value.system,
         stale: known.stale_seconds(),
-        table: Table::new(&page, &params),
+        table: Table::new(&page, &query),
         limit: readable(app.config.limits.max_bytes),
     }))
 }

@@ -88,7 +88,7 @@ pub(crate) async fn logout(Extension(client): Extension<Client>) -> Response {
 }
 
 /// `next` if it is a path of this site, else `/`.
-fn local(next: &str) -> &str {
+pub(crate) fn local(next: &str) -> &str {
     let path = next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n', '\t']);
     if path { next } else { "/" }
 }

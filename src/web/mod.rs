@@ -14,20 +14,26 @@ use crate::{
 pub use crate::http::listen;
 
 mod accept;
+mod asked;
 mod assets;
 mod auth;
 mod body;
+mod chart;
 mod classes;
 mod classify;
 mod csv;
+mod detail;
 mod error;
 mod etag;
+mod facets;
 mod features;
 mod frame;
 mod guard;
+mod history;
 mod images;
 mod index;
 mod limiter;
+mod listing;
 mod login;
 mod metrics;
 mod multipart;
@@ -40,6 +46,7 @@ mod ready;
 mod reset;
 mod results;
 mod router;
+mod selection;
 mod serve;
 mod shared;
 mod slow;
@@ -91,6 +98,7 @@ pub struct App {
     thumbnails: thumbnails::Thumbnails,
     metrics: metrics::Metrics,
     status: shared::Shared<status::Status>,
+    history: history::History,
     readiness: shared::Shared<ready::Checks>,
     /// Work that outlives the request that began it.
     tasks: TaskTracker,
@@ -117,6 +125,7 @@ impl App {
             thumbnails: thumbnails::Thumbnails::open(&config.data_dir.join("thumbnails"))?,
             metrics: metrics::Metrics::new(),
             status: shared::Shared::default(),
+            history: history::History::default(),
             readiness: shared::Shared::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

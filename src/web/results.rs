@@ -1,8 +1,7 @@
-//! Results: pages for people and for programs, one, and many by name.
+//! Results for programs: pages, one, and many by name.
 
 use std::sync::Arc;
 
-use askama::Template;
 use axum::{
     Json,
     extract::{
@@ -17,39 +16,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     App, ask,
     error::{Error, Result},
-    frame::{Frame, render},
     params::{FilterParams, MAX_LIMIT, PageParams, image_in},
-    status,
-    table::Table,
 };
 use crate::{
-    backend::{Counts, Cursor, Matches, Page, Search, State, status::Status as System},
+    backend::{Counts, Cursor, Matches, Page, Search, State},
     contract::{Classification, ImageName},
 };
-
-#[derive(Template)]
-#[template(path = "results.html")]
-struct ResultsPage<'a> {
-    frame: Frame<'a>,
-    status: &'a System,
-    stale: Option<u64>,
-    table: Table,
-    jump: &'a str,
-}
-
-/// `GET /results`
-pub(crate) async fn page(Extract(app): Extract<Arc<App>>, params: PageParams) -> Result<Response> {
-    let page = ask(app.backend.results.page(&params.query()?)).await?;
-    let known = status::current(&app).await?;
-    let table = Table::new(&page, &params);
-    Ok(render(&ResultsPage {
-        frame: app.frame("results"),
-        status: &known.value.system,
-        stale: known.stale_seconds(),
-        table,
-        jump: &params.after,
-    }))
-}
 
 /// A page as it is answered.
 #[derive(Debug, Serialize)]

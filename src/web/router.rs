@@ -12,8 +12,8 @@ use axum::{
 };
 
 use super::{
-    App, Error, assets, auth, classes, classify, csv, frame, guard, images, index, login, metrics, queue, ready, reset,
-    results, slow, status, upload,
+    App, Error, assets, auth, classes, classify, csv, detail, frame, guard, images, index, listing, login, metrics,
+    queue, ready, reset, results, selection, slow, status, upload,
 };
 
 /// Largest body of a call that is no upload.
@@ -27,7 +27,8 @@ pub fn router(app: Arc<App>) -> Router {
     let guarded = Router::new()
         .route("/", get(index::get).post(upload::post))
         .route("/classify", post(classify::post))
-        .route("/results", get(results::page))
+        .route("/results", get(listing::page).post(selection::post))
+        .route("/results/{*name}", get(detail::page))
         .route("/api/results", get(results::list))
         .route("/api/results/{*name}", get(results::one))
         .route("/api/results/lookup", post(results::lookup))

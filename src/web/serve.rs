@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     App, Error,
     router::{HEALTH_CHECK, router},
+    status,
 };
 use crate::http::{Server, Service};
 
@@ -27,6 +28,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: CancellationT
         is_proxy: Arc::new(move |peer| proxies.hosts.trusts(peer)),
         opened: Arc::new(move || Box::new(open.metrics.connection())),
     };
+    app.tasks.spawn(status::remember(Arc::clone(&app)));
     let server = Server::new(service, listener.local_addr()?);
     server.accept(listener, &shutdown).await;
     app.stopping.cancel();

@@ -10,14 +10,23 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use time::format_description::well_known::Rfc3339;
 
 use super::{
     App, ask,
+    chart::Charts,
     error::Result,
     frame::{Frame, render},
+    history::{SILENCE, Sample},
     shared::{FRESH, Known},
 };
-use crate::backend::{self, status::Status as System};
+use crate::{
+    backend::{
+        self,
+        status::{Status as System, WorkerStatus},
+    },
+    contract::Timestamp,
+};
 
 /// The state of the system, and what is fixed about it.
 #[derive(Debug, Clone, Serialize)]
@@ -44,6 +53,7 @@ async fn observe(app: Arc<App>) -> Result<Status> {
         ask(backend::status::read(&app.backend, &app.model.name, now)),
         ask(app.backend.scaler.read()),
     )?;
+    app.history.note(Sample::of(&system, now));
     let scaling = scaler.map_or(Value::Null, |s| serde_json::from_str(&s.value).unwrap_or(Value::String(s.value)));
     Ok(Status { system, classes: app.model.labels.clone(), scaling })
 }
@@ -71,6 +81,30 @@ struct StatusPage<'a> {
     stale: Option<u64>,
     classes: &'a [String],
     changes: Vec<Change>,
+    charts: Charts,
+    workers: Vec<Worker<'a>>,
+}
+
+/// A worker, as people read of it.
+#[derive(Debug)]
+struct Worker<'a> {
+    beat: &'a WorkerStatus,
+    state: &'static str,
+    /// When it was last heard of: the time, and seconds since.
+    seen: String,
+    ago: u64,
+}
+
+impl<'a> Worker<'a> {
+    fn new(beat: &'a WorkerStatus, now: Timestamp) -> Self {
+        let state = match beat {
+            WorkerStatus { draining: true, .. } => "draining",
+            WorkerStatus { in_flight: 0, .. } => "idle",
+            _ => "busy",
+        };
+        let seen = beat.seen_at.date().and_then(|date| date.replace_nanosecond(0).ok()?.format(&Rfc3339).ok());
+        Self { beat, state, seen: seen.unwrap_or_default(), ago: now.since(beat.seen_at).as_secs() }
+    }
 }
 
 /// One past change of the desired capacity, as the scaler remembers it.
@@ -89,6 +123,30 @@ pub(crate) async fn page(State(app): State<Arc<App>>) -> Result<Response> {
     let Status { system, classes, scaling } = &*known.value;
     // A memory that another version wrote shows no changes; it must not take the page away.
     let changes = Vec::deserialize(&scaling["decisions"]).unwrap_or_default();
-    let stale = known.stale_seconds();
-    Ok(render(&StatusPage { frame: app.frame("status"), status: system, stale, classes, changes }))
+    let now = app.clock.now();
+    Ok(render(&StatusPage {
+        frame: app.frame("status"),
+        status: system,
+        stale: known.stale_seconds(),
+        classes,
+        changes,
+        charts: Charts::new(&app.history.samples(), now),
+        workers: system.workers.iter().map(|beat| Worker::new(beat, now)).collect(),
+    }))
+}
+
+/// Asks for the state when nobody else has for a while, so that the charts have no holes, until `app` stops.
+pub(crate) async fn remember(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(SILENCE);
+    loop {
+        tokio::select! {
+            () = app.stopping.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if app.history.is_silent(app.clock.now())
+            && let Err(error) = current(&app).await
+        {
+            tracing::debug!(%error, "the state is not known; the charts have a hole");
+        }
+    }
 }

@@ -66,7 +66,7 @@ async fn images_and_pages_are_shown(server: &Server, encoded: &str) {
     assert!(image.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("sandbox"));
     assert_eq!(image.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
     assert_eq!(image.bytes().await.unwrap(), picture(2));
-    for path in ["/", "/results", "/status", "/reset", "/queue/dead"] {
+    for path in ["/", "/results", "/results/2_x.png", "/classes", "/status", "/reset", "/queue/dead"] {
         let page =
             server.client.get(format!("{}{path}", server.url)).header("accept", "text/html").send().await.unwrap();
         assert_eq!(page.status(), StatusCode::OK, "{path}");
@@ -197,4 +197,33 @@ async fn names_may_be_paths_and_images_that_wait_are_listed() {
     let deleted = server.client.delete(format!("{}/images/cat%2F0000.png", server.url)).send().await.unwrap();
     assert_eq!(deleted.status(), StatusCode::OK);
     assert_eq!(get("/api/results?folder=cat").await["results"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn ticked_images_are_removed_after_a_question_or_classified_again() {
+    let server = Server::start(|_| {}).await;
+    let files = ["a.png", "cat/b.png", "cat/c.png"].iter().enumerate();
+    server.upload(files.map(|(n, name)| ((*name).to_owned(), picture(n as u32))).collect()).await;
+    let post = async |form: &[(&str, &str)]| {
+        let request = server.client.post(format!("{}/results", server.url)).header("accept", "text/html").form(form);
+        request.send().await.unwrap()
+    };
+    let ticked = [("image", "a.png"), ("image", "cat/b.png"), ("back", "/results?state=waiting")];
+    let asked = post(&[&[("action", "delete")], &ticked[..]].concat()).await;
+    assert_eq!(asked.status(), StatusCode::OK);
+    let page = asked.text().await.unwrap();
+    assert!(page.contains("Delete these 2 images?") && page.contains("value=\"cat/b.png\""), "{page}");
+    assert_eq!(server.get("/images/cat/b.png").await.status(), StatusCode::OK, "nothing is removed yet");
+
+    let done = post(&[&[("action", "delete"), ("confirmed", "yes")], &ticked[..]].concat()).await;
+    assert_eq!(done.headers()[header::LOCATION], "/results?state=waiting&deleted=2");
+    assert_eq!(server.get("/images/cat/b.png").await.status(), StatusCode::NOT_FOUND);
+    let again = post(&[("action", "again"), ("image", "cat/c.png"), ("back", "//evil.example/")]).await;
+    assert_eq!(again.headers()[header::LOCATION], "/results?again=1");
+    for wrong in [&[("action", "delete")][..], &[("action", "eat"), ("image", "cat/c.png")], &[("image", "..")]] {
+        assert_eq!(post(wrong).await.status(), StatusCode::BAD_REQUEST, "{wrong:?}");
+    }
+    let page = server.get("/results/cat/c.png").await.text().await.unwrap();
+    assert!(page.contains("waiting to be classified"), "{page}");
+    assert_eq!(server.get("/results/cat/b.png").await.status(), StatusCode::NOT_FOUND);
 }

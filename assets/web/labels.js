@@ -1,0 +1,49 @@
+// Labels of stored images, asked for until all are there.
+
+import { asJson, addressOf, sleep } from "./page.js";
+
+const LOOKUP = 500;
+/** So many images are asked about one by one, to find those that were removed. */
+const SINGLE = 20;
+
+/** Asks for ever. */
+export async function label(uploads) {
+  for (;;) {
+    const names = [...uploads.pending.keys()].slice(0, LOOKUP);
+    if (names.length) await lookup(uploads, names).catch(() => sleep(2000));
+    await sleep(names.length ? 500 : 1000);
+  }
+}
+
+function tell(uploads, result) {
+  if (result.error) return uploads.labelled(result.image, "failed", result.error, "");
+  const percent = `${Math.round(result.confidence * 100)} %`;
+  if (result.uncertain) uploads.labelled(result.image, "done", `not sure: ${result.label}, ${percent}`, "unsure");
+  else uploads.labelled(result.image, "done", `${result.label}, ${percent}`, result.confidence < 0.5 ? "fair" : "sure");
+}
+
+async function lookup(uploads, names) {
+  const response = await fetch("/api/results/lookup", {
+    method: "POST",
+    headers: { ...asJson.headers, "Content-Type": "application/json" },
+    body: JSON.stringify({ names }),
+  });
+  if (!response.ok) return sleep(2000);
+  const { results, missing } = await response.json();
+  for (const result of results) tell(uploads, result);
+  if (missing.length && !results.length) await findRemoved(uploads, missing);
+  // Those that are still in work go to the end, so that all are asked about in turn.
+  for (const name of missing) uploads.postpone(name);
+}
+
+/** Of images without a result, some may have been removed, and will never have one. */
+async function findRemoved(uploads, missing) {
+  for (let from = 0; from < missing.length; from += SINGLE) {
+    const some = missing.slice(from, from + SINGLE);
+    const isGone = async (name) => (await fetch(addressOf("/api/results/", name), asJson)).status === 404;
+    const gone = await Promise.all(some.map(isGone));
+    some.forEach((name, n) => gone[n] && uploads.labelled(name, "failed", "the image was removed", ""));
+    // Most were removed together, by a reset.
+    if (!gone.includes(true)) return;
+  }
+}

@@ -1,0 +1,95 @@
+// The state of the system on the page: figures, rows and charts follow what happens, and the header says what is wrong.
+
+import { $, asJson, localise, loggedIn, problem, sleep } from "./page.js";
+
+function show(status) {
+  for (const element of document.querySelectorAll("[data-status]")) {
+    const value = element.dataset.status.split(".").reduce((at, key) => at?.[key], status);
+    if (value !== undefined) element.textContent = Math.round(value).toLocaleString();
+  }
+  const { queue, fleet, workers } = status;
+  const stuck = queue.visible > 0 && fleet.running === 0 && workers.length === 0;
+  problem("workers", stuck && `No worker is running; ${queue.visible.toLocaleString()} images wait.${fleet.fault ? ` ${fleet.fault}` : ""}`);
+  problem("stores", status.age_seconds > 5 && `The stores do not answer; this is the state of ${status.age_seconds} s ago.`);
+}
+
+let shown = "";
+
+/** The page is another one: what it shows may be as old as it is. */
+export function forget() {
+  shown = "";
+}
+
+/** Whether this page shows what `status` tells. Pages without it are not asked about. */
+const isLive = () => Boolean($("#strip, #table, #detail"));
+
+async function refresh() {
+  const response = await fetch("/api/status", asJson).catch(() => null);
+  problem("server", (!response || response.status >= 500) && "The server does not answer. Trying again…");
+  problem("session", response?.status === 401 && "Your session has ended; log in again.");
+  if (!response?.ok) return;
+  loggedIn();
+  const status = await response.json();
+  // What the page said when it came: rows may have been written since.
+  const said = $('[data-status="results.total"]')?.textContent;
+  show(status);
+  // Only a page whose rows can have changed is fetched again.
+  const { results, labels, queue, workers, fleet, scaling } = status;
+  const state = JSON.stringify([results, labels, queue, $("#live") && [workers, fleet, scaling]]);
+  if (state === shown) return;
+  const same = shown === "" && said === String(results.total);
+  shown = state;
+  if (!same) await follow();
+}
+
+/** Asks for a page as people get it. */
+export async function fetchPage(url, request = {}) {
+  const response = await fetch(url, { ...request, headers: { Accept: "text/html" } });
+  return { response, page: new DOMParser().parseFromString(await response.text(), "text/html") };
+}
+
+/** Fetches the page again and shows what is new of it. */
+async function follow() {
+  const parts = ["#shown", "#table", "#facets", "#live", "#detail"].filter($);
+  if (!parts.length) return;
+  const url = location.href;
+  const { response, page } = await fetchPage(url);
+  if (!response.ok || location.href !== url) return;
+  for (const part of parts) replace($(part), page.querySelector(part));
+  localise();
+}
+
+/** What has the focus, as a selector that finds it on the fresh page, too. */
+function focused(old) {
+  const element = document.activeElement;
+  if (!old.contains(element)) return null;
+  const attribute = ["id", "href", "value"].find((name) => element.hasAttribute(name));
+  return attribute && `${element.localName}[${attribute}="${CSS.escape(element.getAttribute(attribute))}"]`;
+}
+
+function replace(old, fresh) {
+  if (!old || !fresh) return;
+  // Pictures that stay keep their element, so that they do not flicker.
+  const pictures = new Map([...old.querySelectorAll("img")].map((img) => [img.getAttribute("src"), img]));
+  for (const img of fresh.querySelectorAll("img")) {
+    const known = pictures.get(img.getAttribute("src"));
+    if (known) img.replaceWith(known);
+  }
+  const ticked = new Set([...old.querySelectorAll("input:checked")].map((box) => box.value));
+  for (const box of fresh.querySelectorAll("input[type=checkbox]")) box.checked = ticked.has(box.value);
+  for (const details of fresh.querySelectorAll("details[id]")) {
+    details.open = old.querySelector(`#${details.id}`)?.open ?? details.open;
+  }
+  const focus = focused(old);
+  old.replaceWith(fresh);
+  if (focus) fresh.querySelector(focus)?.focus({ preventScroll: true });
+  fresh.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+/** Follows the state for ever, faster while `busy()`. */
+export async function watch(busy) {
+  for (;;) {
+    if (document.visibilityState === "visible" && isLive()) await refresh().catch(() => {});
+    await sleep(busy() ? 1000 : 3000);
+  }
+}

@@ -1,0 +1,120 @@
+// Moving about: pages that change without ending an upload, questions before what cannot be undone, keys and ticked rows.
+
+import { fetchPage, forget } from "./live.js";
+import { $, confirmed, localise, login, problem } from "./page.js";
+
+let busy = () => false;
+let opened = () => {};
+/** The page that is shown: moving within one is no visit. */
+let here = "";
+const page = () => location.pathname + location.search;
+
+/** Shows another page of the service in this document, so that an upload goes on. */
+async function visit(url, request, push) {
+  let loaded;
+  try {
+    loaded = await fetchPage(url, request);
+  } catch {
+    return problem("page", "That page cannot be loaded now.");
+  }
+  problem("page", "");
+  const { response, page: fresh } = loaded;
+  if (new URL(response.url).pathname === "/login") {
+    await login();
+    return visit(url, request, push);
+  }
+  for (const part of ["header nav", "main"]) {
+    const other = fresh.querySelector(part);
+    if (other) $(part)?.replaceWith(other);
+  }
+  document.title = fresh.title;
+  if (push) history.pushState(null, "", response.url);
+  here = page();
+  scrollTo(0, 0);
+  forget();
+  localise();
+  opened();
+}
+
+function clicked(event) {
+  const link = event.target.closest?.("a[href]");
+  if (!link || !busy() || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const url = new URL(link.href);
+  if (url.origin !== location.origin || link.hasAttribute("download") || link.target || link.getAttribute("href").startsWith("#")) return;
+  event.preventDefault();
+  if (url.pathname.startsWith("/images/")) open(url, "_blank", "noopener");
+  else visit(url, {}, true);
+}
+
+const count = (n) => (n === 1 ? "this image" : `these ${n.toLocaleString()} images`);
+
+async function submitted(event) {
+  const { target: form, submitter } = event;
+  if (event.defaultPrevented || form.method === "dialog" || form.enctype === "multipart/form-data") return;
+  const data = new URLSearchParams(new FormData(form, submitter));
+  if (submitter?.value === "delete" && !data.has("confirmed")) {
+    event.preventDefault();
+    if (!(await confirmed(`Delete ${count(data.getAll("image").length)}?`))) return;
+    const said = Object.assign(document.createElement("input"), { type: "hidden", name: "confirmed", value: "yes" });
+    form.append(said);
+    form.requestSubmit(submitter);
+    said.remove();
+    return;
+  }
+  if (!busy()) return;
+  const url = new URL(form.action);
+  if (url.pathname === "/logout") return;
+  event.preventDefault();
+  if (form.method === "get") url.search = data;
+  visit(url, form.method === "get" ? {} : { method: "POST", body: data }, true);
+}
+
+/** The bar beneath a table does what it says with the rows that are ticked. */
+function ticked() {
+  const form = $("#rows");
+  if (!form || !$("#all")) return;
+  const boxes = [...form.querySelectorAll("input[name=image]")];
+  const chosen = boxes.filter((box) => box.checked).length;
+  form.classList.toggle("none", chosen === 0);
+  $("#chosen").textContent = chosen === 1 ? "1 image" : `${chosen} images`;
+  const all = $("#all");
+  all.checked = chosen > 0 && chosen === boxes.length;
+  all.indeterminate = chosen > 0 && chosen < boxes.length;
+}
+
+function changed(event) {
+  if (event.target.id === "all") {
+    for (const box of document.querySelectorAll("#rows input[name=image]")) box.checked = event.target.checked;
+  }
+  if (event.target.matches("select[data-submit]")) event.target.form.requestSubmit();
+  ticked();
+}
+
+/** Arrow keys lead from image to image. */
+function pressed(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || event.target.matches("input, select, textarea, #list")) return;
+  const to = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+  if (to) $(`#detail [rel=${to}]`)?.click();
+}
+
+/** Begins: `isBusy` tells whether an upload must not be ended, `onOpen` is called for every page that is shown here. */
+export function begin(isBusy, onOpen) {
+  busy = isBusy;
+  opened = () => {
+    onOpen();
+    ticked();
+    $("#progress").classList.toggle("small", location.pathname !== "/");
+    // On a phone the rows come first.
+    if (matchMedia("(max-width: 60rem)").matches) {
+      for (const details of document.querySelectorAll("#facets details")) details.open = false;
+    }
+  };
+  document.addEventListener("click", clicked);
+  document.addEventListener("submit", submitted);
+  document.addEventListener("change", changed);
+  document.addEventListener("keydown", pressed);
+  here = page();
+  addEventListener("popstate", () => page() !== here && visit(location.href, {}, false));
+  localise();
+  opened();
+}

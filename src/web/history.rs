@@ -1,0 +1,97 @@
+//! The last hour as the web tier saw it: a bounded memory of states, for the charts of the status page.
+
+use std::{collections::VecDeque, time::Duration};
+
+use parking_lot::Mutex;
+
+use crate::{backend::status::Status, contract::Timestamp};
+
+/// So much is remembered.
+pub(crate) const SPAN: Duration = Duration::from_secs(3600);
+
+/// States that follow each other faster are one on the chart.
+const STEP: Duration = Duration::from_secs(10);
+
+/// If nobody asks for the state for so long, the server asks, so that the chart has no hole.
+pub(crate) const SILENCE: Duration = Duration::from_secs(60);
+
+/// The state at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Sample {
+    pub(crate) at: Timestamp,
+    pub(crate) per_minute: f64,
+    /// Messages that wait, and those in work.
+    pub(crate) waiting: u64,
+    pub(crate) in_work: u64,
+    pub(crate) desired: u32,
+    pub(crate) running: u32,
+}
+
+impl Sample {
+    /// What the chart needs of a state that was seen at `at`.
+    pub(crate) fn of(status: &Status, at: Timestamp) -> Self {
+        Self {
+            at,
+            per_minute: status.images_per_minute,
+            waiting: status.queue.visible,
+            in_work: status.queue.in_flight,
+            desired: status.fleet.desired,
+            running: status.fleet.running,
+        }
+    }
+}
+
+/// The samples of the last hour, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct History(Mutex<VecDeque<Sample>>);
+
+impl History {
+    /// Remembers a state, unless one was remembered a moment ago.
+    pub(crate) fn note(&self, sample: Sample) {
+        let mut samples = self.0.lock();
+        // Samples of the future are from before the clock was set back.
+        samples.retain(|old| old.at <= sample.at && sample.at.since(old.at) < SPAN);
+        if samples.back().is_none_or(|last| sample.at.since(last.at) >= STEP) {
+            samples.push_back(sample);
+        }
+    }
+
+    /// Whether nothing was remembered for a while.
+    pub(crate) fn is_silent(&self, now: Timestamp) -> bool {
+        self.0.lock().back().is_none_or(|last| now.abs_diff(last.at) >= SILENCE)
+    }
+
+    /// What is remembered.
+    pub(crate) fn samples(&self) -> Vec<Sample> {
+        self.0.lock().iter().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(second: i64) -> Sample {
+        let at = Timestamp::from_millis(second * 1000);
+        Sample { at, per_minute: 1.0, waiting: 2, in_work: 3, desired: 1, running: 1 }
+    }
+
+    #[test]
+    fn an_hour_is_remembered_and_no_more() {
+        let history = History::default();
+        for second in 0..2 * 3600 {
+            history.note(sample(second));
+        }
+        let samples = history.samples();
+        assert_eq!(samples.len(), 360);
+        assert_eq!((samples[0], samples[359]), (sample(3600), sample(7190)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_starts_anew() {
+        let history = History::default();
+        history.note(sample(1000));
+        history.note(sample(500));
+        assert_eq!(history.samples(), [sample(500)]);
+    }
+}

@@ -1,0 +1,59 @@
+//! Folders keep their paths, from the button to the results.
+
+use super::Browser;
+use crate::support::{Server, client, eventually, picture, results};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_keeps_its_paths() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--max-workers", "1"]);
+    for (seed, name) in ["tree/cat/0.png", "tree/cat/1.png", "tree/dog/0.png", "tree/dog/old/2.png"].iter().enumerate()
+    {
+        browser.file(name, &picture(u32::try_from(seed).unwrap()));
+    }
+    for clutter in ["tree/.DS_Store", "tree/cat/Thumbs.db", "tree/dog/notes.txt", "tree/dog/README"] {
+        browser.file(clutter, b"no picture");
+    }
+    let unnamed = browser.file("tree/dog/picture", &picture(9));
+    browser.open(server.url.clone()).await;
+    browser.choose("folder", &[unnamed.ancestors().nth(2).unwrap().to_owned()]).await;
+    browser.says("#summary", "5 of 5 stored, 5 labelled").await;
+    browser.says("#left-out", "4 other files are left out").await;
+    let rows = results(&client(), &server.url).await;
+    let names: Vec<&str> = rows.iter().map(|row| row["image"].as_str().unwrap()).collect();
+    let expected = ["tree/cat/0.png", "tree/cat/1.png", "tree/dog/0.png", "tree/dog/old/2.png", "tree/dog/picture"];
+    assert_eq!(names, expected);
+
+    // One folder of the upload.
+    browser
+        .run(
+            "const s = document.querySelector('#folders'); s.value = 'tree/dog/'; s.dispatchEvent(new Event('change'))",
+        )
+        .await;
+    eventually("two files", async || {
+        (browser.texts("#list li .name").await == ["tree/dog/0.png", "tree/dog/picture"]).then_some(())
+    })
+    .await;
+
+    // Folders among the results: headings, links, the way back.
+    browser.open(format!("{}/results", server.url)).await;
+    assert_eq!(browser.texts("tr.heading").await, ["tree/cat/", "tree/dog/", "tree/dog/old/", "tree/dog/"]);
+    browser.click("#by-folder .choices a").await;
+    browser.says("#by-folder .choices li:last-child", "dog/").await;
+    browser.click("#by-folder .choices li:last-child a").await;
+    eventually("the rows of one folder", async || {
+        (browser.texts("#table th.name").await == ["0.png", "2.png", "picture"]).then_some(())
+    })
+    .await;
+    browser.says("#shown", "3 images in tree/dog/").await;
+    assert_eq!(browser.texts("#by-folder .crumbs a").await, ["All", "tree", "dog"]);
+    browser.click("#table th.name a").await;
+    browser.says("h1", "0.png").await;
+    let loaded = "return document.querySelector('.large img').naturalWidth";
+    eventually("the large picture", async || (browser.run(loaded).await == 40).then_some(())).await;
+    browser.click("[rel=next]").await;
+    browser.says("h1", "2.png").await;
+    browser.click(".crumbs a:first-child").await;
+    browser.says("#shown", "3 images in tree/dog/").await;
+    browser.end().await;
+}

@@ -1,0 +1,89 @@
+//! Results: filter, detail, delete, reset.
+
+use serde_json::json;
+
+use super::Browser;
+use crate::support::{Server, client, eventually, labelled, picture, results, upload};
+
+/// The pictures whose labels are known.
+pub(super) fn pictures() -> Vec<(String, Vec<u8>)> {
+    let files = std::fs::read_dir(labelled()).unwrap().map(|entry| entry.unwrap());
+    files.map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_filtered_shown_deleted_and_reset() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--max-workers", "1", "--set", "min_confidence=0.99"]);
+    let mut files = pictures();
+    files.push(("unsure.png".to_owned(), picture(3)));
+    let mut broken = picture(4);
+    broken.truncate(60);
+    files.push(("broken.png".to_owned(), broken));
+    upload(&client(), &server.url, files).await;
+    eventually("all results", async || (results(&client(), &server.url).await.len() == 12).then_some(())).await;
+
+    browser.open(format!("{}/results", server.url)).await;
+    let said = browser.texts(".said .verdict").await;
+    assert!(said.iter().any(|text| text.starts_with("not sure: ")), "{said:?}");
+    let color = "return getComputedStyle(document.querySelector('.said .verdict.unsure')).color";
+    assert_eq!(browser.run(color).await, "rgb(138, 82, 0)", "what is not sure is amber");
+    browser.click(".states a[href*=failed]").await;
+    browser.says("#shown", "1 failed image").await;
+    assert_eq!(browser.texts("#table th.name").await, ["broken.png"]);
+    browser.click(".states a[href='/results']").await;
+    browser.click(".counts a[href*='label=frog']").await;
+    browser.says("#shown", "labelled “frog”").await;
+    let frogs = browser.texts("#table th.name").await;
+    let rows = results(&client(), &server.url).await;
+    let expected = rows.iter().filter(|row| row["label"] == "frog").map(|row| row["image"].as_str().unwrap());
+    assert_eq!(frogs, expected.collect::<Vec<_>>());
+    let csv = browser.find("a[download]").await.attr("href").await.unwrap().unwrap();
+    let csv = client().get(format!("{}{csv}", server.url)).send().await.unwrap().text().await.unwrap();
+    assert_eq!(csv.lines().count(), frogs.len() + 1, "{csv}");
+
+    detail_and_delete(&browser, &server).await;
+
+    browser.open(format!("{}/status", server.url)).await;
+    browser.click("a[href='/reset']").await;
+    browser.click("main button.danger").await;
+    browser.says("h1", "Everything is removed").await;
+    upload(&client(), &server.url, [("new.png".to_owned(), picture(7))]).await;
+    browser.page.refresh().await.unwrap();
+    browser.says("h1", "Everything is removed").await;
+    eventually("the new image's result", async || (results(&client(), &server.url).await.len() == 1).then_some(()))
+        .await;
+    browser.end().await;
+}
+
+async fn detail_and_delete(browser: &Browser, server: &Server) {
+    browser.open(format!("{}/results?q=frog", server.url)).await;
+    let names = browser.texts("#table th.name").await;
+    browser.click("#table th.name a").await;
+    browser.says("h1", &names[0]).await;
+    assert_eq!(browser.count(".bars li").await, 5, "the five most likely labels");
+    let time = browser.text(".facts time").await;
+    assert!(!time.ends_with('Z') && !time.is_empty(), "a local time: {time}");
+    // Arrow keys lead on.
+    browser.find("body").await.send_keys("\u{e014}").await.unwrap();
+    browser.says("h1", &names[1]).await;
+    browser.click("[value=again]").await;
+    browser.says("p.done", "classified again").await;
+    browser.click("[value=delete]").await;
+    browser.says("#confirm h2", "Delete this image?").await;
+    browser.click("#confirm .quiet").await;
+    let address = format!("{}/api/results/lookup", server.url);
+    let left = async || {
+        let answer = client().post(&address).json(&json!(names)).send().await.unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()["results"].as_array().unwrap().len()
+    };
+    assert_eq!(left().await, names.len(), "it was kept");
+    browser.open(format!("{}/results?q=frog", server.url)).await;
+    browser.click("#all").await;
+    browser.says("#chosen", &format!("{} images", names.len())).await;
+    browser.click(".selected [value=delete]").await;
+    browser.says("#confirm h2", &format!("these {} images", names.len())).await;
+    browser.click("#confirm .danger").await;
+    browser.says("p.done", "deleted").await;
+    assert_eq!(left().await, 0);
+}
