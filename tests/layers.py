@@ -26,7 +26,7 @@ FLOORS = [
     {"config", "clock"},
     {"contract"},
     {"model"},
-    {"http", "private", "retry", "tls"},
+    {"build", "http", "private", "retry", "tls"},
 ]
 
 

@@ -19,6 +19,7 @@ mod auth;
 mod body;
 mod classes;
 mod classify;
+mod compression;
 mod csv;
 mod error;
 mod etag;
@@ -31,12 +32,16 @@ mod limiter;
 mod login;
 mod metrics;
 mod multipart;
+mod openapi;
 mod outcome;
 mod outgoing;
 mod params;
 mod part;
 mod queue;
+mod range;
+mod raw;
 mod ready;
+mod refusals;
 mod reset;
 mod results;
 mod router;
@@ -50,6 +55,7 @@ mod table;
 mod tests;
 mod thumbnails;
 mod upload;
+mod version;
 
 pub use error::Error;
 pub use router::router;
@@ -88,6 +94,7 @@ pub struct App {
     image_memory: Arc<Semaphore>,
     thumbnails: thumbnails::Thumbnails,
     metrics: metrics::Metrics,
+    refusals: refusals::Refusals,
     status: shared::Shared<status::Status>,
     readiness: shared::Shared<ready::Checks>,
     /// Work that outlives the request that began it.
@@ -113,6 +120,7 @@ impl App {
             image_memory: outgoing::memory(&config.limits),
             thumbnails: thumbnails::Thumbnails::open(&config.data_dir.join("thumbnails"))?,
             metrics: metrics::Metrics::new(),
+            refusals: refusals::Refusals::default(),
             status: shared::Shared::default(),
             readiness: shared::Shared::default(),
             tasks: TaskTracker::new(),

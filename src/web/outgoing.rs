@@ -1,4 +1,4 @@
-//! Memory for stored images on their way out.
+//! Memory for images that are held whole: stored ones on their way out, and those that come in JSON.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,14 +28,22 @@ fn kib(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 4)
 }
 
+/// A share of that memory.
+///
+/// # Errors
+/// 503 where others have it and keep it.
+pub(crate) async fn share(app: &App, bytes: u64) -> Result<OwnedSemaphorePermit> {
+    let share = Arc::clone(&app.image_memory).acquire_many_owned(kib(bytes));
+    match timeout(PATIENCE, share).await {
+        Ok(Ok(share)) => Ok(share),
+        _ => Err(Error::unavailable("too many images are being sent; try again")),
+    }
+}
+
 /// The image with the share of memory that it takes.
 pub(crate) async fn fetch(app: &App, image: &ImageName) -> Result<(StoredImage, OwnedSemaphorePermit)> {
     let max_bytes = app.config.limits.max_bytes;
-    let share = Arc::clone(&app.image_memory).acquire_many_owned(kib(max_bytes));
-    let mut share = match timeout(PATIENCE, share).await {
-        Ok(Ok(share)) => share,
-        _ => return Err(Error::unavailable("too many images are being sent; try again")),
-    };
+    let mut share = share(app, max_bytes).await?;
     let stored = ask(app.backend.images.get(image, max_bytes)).await?;
     // What this one does not need, others may use at once.
     if let Some(rest) = share.split(share.num_permits().saturating_sub(kib(stored.bytes.len() as u64) as usize)) {

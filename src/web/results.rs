@@ -9,7 +9,7 @@ use axum::{
         Path, State,
         rejection::{JsonRejection, PathRejection},
     },
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -17,13 +17,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     App, ask,
     error::{Error, Result},
+    etag,
     frame::{Frame, render},
-    params::{MAX_LIMIT, PageParams, image_in},
+    params::{MAX_LIMIT, NoParameters, PageParams, image_in},
     status,
     table::Table,
 };
 use crate::{
-    backend::{Page, status::Status as System},
+    backend::status::Status as System,
     contract::{Classification, ImageName},
 };
 
@@ -52,9 +53,9 @@ pub(crate) async fn page(State(app): State<Arc<App>>, params: PageParams) -> Res
 }
 
 /// `GET /api/results`
-pub(crate) async fn list(State(app): State<Arc<App>>, params: PageParams) -> Result<Json<Page>> {
+pub(crate) async fn list(State(app): State<Arc<App>>, params: PageParams, headers: HeaderMap) -> Result<Response> {
     let query = params.query()?;
-    Ok(Json(ask(app.backend.results.page(&query)).await?))
+    etag::json(&headers, &ask(app.backend.results.page(&query)).await?)
 }
 
 /// The answer about an image that has no result yet.
@@ -65,10 +66,15 @@ struct Waiting {
 }
 
 /// `GET /api/results/{name}`: 202 for a stored image that is not classified yet.
-pub(crate) async fn one(State(app): State<Arc<App>>, path: Result<Path<String>, PathRejection>) -> Result<Response> {
+pub(crate) async fn one(
+    State(app): State<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+    _: NoParameters,
+    headers: HeaderMap,
+) -> Result<Response> {
     let image = image_in(path)?;
     if let Some(row) = ask(app.backend.results.get(std::slice::from_ref(&image))).await?.pop() {
-        return Ok(Json(row).into_response());
+        return etag::json(&headers, &row);
     }
     if !ask(app.backend.images.exists(&image)).await? {
         return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
@@ -96,11 +102,10 @@ pub(crate) struct Found {
 /// `POST /api/results/lookup`: names in, results out, in the order of the names.
 pub(crate) async fn lookup(
     State(app): State<Arc<App>>,
+    _: NoParameters,
     names: Result<Json<Names>, JsonRejection>,
 ) -> Result<Json<Found>> {
-    let Json(Names::Wrapped { names } | Names::Bare(names)) = names.map_err(|error| {
-        Error::new(error.status(), format!("send {{\"names\": [\"a.png\"]}}: {}", error.body_text()))
-    })?;
+    let Json(Names::Wrapped { names } | Names::Bare(names)) = names.map_err(|error| not_understood(&error))?;
     if names.len() > MAX_LIMIT {
         return Err(Error::bad_request(format!("{} names; ask for at most {MAX_LIMIT} at a time", names.len())));
     }
@@ -116,4 +121,19 @@ pub(crate) async fn lookup(
         }
     }
     Ok(Json(Found { results, missing }))
+}
+
+/// What the parser says, in the words of the one who sent it.
+fn not_understood(error: &JsonRejection) -> Error {
+    let status = match error.status() {
+        // The JSON is right and says something else.
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        status => status,
+    };
+    let why = match status {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "the Content-Type must be application/json",
+        StatusCode::PAYLOAD_TOO_LARGE => "the list is too long",
+        _ => "this is no JSON list of names",
+    };
+    Error::new(status, format!("{why}; send {{\"names\": [\"a.png\"]}}"))
 }

@@ -3,18 +3,16 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     App, ask,
     error::Result,
+    etag,
     frame::{Frame, render},
+    params::NoParameters,
     shared::{FRESH, Known},
 };
 use crate::backend::{self, status::Status as System};
@@ -58,9 +56,9 @@ struct Answer<'a> {
 }
 
 /// `GET /api/status`
-pub(crate) async fn api(State(app): State<Arc<App>>) -> Result<Response> {
+pub(crate) async fn api(State(app): State<Arc<App>>, _: NoParameters, headers: HeaderMap) -> Result<Response> {
     let known = current(&app).await?;
-    Ok(Json(Answer { status: &known.value, age_seconds: known.age().as_secs() }).into_response())
+    etag::json(&headers, &Answer { status: &known.value, age_seconds: known.age().as_secs() })
 }
 
 #[derive(Template)]
