@@ -13,8 +13,11 @@ const WIDEST: usize = 60;
 /// A path is cut to no less than this.
 const SHORTEST_PATH: usize = 12;
 
-/// What stands between path and label, and of the confidence.
+/// What stands between path and label, and the confidence.
 const BETWEEN: usize = "  ".len() + "  100.0%  ".len();
+
+/// So much is left for the other labels.
+const OTHERS: usize = 16;
 
 /// The widths of the columns, in characters.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Table {
             None => Self { path, label, width },
             Some(all) => {
                 let (path, label) = (path.max("file".len()), label.max("label".len()));
-                let path = path.min(all.saturating_sub(label + BETWEEN)).max(SHORTEST_PATH.min(path));
+                let path = path.min(all.saturating_sub(label + BETWEEN + OTHERS)).max(SHORTEST_PATH.min(path));
                 Self { path, label, width }
             }
         }
@@ -128,12 +131,21 @@ mod tests {
 
     #[test]
     fn a_pipe_gets_every_word() {
-        insta::assert_snapshot!(table(None), @"");
+        insta::assert_snapshot!(table(None), @r"
+        a.jpg                            airplane             95.0%  cat 4.0
+        holiday/2026/beach/IMG_0001.jpg  not sure: airplane   50.0%  cat 49.0
+        b?.png                           error: the file is empty
+        ");
     }
 
     #[test]
     fn a_terminal_gets_a_header_and_lines_that_fit() {
-        insta::assert_snapshot!(table(Some(60)), @"");
+        insta::assert_snapshot!(table(Some(60)), @r"
+        file            label                 sure  or
+        a.jpg           airplane             95.0%  cat 4.0
+        …/IMG_0001.jpg  not sure: airplane   50.0%  cat 49.0
+        b?.png          error: the file is empty
+        ");
         for width in [0, 1, 20, 40, 200] {
             let table = table(Some(width));
             let fits = |line: &str| line.chars().count() <= width.max(1) || line.contains("error");

@@ -38,10 +38,16 @@ pub fn start(format: LogFormat) -> Result<(), ConfigError> {
         IS_JSON.store(true, Ordering::Relaxed);
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string);
-            tracing::error!(place, "panicked: {}", panic.payload_as_str().unwrap_or("no reason given"));
+            tracing::error!(place, "panicked: {}", reason(panic.payload()));
         }));
     }
     Ok(())
+}
+
+/// What a panic says.
+fn reason(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no reason given")
 }
 
 /// Whether every line on standard error is JSON.

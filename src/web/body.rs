@@ -51,7 +51,7 @@ pub(crate) enum BodyError {
     Endless,
     #[error("too many requests have parts with large heads; try again")]
     Busy,
-    #[error("the request ended early: {0}")]
+    #[error("the request ended early; send it again")]
     Broken(String),
 }
 

@@ -125,9 +125,9 @@ impl SystemMetrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let (calls, seconds) = (Family::default(), Family::<_, _>::new_with_constructor(seconds as fn() -> Histogram));
-        let (uploads, connections, waiting, stores_up) =
-            (Family::default(), Whole::default(), Whole::default(), Whole::default());
+        let (calls, uploads) = (Family::<Call, Counter>::default(), Family::<Kind, Counter>::default());
+        let seconds = Family::<Route, Histogram>::new_with_constructor(seconds);
+        let (connections, waiting, stores_up) = (Whole::default(), Whole::default(), Whole::default());
         let system = SystemMetrics::default();
         let registry = registry(|ours| {
             ours.register("http_requests", "Requests answered", calls.clone());

@@ -289,12 +289,18 @@ fn multipart_error(error: &multer::Error) -> Error {
     match error {
         multer::Error::StreamReadFailed(cause) => match cause.downcast_ref::<BodyError>() {
             Some(error) => error.clone().into(),
-            None => Error::bad_request(format!("the request cannot be read: {cause}")),
+            None => Error::bad_request("the request cannot be read; send it again"),
         },
         multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
             Error::bad_request("the request ended before its last part was complete; files before it are not affected")
         }
-        error => Error::bad_request(format!("the request is no valid multipart/form-data: {error}")),
+        multer::Error::IncompleteHeaders
+        | multer::Error::ReadHeaderFailed(_)
+        | multer::Error::DecodeHeaderName { .. }
+        | multer::Error::DecodeHeaderValue { .. } => {
+            Error::bad_request("the head of a part cannot be read; send a name and a value a line")
+        }
+        _ => Error::bad_request("the request is no valid multipart/form-data"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use axum::http::{HeaderMap, header};
 use headers::{ETag, HeaderMapExt as _, IfRange};
-use http_range_header::parse_range_header;
+use http_range_header::{RangeUnsatisfiableError, parse_range_header};
 
 /// How much of some bytes is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) enum Part {
     Outside,
 }
 
-/// What `headers` ask for of the `length` bytes that `etag` names. A range that cannot be read, several of them, and one of bytes that are
+/// What `headers` ask for of the `length` bytes that `etag` names. A range that cannot be read, several of them that there are, and one of bytes that are
 /// others by now are as if there were none, as RFC 9110 has it.
 pub(crate) fn wanted(headers: &HeaderMap, etag: Option<&ETag>, length: u64) -> Part {
     let Some(range) = headers.get(header::RANGE) else { return Part::All };
@@ -27,9 +27,8 @@ pub(crate) fn wanted(headers: &HeaderMap, etag: Option<&ETag>, length: u64) -> P
     let Some(Ok(ranges)) = range.to_str().ok().map(parse_range_header) else { return Part::All };
     match ranges.validate(length).as_deref() {
         Ok([range]) => Part::Of(range.clone()),
-        Ok(_) => Part::All,
-        Err(_) if ranges.ranges.len() > 1 => Part::All,
-        Err(_) => Part::Outside,
+        Err(RangeUnsatisfiableError::Unsatisfiable) => Part::Outside,
+        _ => Part::All,
     }
 }
 
@@ -55,7 +54,7 @@ mod tests {
             ("bytes=100-", Part::Outside),
             ("bytes=-0", Part::Outside),
             ("bytes=0-1,5-6", Part::All),
-            ("bytes=0-1,500-600", Part::All),
+            ("bytes=0-1,500-600", Part::Of(0..=1)),
             ("bytes=5-1", Part::All),
             ("bytes=x", Part::All),
             ("lines=0-1", Part::All),
