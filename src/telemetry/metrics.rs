@@ -77,12 +77,22 @@ impl Drop for Counted {
     }
 }
 
+/// All of `registry`, as OpenMetrics.
+///
+/// # Errors
+/// If a collector fails; those here do not.
+pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    encode(&mut text, registry)?;
+    Ok(text)
+}
+
 /// The answer to a scrape with these headers: Prometheus' text format, or OpenMetrics for those who ask for it.
 pub fn answer(registry: &Registry, headers: &HeaderMap) -> Response {
-    let mut text = String::new();
-    if let Err(error) = encode(&mut text, registry) {
-        return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
-    }
+    let mut text = match text(registry) {
+        Ok(text) => text,
+        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    };
     let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let kind = if accepted.any(|accepted| accepted.contains("application/openmetrics-text")) {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
