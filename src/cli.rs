@@ -84,18 +84,14 @@ const WITHOUT_MEANING: [(&str, &[&str]); 6] = [
 #[must_use]
 pub fn command() -> clap::Command {
     let mut program = Cli::command();
-    // The common options are at every command only then.
-    program.build();
+    let common: Vec<clap::Arg> = program.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
     for (name, options) in WITHOUT_MEANING {
-        program = program.mut_subcommand(name, |command| without(command, options));
+        // A command's own takes the place of the common one, and differs from it in this alone.
+        let hidden = common.iter().filter(|arg| options.contains(&arg.get_id().as_str()));
+        let hidden: Vec<clap::Arg> = hidden.map(|arg| arg.clone().hide(true)).collect();
+        program = program.mut_subcommand(name, |command| command.args(hidden));
     }
     program
-}
-
-/// Leaves `options` out of the help of `command` and of those below it.
-fn without(command: clap::Command, options: &[&'static str]) -> clap::Command {
-    let command = options.iter().fold(command, |command, option| command.mut_arg(*option, |arg| arg.hide(true)));
-    command.mut_subcommands(|below| if below.get_name() == "help" { below } else { without(below, options) })
 }
 
 /// The command line of this process. Ends it after help, version or an error of usage.
@@ -110,8 +106,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
-        command();
+        command().debug_assert();
     }
 
     #[test]

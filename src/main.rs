@@ -108,7 +108,8 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
 
 /// Prints the manual page of `command`, the program's own without one.
 fn manual(command: &[String]) -> anyhow::Result<ExitCode> {
-    let program = cli::command();
+    let mut program = cli::command();
+    program.build();
     let found = command.iter().try_fold(&program, |parent, name| parent.find_subcommand(name));
     let Some(found) = found else {
         anyhow::bail!("there is no command {:?}; `imgcls --help` lists them", command.join(" "));

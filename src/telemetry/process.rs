@@ -18,7 +18,9 @@ pub(super) struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let mut write = |name: &str, help: &str, metric: &dyn Encode| metric.encode_as(&mut encoder, name, help);
+        let mut write = |name: &str, help: &str, metric: &dyn EncodeMetric| {
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
         if let Some(stat) = Stat::read() {
             let cpu = ConstCounter::new(stat.cpu_seconds);
             write("process_cpu_seconds", "User and system CPU time in seconds.", &cpu)?;
@@ -40,17 +42,6 @@ impl Collector for Process {
             write("process_max_fds", "Most file descriptors that may be open.", &ConstGauge::new(most))?;
         }
         Ok(())
-    }
-}
-
-/// A metric of any type.
-trait Encode {
-    fn encode_as(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str) -> Result<(), std::fmt::Error>;
-}
-
-impl<M: EncodeMetric> Encode for M {
-    fn encode_as(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str) -> Result<(), std::fmt::Error> {
-        self.encode(encoder.encode_descriptor(name, help, None, self.metric_type())?)
     }
 }
 
