@@ -7,7 +7,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 SOAK_SECONDS ?= 600
 
-.PHONY: help run test soak test-asan lint bench bench-peers bench-pipeline build dist deploy undeploy rehearse install-lint
+.PHONY: help run test soak test-asan lint bench bench-peers bench-pipeline bench-uploads build dist deploy undeploy rehearse install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -44,6 +44,9 @@ bench-peers: ## Side by side with ONNX Runtime, OpenVINO, MNN and candle, in one
 
 bench-pipeline: ## From photos to labels, side by side with scripts of Pillow, ONNX Runtime and OpenVINO
 	python3 tests/peers/pipeline.py
+
+bench-uploads: ## Files a second of uploads, side by side with dufs and miniserve; needs wrk
+	python3 tests/peers/uploads.py
 
 install-lint:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --debug --locked cargo-deny --version ^0.18

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{Server, client, picture, upload};
+use crate::support::{Server, client, form, picture};
 
 /// The tool, installed once below the target directory.
 fn schemathesis() -> String {
@@ -14,20 +14,38 @@ fn schemathesis() -> String {
     String::from_utf8(installed.stdout).unwrap().trim().to_owned()
 }
 
+/// What is right and what is wrong by the document, with all the values that it gives reason to try, and some at random.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_is_as_its_document_says() {
-    let server = Server::start(&[
-        "--max-workers",
-        "1",
-        "--set",
-        "web.classify_timeout=10s",
-        "--token",
-        "user",
-        "--set",
-        "web.admin_token=admin",
-    ]);
     let program = schemathesis();
-    let output = Command::new(program).args(["--no-color", "run", "--url", &server.url]).output().unwrap();
+    let set = ["--set", "web.admin_token=admin", "--set", "web.classify_timeout=5s"];
+    let server = Server::start(&[&["--max-workers", "1", "--token", "user"], &set[..]].concat());
+    // The image that the document's examples name.
+    let file = form([("a.png".to_owned(), picture(1))]);
+    let stored =
+        client().post(format!("{}/classify", server.url)).bearer_auth("user").multipart(file).send().await.unwrap();
+    assert!(stored.status().is_success(), "{}", stored.status());
+    let document = client().get(format!("{}/api/openapi.json", server.url)).bearer_auth("user").send().await.unwrap();
+    let file = tempfile::NamedTempFile::with_suffix(".json").unwrap();
+    std::fs::write(file.path(), document.bytes().await.unwrap()).unwrap();
+    let url = server.url.clone();
+    let run = move || {
+        Command::new(program)
+            .args([
+                "--config-file",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis.toml"),
+                "--no-color",
+                "run",
+            ])
+            .args(["--url", &url, "--header", "Authorization: Bearer admin", "--phases", "examples,coverage,fuzzing"])
+            // The same cases each time, and few: a failure is one of this server, not of the day.
+            .args(["--seed", "1", "--max-examples", "5", "--suppress-health-check", "all", "--request-timeout", "60"])
+            .arg(file.path())
+            .current_dir(std::env::temp_dir())
+            .output()
+            .unwrap()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}\n{}", server.log());
 }
