@@ -182,13 +182,14 @@ async fn asked(app: &App, accept: Accept, request: Request) -> Result<(Tell, Str
         "true" => true,
         other => return Err(Error::bad_request(format!("features is {other:?}; it must be true or false"))),
     };
-    let (request, scores) = match Kind::of(request.headers())? {
-        Kind::Json => {
+    let (request, scores) = match Kind::of(request.headers()) {
+        Ok(Kind::Json) => {
             let (request, top_k) = raw::out_of_json(app, request).await?;
             (request, Some(top_k.unwrap_or(usize::MAX)))
         }
-        Kind::Image => (request, Some(usize::MAX)),
-        Kind::Form(_) => (request, None),
+        Ok(Kind::Image) => (request, Some(usize::MAX)),
+        // What brings no images is refused where it would be stored.
+        Ok(Kind::Form(_)) | Err(_) => (request, None),
     };
     let tell = match scores {
         _ if features => Tell::Result { features },
