@@ -1,11 +1,13 @@
 # Two commands matter: `make run` and `make test`. Both install what they need, given Rust, Python 3, make and a C compiler.
 
 CARGO ?= cargo
+# What /version tells; empty where the sources are no checkout.
+COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 SOAK_SECONDS ?= 600
 
-.PHONY: help run test screenshots soak test-asan lint bench bench-peers bench-pipeline bench-results build dist deploy undeploy rehearse install-lint
+.PHONY: help run test screenshots soak test-asan lint bench bench-peers bench-pipeline bench-results bench-uploads build dist deploy undeploy rehearse install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -50,6 +52,9 @@ bench-results: ## A million results by HTTP: pages, searches, counts
 	$(CARGO) build --release --locked
 	python3 tests/peers/results.py target/release/imgcls
 
+bench-uploads: ## Files a second of uploads, side by side with dufs and miniserve; needs wrk
+	python3 tests/peers/uploads.py
+
 install-lint:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --debug --locked cargo-deny --version ^0.18
 
@@ -57,7 +62,7 @@ build: ## The binary, in target/release; MODEL=name or directory embeds another 
 	IMGCLS_EMBED='$(MODEL)' $(CARGO) build --release --locked
 
 dist: ## The binary as it is shipped: static, optimised as a whole; MODEL= as for build
-	IMGCLS_EMBED='$(MODEL)' RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --locked --target x86_64-unknown-linux-gnu
+	IMGCLS_EMBED='$(MODEL)' IMGCLS_COMMIT='$(COMMIT)' RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --locked --target x86_64-unknown-linux-gnu
 
 # What `make deploy` deploys; any imgcls for x86-64 Linux that needs no libraries will do.
 BINARY = target/x86_64-unknown-linux-gnu/dist/imgcls

@@ -1,17 +1,29 @@
 //! The command line. The doc comments are the help text.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{config::flags::Global, roles};
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, or some files did; 2 bad usage, configuration or model; 130 ended at once by a second signal. \
+/// The end of the program's help.
+const AFTER_HELP: &str = "Examples:
+  imgcls serve                        a whole system: page, API, workers; open the address that it prints
+  imgcls classify photos/             labels of the pictures in a folder, without any service
+  imgcls queue dead                   what could not be classified, and `imgcls queue redrive` tries it again
+  imgcls man serve | man -l -         the manual page of a command
+
+Environment:
+  IMGCLS_LOG       which log lines there are: info by default, or debug, or imgcls=debug,aws_config=warn
+  IMGCLS_CONFIG    the configuration file
+  IMGCLS_WEB_TOKEN and its like set any key, here web.token; `imgcls config` prints all with where they come from
+
+Exit codes: 0 done; 1 failed, or some files did; 2 bad usage, configuration or model; 130 ended at once by a second signal. \
      `imgcls scale` has more.";
 
 /// Elastic image classification in one binary: a whole system on a laptop, a fleet on AWS.
 ///
 /// Start with `imgcls serve` and open the address that it prints, or label files at once with `imgcls classify PATH…`.
 #[derive(Debug, Parser)]
-#[command(name = "imgcls", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "imgcls", version, propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     /// What all commands take.
     #[command(flatten)]
@@ -53,20 +65,48 @@ pub enum Command {
     },
     /// Prints a manual page, such as `imgcls man serve | man -l -`.
     Man {
-        /// The command; without one the program's own page.
-        command: Option<String>,
+        /// The command, such as `serve` or `queue peek`; without one the program's own page.
+        command: Vec<String>,
     },
+}
+
+/// Common options that do nothing for a command, which its help leaves out.
+const WITHOUT_MEANING: [(&str, &[&str]); 6] = [
+    ("classify", &["backend", "data_dir"]),
+    ("train", &["backend", "data_dir"]),
+    ("model", &["backend", "data_dir"]),
+    ("setup", &["data_dir"]),
+    ("completions", &["backend", "data_dir", "config", "set", "log_format"]),
+    ("man", &["backend", "data_dir", "config", "set", "log_format"]),
+];
+
+/// The command line, as help, manual pages and completions show it.
+#[must_use]
+pub fn command() -> clap::Command {
+    let mut program = Cli::command();
+    let common: Vec<clap::Arg> = program.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    for (name, options) in WITHOUT_MEANING {
+        // A command's own takes the place of the common one, and differs from it in this alone.
+        let hidden = common.iter().filter(|arg| options.contains(&arg.get_id().as_str()));
+        let hidden: Vec<clap::Arg> = hidden.map(|arg| arg.clone().hide(true)).collect();
+        program = program.mut_subcommand(name, |command| command.args(hidden));
+    }
+    program
+}
+
+/// The command line of this process. Ends it after help, version or an error of usage.
+#[must_use]
+pub fn parse() -> Cli {
+    Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

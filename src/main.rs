@@ -2,11 +2,11 @@
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
-use clap::{CommandFactory, Parser};
+use clap::ValueEnum as _;
 use imgcls::{
-    cli::{Cli, Command},
+    cli::{self, Cli, Command},
     config::{
-        Layers, Raw,
+        Layers, LogFormat, Raw,
         flags::{Global, Overrides},
     },
     roles, telemetry,
@@ -18,11 +18,11 @@ mod exit;
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(cli::parse()) {
         Ok(code) => code,
         Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("imgcls: {error:#}");
+            telemetry::tell_end(&format!("{error:#}"));
             exit::code(&error)
         }
     }
@@ -68,7 +68,7 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Config(args) => roles::config::run(&args, &layers(&global, &global.overrides())?),
         Command::Completions { shell } => completions(shell),
-        Command::Man { command } => manual(command.as_deref()),
+        Command::Man { command } => manual(&command),
     }
 }
 
@@ -79,7 +79,12 @@ fn configure(global: &Global, flags: &Overrides) -> anyhow::Result<Raw> {
 
 /// Merges the layers of the configuration and starts logging.
 fn layers(global: &Global, flags: &Overrides) -> anyhow::Result<Layers> {
-    let layers = Layers::load(global.config.as_deref(), utf8_environment(), flags)?;
+    let loaded = Layers::load(global.config.as_deref(), utf8_environment(), flags);
+    if let (Err(_), Some(format)) = (&loaded, log_format(flags)) {
+        // What is wrong is told as the rest would be, as far as that is known.
+        telemetry::start(format)?;
+    }
+    let layers = loaded?;
     telemetry::start(layers.raw.log_format)?;
     for unknown in &layers.unknown {
         tracing::warn!("ignored the unknown environment variable {unknown}");
@@ -87,21 +92,27 @@ fn layers(global: &Global, flags: &Overrides) -> anyhow::Result<Layers> {
     Ok(layers)
 }
 
+/// How log lines should look by the flags or, without them, the environment.
+fn log_format(flags: &Overrides) -> Option<LogFormat> {
+    let flag = flags.0.iter().rfind(|(key, _)| key == "log_format").map(|(_, value)| value.clone());
+    LogFormat::from_str(&flag.or_else(|| std::env::var("IMGCLS_LOG_FORMAT").ok())?, true).ok()
+}
+
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     // Into memory first: the generator panics where it cannot write.
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "imgcls", &mut script);
+    clap_complete::generate(shell, &mut cli::command(), "imgcls", &mut script);
     std::io::stdout().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the manual page of `command`, the program's own without one.
-fn manual(command: Option<&str>) -> anyhow::Result<ExitCode> {
-    let mut program = Cli::command();
+fn manual(command: &[String]) -> anyhow::Result<ExitCode> {
+    let mut program = cli::command();
     program.build();
-    let found = command.map_or(Some(&program), |name| program.find_subcommand(name));
+    let found = command.iter().try_fold(&program, |parent, name| parent.find_subcommand(name));
     let Some(found) = found else {
-        anyhow::bail!("there is no command {:?}; `imgcls --help` lists them", command.unwrap_or_default());
+        anyhow::bail!("there is no command {:?}; `imgcls --help` lists them", command.join(" "));
     };
     let mut page = Vec::new();
     clap_mangen::Man::new(found.clone()).render(&mut page)?;

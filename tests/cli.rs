@@ -231,9 +231,107 @@ fn completions_and_manual_are_printed() {
     assert!(code == Some(0) && manual.contains(".TH imgcls") && manual.contains("Exit codes"));
     let (code, manual, _) = run(&["man", "serve"]);
     assert!(code == Some(0) && manual.contains(".TH imgcls-serve") && manual.contains("listen"), "{manual}");
-    assert!(run(&["man", "nonsense"]).2.contains("there is no command"));
+    let (code, manual, _) = run(&["man", "queue", "peek"]);
+    assert!(code == Some(0) && manual.contains("imgcls-queue-peek") && manual.contains("limit"), "{manual}");
+    for nonsense in [&["man", "nonsense"][..], &["man", "queue", "nonsense"], &["man", "serve", "peek"]] {
+        assert!(run(nonsense).2.contains("there is no command"), "{nonsense:?}");
+    }
     // A reader that has gone is no error, and no panic.
     let mut child = imgcls().args(["completions", "bash"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
+}
+
+/// The help of all commands, so that whoever changes it sees what users will.
+#[test]
+fn help_is_as_it_was() {
+    let mut all = String::new();
+    for command in [
+        "",
+        "serve",
+        "work",
+        "scale",
+        "reset",
+        "classify",
+        "model",
+        "train",
+        "status",
+        "queue",
+        "setup",
+        "config",
+        "completions",
+        "man",
+    ] {
+        let path: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let output = imgcls().args(&path).env("COLUMNS", "100").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let last = help.find("Common options:").map_or("", |at| &help[at..]);
+        let does_nothing = ["classify", "train", "model", "completions", "man"].contains(&command);
+        assert_eq!(last.contains("--data-dir"), !does_nothing && command != "setup", "{command}: {help}");
+        all += &format!("$ imgcls {}\n{help}\n", path.join(" "));
+    }
+    insta::assert_snapshot!("help", all);
+    for manual in [&["man"][..], &["man", "serve"], &["man", "classify"]] {
+        let page = run(manual).1;
+        assert!(page.contains("IMGCLS_LOG") && page.contains("Examples"), "{manual:?}: {page}");
+    }
+}
+
+/// No parser speaks in the words of its programmer.
+#[test]
+fn numbers_and_times_are_refused_in_words() {
+    for args in [
+        &["serve", "--max-workers", "x"][..],
+        &["serve", "--max-workers", "-1"],
+        &["classify", "--max-side", "x", "a"],
+        &["classify", "--max-pixels", "1e3", "a"],
+        &["classify", "--max-bytes", "big", "a"],
+        &["scale", "--burst", "x"],
+        &["scale", "--burst", "1", "--min", "x"],
+        &["scale", "--burst", "1", "--boot", "soon"],
+        &["scale", "--burst", "1", "--price", "x"],
+        &["scale", "--rate", "x"],
+        &["scale", "--loop", "x"],
+        &["train", "x", "--out", "y", "--seed", "x"],
+        &["queue", "peek", "--limit", "x"],
+        &["config", "--set", "fleet.max=x"],
+        &["config", "--set", "web.classify_timeout=soon"],
+        &["config", "--set", "limits.max_bytes=x"],
+        &["config", "--set", "web.trusted_proxies=x"],
+        &["config", "--set", "worker.metrics_listen=x"],
+        &["config", "--set", "scaling.low=x"],
+        &["config", "--set", "min_confidence=x"],
+    ] {
+        let (code, _, stderr) = run(args);
+        assert_eq!(code, Some(2), "{args:?}: {stderr}");
+        for programmers in [
+            "invalid digit",
+            "invalid float",
+            "ParseIntError",
+            "missing field",
+            "expected number",
+            "invalid type",
+            "expected a",
+            "unknown variant",
+        ] {
+            assert!(!stderr.contains(programmers), "{args:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_list_says_so() {
+    let server = crate::support::Server::start(&["--no-workers"]);
+    for (args, says) in
+        [(&["queue", "peek"][..], "no message waits\n"), (&["queue", "dead"], "there are no dead letters\n")]
+    {
+        let output = server.tool(args).output().unwrap();
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
+            (Some(0), says),
+            "{args:?}"
+        );
+    }
+    let status = server.tool(&["status"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&status.stdout).contains("worker   none"));
 }

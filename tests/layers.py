@@ -27,7 +27,7 @@ FLOORS = [
     {"contract"},
     {"model"},
     {"compute"},
-    {"http", "private", "retry", "tls"},
+    {"build", "http", "private", "retry", "tls"},
 ]
 
 # A module that is a crate of its own, by the name that others use it under.

@@ -4,6 +4,7 @@
 #![allow(clippy::cognitive_complexity, reason = "every assertion counts as a branch")]
 #![allow(clippy::too_many_lines, reason = "some are long tables, some tell one story from its beginning to its end")]
 
+mod api;
 mod aws;
 mod browser;
 mod classify;
@@ -11,6 +12,7 @@ mod cli;
 mod door;
 mod durability;
 mod fuzz;
+mod logs;
 mod memory;
 mod model;
 mod monitoring;

@@ -8,6 +8,7 @@ pub mod aws;
 pub mod error;
 mod fleet;
 mod images;
+mod latency;
 pub mod local;
 mod open;
 mod query;
@@ -26,6 +27,7 @@ mod workers;
 pub use error::{Error, ErrorKind, Result};
 pub use fleet::{Departure, Fleet, FleetState, Host, Instance, SetDesired, host_name};
 pub use images::{Images, Outputs, Put, StoredImage, Tags, Upload};
+pub use latency::Latency;
 pub use open::{instance, open, open_existing};
 pub use query::{
     Counts, Cursor, Filter, FolderCount, LabelCount, Matches, Order, Page, PageQuery, Search, State, StateCounts,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Backend, Depth, Error, FleetState, Heartbeat, Result, Totals};
+use super::{Backend, Depth, Error, FleetState, Heartbeat, Latency, Result, Totals};
 use crate::contract::{Timestamp, WorkerId};
 
 /// The status, in the shape of `GET /api/status`.
@@ -26,6 +26,13 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Images by label, over all workers.
     pub labels: BTreeMap<String, u64>,
+    /// How long the message that comes next has waited, in seconds. `None` if none waits, and where the queue does not tell: SQS has it in
+    /// CloudWatch alone, as `ApproximateAgeOfOldestMessage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_message_seconds: Option<f64>,
+    /// How long images took from their upload to their label, over all workers.
+    #[serde(skip)]
+    pub latency: Latency,
 }
 
 /// What is told of a worker.
@@ -101,10 +108,20 @@ pub async fn read(backend: &Backend, model: &str, now: Timestamp) -> Result<Stat
         let beats = backend.workers.heartbeats().await?;
         Ok::<_, Error>((backend.results.totals(&beats).await?, beats))
     };
-    let (queue, fleet, (results, beats)) = tokio::try_join!(backend.queue.depth(), backend.fleet.observe(), results)?;
+    let (queue, fleet, (results, beats), oldest) =
+        tokio::try_join!(backend.queue.depth(), backend.fleet.observe(), results, oldest(backend))?;
     let mut status = summarise(backend.name, model, queue, fleet, results, beats, now);
     status.fleet.fault = backend.fleet.fault();
+    status.oldest_message_seconds = oldest.map(|sent_at| now.since(sent_at).as_secs_f64());
     Ok(status)
+}
+
+/// When the message that comes next was sent, where to look costs nothing.
+async fn oldest(backend: &Backend) -> Result<Option<Timestamp>> {
+    if backend.queue.policy().peek_counts {
+        return Ok(None);
+    }
+    Ok(backend.queue.peek(1).await?.first().map(|message| message.sent_at))
 }
 
 fn summarise(
@@ -116,7 +133,8 @@ fn summarise(
     beats: Vec<Heartbeat>,
     now: Timestamp,
 ) -> Status {
-    let mut labels = BTreeMap::new();
+    let (mut labels, mut latency) = (BTreeMap::new(), Latency::default());
+    beats.iter().for_each(|beat| latency.absorb(&beat.latency));
     for (label, count) in beats.iter().flat_map(|beat| &beat.labels) {
         *labels.entry(label.clone()).or_default() += count;
     }
@@ -142,6 +160,8 @@ fn summarise(
         images_per_minute,
         workers,
         labels,
+        oldest_message_seconds: None,
+        latency,
     }
 }
 

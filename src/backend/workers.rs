@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::Result;
+use super::{Latency, Result};
 use crate::contract::{Timestamp, WorkerId};
 
 /// So many heartbeats are kept one by one; those of the workers that were gone first are summed up.
@@ -36,6 +36,9 @@ pub struct Heartbeat {
     pub minutes: BTreeMap<i64, u64>,
     /// Images by label.
     pub labels: BTreeMap<String, u64>,
+    /// How long images took from their message to their result.
+    #[serde(default)]
+    pub latency: Latency,
 }
 
 impl Heartbeat {
@@ -63,6 +66,7 @@ impl Heartbeat {
         self.done += former.done;
         self.failed += former.failed;
         self.busy_ms += former.busy_ms;
+        self.latency.absorb(&former.latency);
         for (label, count) in &former.labels {
             *self.labels.entry(label.clone()).or_default() += count;
         }

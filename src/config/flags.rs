@@ -1,6 +1,6 @@
 //! Flags that set configuration keys: what all commands take, and how their values are read.
 
-use std::{num::NonZero, path::PathBuf};
+use std::{num::NonZero, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -8,6 +8,7 @@ use super::{LogFormat, MAX_THREADS, StoresKind};
 
 /// What all commands take.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
 pub struct Global {
     /// Configuration file; `imgcls config --default` prints one with every key.
     #[arg(long, global = true, env = "IMGCLS_CONFIG", value_name = "FILE")]
@@ -21,7 +22,7 @@ pub struct Global {
     /// Directory of the local backend.
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// How log lines look.
+    /// How log lines look; the variable `IMGCLS_LOG` says which there are, such as `debug` or `imgcls=debug,aws_config=warn`.
     #[arg(long, global = true, value_enum)]
     pub log_format: Option<LogFormat>,
 }
@@ -68,6 +69,31 @@ impl Overrides {
 /// The name of a value as the command line and the configuration spell it.
 pub fn value_name(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// Reads a whole number of 0 or more.
+///
+/// # Errors
+/// If it is none, in words for a user.
+pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "must be a whole number, and not a huge one".to_owned())
+}
+
+/// Reads an amount of 0 or more.
+///
+/// # Errors
+/// If it is none, in words for a user.
+pub fn amount(text: &str) -> Result<f64, String> {
+    let amount = text.parse().ok().filter(|amount: &f64| amount.is_finite() && *amount >= 0.0);
+    amount.ok_or_else(|| "must be a number of 0 or more, such as 0.085".to_owned())
+}
+
+/// Reads a length of time.
+///
+/// # Errors
+/// If it is none, in words for a user.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "must be a time such as 30s, 5m or 1h 30m".to_owned())
 }
 
 /// Reads a whole number of 1 or more.

@@ -5,7 +5,7 @@ use std::{
     io::{self, IsTerminal, Write},
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
@@ -18,31 +18,39 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::files::{self, Item};
+use super::{
+    files::{self, Item},
+    table::Table,
+};
 use crate::{
     backend::host_name,
     config::{
         ByteSize, Classify,
-        flags::{Overrides, positive, threads, value_name},
+        flags::{Overrides, positive, threads, value_name, whole},
     },
     contract::{Outcome, WorkerId},
-    model::{Bundle, Classifier, Engine, Limits, Parallel, Score},
+    model::{Bundle, Classifier, Engine, Limits, Parallel},
 };
 
 /// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.
 const MOST_VALUES: usize = 4 << 20;
 
-/// Stands before an uncertain label.
-const NOT_SURE: &str = "not sure: ";
-
 /// A run that takes longer gets a progress bar.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
+/// Examples of its use.
+const EXAMPLES: &str = "Examples:
+  imgcls classify photos/                       a table of all pictures in a folder
+  imgcls classify --json a.jpg - < b.jpg        one JSON object a line; - is standard input
+  imgcls classify --model my-classes new.jpg    with the classes of `imgcls train`";
+
 /// Label image files, without any service.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ClassifyArgs {
     /// Files, directories (their image files, recursively) or `-` for standard input
     #[arg(required = true, value_name = "PATH")]
@@ -69,10 +77,10 @@ pub struct ClassifyArgs {
     #[arg(long, value_name = "BYTES")]
     pub max_bytes: Option<ByteSize>,
     /// Longest side in pixels
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<u32>)]
     pub max_side: Option<u32>,
     /// Most pixels of an image
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<u64>)]
     pub max_pixels: Option<u64>,
 }
 
@@ -263,8 +271,7 @@ struct Printer {
     json: bool,
     model: String,
     worker: WorkerId,
-    path_width: usize,
-    label_width: usize,
+    table: Table,
     total: u64,
     done: u64,
     started: Instant,
@@ -273,14 +280,13 @@ struct Printer {
 
 impl Printer {
     fn new(items: &[Item], classifier: &Classifier, min_confidence: f32, json: bool) -> Self {
-        let widest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0).min(60);
-        let doubt = if min_confidence > 0.0 { NOT_SURE.len() } else { 0 };
+        let width = tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
+        let paths = items.iter().map(Item::path);
         Self {
             json,
             model: classifier.card().id(),
             worker: WorkerId::new(&host_name(), std::process::id()),
-            path_width: widest(&mut items.iter().map(|item| shown(item.path()).chars().count())),
-            label_width: doubt + widest(&mut classifier.labels().iter().map(|label| label.chars().count())),
+            table: Table::new(paths, classifier.labels(), min_confidence > 0.0, width),
             total: items.len() as u64,
             done: 0,
             started: Instant::now(),
@@ -289,7 +295,11 @@ impl Printer {
     }
 
     fn print(&mut self, item: &Item, answer: &Answer) -> Result<()> {
-        let line = if self.json { self.json_line(item, answer)? } else { self.row(item, &answer.outcome) };
+        let mut line =
+            if self.json { self.json_line(item, answer)? } else { self.table.row(item.path(), &answer.outcome) };
+        if self.done == 0 && !self.json {
+            line.insert_str(0, &self.table.header().unwrap_or_default());
+        }
         let write = || {
             let mut out = io::stdout().lock();
             out.write_all(line.as_bytes()).and_then(|()| out.flush())
@@ -331,33 +341,9 @@ impl Printer {
         Ok(serde_json::to_string(&line)? + "\n")
     }
 
-    fn row(&self, item: &Item, outcome: &Outcome) -> String {
-        let path = shown(item.path());
-        let (path_width, label_width) = (self.path_width, self.label_width);
-        match outcome {
-            Outcome::Failed { error } => format!("{path:path_width$}  error: {error}\n"),
-            Outcome::Labelled { label, confidence, top, uncertain } => {
-                let label = if *uncertain { format!("{NOT_SURE}{label}") } else { label.clone() };
-                let percent = confidence * 100.0;
-                let rest: Vec<String> = top
-                    .iter()
-                    .skip(1)
-                    .map(|Score { label, confidence }| format!("{label} {:.1}", confidence * 100.0))
-                    .collect();
-                let row = format!("{path:path_width$}  {label:label_width$}  {percent:5.1}%  {}", rest.join(", "));
-                format!("{}\n", row.trim_end())
-            }
-        }
-    }
-
     fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
-}
-
-/// A path for people: control characters, which could steer the terminal, as question marks.
-fn shown(path: &Path) -> String {
-    path.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -19,3 +19,4 @@ mod files;
 mod notify;
 mod pictures;
 mod signals;
+mod table;

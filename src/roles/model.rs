@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
 
+use crate::config::flags::whole;
 use crate::model::{
     Architecture, Bundle,
     catalogue::{self, Known, Source},
@@ -80,10 +81,10 @@ struct ImportArgs {
     #[arg(long)]
     name: Option<String>,
     /// Side of the square that the network sees, in pixels; 224 by default.
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<u32>)]
     input: Option<u32>,
     /// The shorter side after the resize, in pixels; 8/7 of the input by default.
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<u32>)]
     resize: Option<u32>,
     /// Mean of red, green and blue on values in 0..1; by default what the architecture's ImageNet weights need.
     #[arg(long, value_name = "R,G,B", value_parser = three)]

@@ -8,7 +8,7 @@ use super::confirm::confirm;
 use crate::{
     backend::{self, Which, requeue},
     clock::SystemClock,
-    config::Stores,
+    config::{Stores, flags::whole},
     contract::event,
     model::Bundle,
 };
@@ -25,13 +25,13 @@ enum Action {
     /// Shows waiting messages without taking them.
     Peek {
         /// Most messages.
-        #[arg(long, default_value_t = 10, value_name = "N")]
+        #[arg(long, default_value_t = 10, value_name = "N", value_parser = whole::<usize>)]
         limit: usize,
     },
     /// Lists the dead letters: messages that were received too often.
     Dead {
         /// Most messages.
-        #[arg(long, default_value_t = 100, value_name = "N")]
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = whole::<usize>)]
         limit: usize,
     },
     /// Moves all dead letters back to the queue.
@@ -65,12 +65,20 @@ pub async fn run(args: QueueArgs, stores: Stores, model: Option<PathBuf>) -> any
                      anew, so that none becomes a dead letter by it"
                 );
             }
-            for message in backend.queue.peek(limit).await? {
+            let messages = backend.queue.peek(limit).await?;
+            if messages.is_empty() {
+                writeln!(out, "no message waits")?;
+            }
+            for message in messages {
                 writeln!(out, "{}  received {} times  {}", message.id, message.receive_count, subject(&message.body))?;
             }
         }
         Action::Dead { limit } => {
-            for letter in backend.dead_letters.list(limit).await? {
+            let letters = backend.dead_letters.list(limit).await?;
+            if letters.is_empty() {
+                writeln!(out, "there are no dead letters")?;
+            }
+            for letter in letters {
                 writeln!(out, "{}  received {} times  {}", letter.id, letter.receive_count, subject(&letter.body))?;
             }
         }

@@ -8,8 +8,12 @@ use tracing::{info, warn};
 use super::signals;
 use crate::{
     backend::{self, Backend},
+    build,
     clock::{Clock, SystemClock},
-    config::{Policy, Raw, Rules, Scale, Stores, flags::Overrides},
+    config::{
+        Policy, Raw, Rules, Scale, Stores,
+        flags::{Overrides, amount, duration, whole},
+    },
     scaling::{
         Outcome, TickError,
         controller::{self, Action},
@@ -50,12 +54,18 @@ impl From<TickError> for ScaleError {
 }
 
 /// The end of the help.
-const EXIT_CODES: &str = "Exit codes: 0 acted or nothing to do, 2 bad configuration or scenario, 3 the queue, the fleet or the \
+const AFTER_HELP: &str = "Examples:
+  imgcls scale --dry-run                                       what it would do now, and why
+  imgcls scale --loop 30s                                      decides until SIGTERM, in place of a cron job
+  imgcls scale --burst 2136 --worker-rate 80/s --compare       both policies on paper
+  imgcls scale --simulate load.toml --svg load.svg             and as a chart
+
+Exit codes: 0 acted or nothing to do, 2 bad configuration or scenario, 3 the queue, the fleet or the \
     results store cannot be read, 4 the decision cannot be carried out or the chart not be written";
 
 /// Flags of `imgcls scale`.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = AFTER_HELP)]
 pub struct ScaleArgs {
     /// Decide, say so, and change nothing.
     #[arg(long, conflicts_with = "every")]
@@ -67,7 +77,7 @@ pub struct ScaleArgs {
     #[arg(long)]
     json: bool,
     /// Decide again and again, at this interval, such as `30s`, until SIGTERM.
-    #[arg(long = "loop", value_name = "INTERVAL", value_parser = humantime::parse_duration)]
+    #[arg(long = "loop", value_name = "INTERVAL", value_parser = duration)]
     every: Option<Duration>,
     /// Simulation.
     #[command(flatten)]
@@ -82,28 +92,28 @@ struct SimulationArgs {
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["dry_run", "every"])]
     simulate: Option<Option<PathBuf>>,
     /// Simulate so many messages at once.
-    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "dry_run", "every"])]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, conflicts_with_all = ["rate", "dry_run", "every"])]
     burst: Option<u64>,
     /// Simulate so many messages, such as `80/s`, `600/m` or `1000000/h`.
     #[arg(long, value_name = "RATE", conflicts_with_all = ["dry_run", "every"])]
     rate: Option<Rate>,
     /// How long --rate lasts.
-    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = duration)]
     lasts: Duration,
     /// Images a second of one worker, instead of the scenario's (80, or `scaling.rate` if it is set).
     #[arg(long, value_name = "RATE")]
     worker_rate: Option<Rate>,
     /// Time to boot a worker, instead of the scenario's (60s).
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     boot: Option<Duration>,
     /// Fewest workers, instead of the scenario's (1).
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     min: Option<u32>,
     /// Most workers, instead of the scenario's (20).
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     max: Option<u32>,
     /// Price of a worker's hour, instead of the scenario's (0.085, a c6i.large in us-east-1).
-    #[arg(long, value_name = "PRICE")]
+    #[arg(long, value_name = "PRICE", value_parser = amount)]
     price: Option<f64>,
     /// Both policies side by side.
     #[arg(long)]
@@ -202,7 +212,7 @@ pub async fn run(args: ScaleArgs, raw: &Raw) -> anyhow::Result<ExitCode> {
 /// Decides at every interval until told to stop. What fails is told and tried again at the next one.
 async fn repeat(backend: &Backend, rules: &Rules, clock: &dyn Clock, json: bool) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_token()?;
-    info!(policy = %rules.policy, interval = %humantime::format_duration(rules.interval), "scaling");
+    info!(version = build::VERSION, backend = backend.name, policy = %rules.policy, interval = %humantime::format_duration(rules.interval), "scaling");
     let mut interval = tokio::time::interval(rules.interval);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

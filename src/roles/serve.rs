@@ -14,18 +14,26 @@ use crate::{
         self, Backend,
         local::{ServerLock, Store, Supervisor, WorkerCommand},
     },
+    build,
     clock::{Clock, SystemClock},
     config::{
         Rules, Serve, Stores, Workers,
-        flags::{Overrides, address},
+        flags::{Overrides, address, whole},
     },
     model::Bundle,
     scaling::controller,
     web::{self, App, ModelFacts},
 };
 
+/// Examples of its use.
+const EXAMPLES: &str = "Examples:
+  imgcls serve                                          a whole system on http://127.0.0.1:8080
+  imgcls serve --listen localhost:9000 --model resnet18-imagenet
+  IMGCLS_WEB_TOKEN=… imgcls serve --listen 0.0.0.0:8080 --public-host photos.example.com";
+
 /// Flags of `imgcls serve`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ServeArgs {
     /// Address or name, and port; port 0 takes a free one. Default: 127.0.0.1:8080.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
@@ -41,7 +49,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "HOST")]
     public_host: Vec<String>,
     /// Most worker processes; default: one per core, at most 8.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     max_workers: Option<u32>,
     /// Run no worker processes and no scaling; others do.
     #[arg(long)]
@@ -109,6 +117,13 @@ async fn prepare(config: Serve, worker_flags: Vec<String>, stop: &CancellationTo
     let (backend, local) = open(&config.stores, &clock).await?;
     let (store, lock) = local.unzip();
     let listener = listen(config.web.listen, config.web.token.is_some())?;
+    info!(
+        version = build::VERSION,
+        backend = backend.name,
+        model = model.name,
+        data_dir = %config.data_dir.display(),
+        "serving"
+    );
     let app = App::new(backend.clone(), config.clone(), model, Arc::clone(&clock))?;
     let mut background = JoinSet::new();
     if let (Some(store), Some(workers)) = (store, config.workers) {

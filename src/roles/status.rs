@@ -102,6 +102,10 @@ fn text(status: &Status, now: Timestamp) -> String {
         format!("results  {about}{}, {} of them failed", results.total, results.failed),
         format!("rate     {:.0} images/min", status.images_per_minute),
     ];
+    lines.extend(status.oldest_message_seconds.map(|seconds| format!("oldest   waits for {seconds:.0} s")));
+    if status.workers.is_empty() {
+        lines.push("worker   none".to_owned());
+    }
     lines.extend(status.workers.iter().map(|worker| line(worker, now)));
     lines.push(String::new());
     lines.join("\n")
@@ -126,7 +130,7 @@ mod tests {
 
     use super::*;
     use crate::backend::{
-        Depth, Totals,
+        Depth, Latency, Totals,
         status::{FleetRest, FleetStatus},
     };
 
@@ -154,6 +158,8 @@ mod tests {
             images_per_minute: 41.6,
             workers: vec![worker],
             labels: BTreeMap::new(),
+            oldest_message_seconds: Some(2.4),
+            latency: Latency::default(),
         };
         insta::assert_snapshot!(text(&status, Timestamp::from_millis(9000)), @r"
         backend  local
@@ -162,6 +168,7 @@ mod tests {
         fleet    2 desired, 1 running, 1 busy (1 to 2)
         results  10, 2 of them failed
         rate     42 images/min
+        oldest   waits for 2 s
         worker   host-1  busy, 3 in flight, 7 done, 0 failed, seen 4 s ago
         ");
     }

@@ -18,7 +18,7 @@ use super::pictures::{Pictures, Seen};
 use crate::{
     config::{
         Classify,
-        flags::{Overrides, threads},
+        flags::{Overrides, threads, whole},
     },
     model::{
         Bundle, Card, Classifier, Parallel,
@@ -55,7 +55,7 @@ pub struct TrainArgs {
     #[arg(long)]
     name: Option<String>,
     /// How the pictures are dealt out for cross-validation; the same number gives the same model.
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = whole::<u64>)]
     seed: u64,
     /// Threads; one per core by default.
     #[arg(long, value_name = "N", value_parser = threads)]

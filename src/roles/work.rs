@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::{notify, signals::stop_token};
 use crate::{
     backend::{self, Backend, Departure, Instance},
+    build,
     clock::{Clock, SystemClock},
     config::{
         Work,
@@ -88,7 +89,15 @@ pub async fn run(args: WorkArgs, config: Work) -> anyhow::Result<ExitCode> {
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     let settings = settings(&config, &*instance, &classifier, args.until_empty);
-    info!(worker = %settings.worker, model = classifier.card().name, threads = settings.threads, "working");
+    info!(
+        version = build::VERSION,
+        backend = backend.name,
+        stores = %config.stores,
+        worker = %settings.worker,
+        model = classifier.card().id(),
+        threads = settings.threads,
+        "working"
+    );
     // A supervised one is none of the service manager's: its supervisor is.
     if !args.supervised {
         notify::ready(stop.clone());

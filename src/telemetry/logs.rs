@@ -1,6 +1,9 @@
 //! Logs: to standard error, for people or as JSON.
 
-use std::io::IsTerminal;
+use std::{
+    io::IsTerminal,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -31,6 +34,30 @@ pub fn start(format: LogFormat) -> Result<(), ConfigError> {
         LogFormat::Json => builder.json().flatten_event(true).with_ansi(false).try_init(),
     };
     // Logging that is started already stays as it is.
-    drop(started);
+    if started.is_ok() && format == LogFormat::Json {
+        IS_JSON.store(true, Ordering::Relaxed);
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string);
+            tracing::error!(place, "panicked: {}", reason(panic.payload()));
+        }));
+    }
     Ok(())
+}
+
+/// What a panic says.
+fn reason(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no reason given")
+}
+
+/// Whether every line on standard error is JSON.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Tells why the program ends, as the log's other lines look; before there is a log as text.
+pub fn tell_end(reason: &str) {
+    if IS_JSON.load(Ordering::Relaxed) {
+        tracing::error!("{reason}");
+    } else {
+        eprintln!("imgcls: {reason}");
+    }
 }

@@ -2,5 +2,6 @@
 
 mod logs;
 pub mod metrics;
+mod process;
 
-pub use logs::{LOG_VARIABLE, start};
+pub use logs::{LOG_VARIABLE, start, tell_end};

@@ -1,7 +1,7 @@
 //! Style, script and icon, in the binary.
 
 use axum::{
-    extract::Path,
+    extract::{Path, rejection::PathRejection},
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
@@ -29,8 +29,9 @@ const FILES: [(&str, &str, &[u8]); 11] = [
 ];
 
 /// `GET /assets/{file}`
-pub(crate) async fn get(Path(file): Path<String>, headers: HeaderMap) -> Result<Response> {
-    serve(&file, &headers)
+pub(crate) async fn get(file: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response> {
+    // What is no text is no file of ours.
+    serve(file.as_deref().map_or("", String::as_str), &headers)
 }
 
 /// `GET /favicon.ico`
@@ -41,7 +42,6 @@ pub(crate) async fn favicon(headers: HeaderMap) -> Result<Response> {
 fn serve(file: &str, headers: &HeaderMap) -> Result<Response> {
     let (_, kind, bytes) =
         FILES.iter().find(|(name, ..)| *name == file).ok_or_else(|| Error::not_found("there is no such file"))?;
-    Ok(etag::conditional(headers, CacheControl::new().with_no_cache(), *bytes, |bytes| {
-        ([(header::CONTENT_TYPE, *kind)], bytes).into_response()
-    }))
+    let full = || ([(header::CONTENT_TYPE, *kind)], *bytes).into_response();
+    Ok(etag::conditional(headers, CacheControl::new().with_no_cache(), etag::weak(bytes), full))
 }

@@ -51,15 +51,18 @@ pub(crate) enum BodyError {
     Endless,
     #[error("too many requests have parts with large heads; try again")]
     Busy,
-    #[error("the request ended early: {0}")]
-    Broken(String),
+    #[error("the request ended early; send it again")]
+    Broken,
 }
 
 impl BodyError {
     fn from_axum(error: axum::Error) -> Self {
         match error.into_inner().downcast::<Slow>() {
             Ok(slow) => Self::Slow(*slow),
-            Err(error) => Self::Broken(error.to_string()),
+            Err(error) => {
+                tracing::debug!(%error, "a body ended early");
+                Self::Broken
+            }
         }
     }
 }
@@ -70,7 +73,7 @@ impl From<BodyError> for Error {
             BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::Slow(slow) => return slow.into(),
             BodyError::Busy => return Self::unavailable(error.to_string()),
-            BodyError::Endless | BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+            BodyError::Endless | BodyError::Broken => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.to_string())
     }

@@ -21,10 +21,11 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     App,
     accept::Accept,
-    error::{Error, Result},
+    error::{Error, Result, result_address},
     features,
     outcome::{Fate, FileOutcome},
-    params::parameters,
+    params::parameters_of_call,
+    raw::{self, Kind},
     upload,
 };
 use crate::{
@@ -162,38 +163,62 @@ struct Labelled {
     features: Option<Vec<f32>>,
 }
 
-/// Whether features are asked for.
-///
-/// # Errors
-/// 400 for anything else than `features=true` or `features=false`.
-fn wants_features(request: &Request) -> Result<bool> {
-    let [features] = parameters(request.uri(), ["features"])?;
-    match features.as_str() {
-        "" | "false" => Ok(false),
-        "true" => Ok(true),
-        other => Err(Error::bad_request(format!("features is {other:?}; it must be true or false"))),
-    }
+/// What is told of one image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tell {
+    /// Its label alone, as text.
+    Label,
+    /// So many `{"label", "score"}`, as endpoints of Hugging Face do.
+    Scores(usize),
+    /// The whole result; with the image's features, if they are wanted.
+    Result { features: bool },
 }
 
-/// `POST /classify`: the label of one file as text, or a JSON line for each of several, as soon as it is there. With `features=true`
-/// always JSON, and what the network's last layer got beside.
+/// What is asked for, and the request with the image as its body if it came in JSON.
+async fn asked(app: &App, accept: Accept, request: Request) -> Result<(Tell, String, Request)> {
+    let [features, name] = parameters_of_call(request.uri(), ["features", "name"])?;
+    let features = match features.as_str() {
+        "" | "false" => false,
+        "true" => true,
+        other => return Err(Error::bad_request(format!("features is {other:?}; it must be true or false"))),
+    };
+    let (request, scores) = match Kind::of(request.headers()) {
+        Ok(Kind::Json) => {
+            let (request, top_k) = raw::out_of_json(app, request).await?;
+            (request, Some(top_k.unwrap_or(usize::MAX)))
+        }
+        Ok(Kind::Image) => (request, Some(usize::MAX)),
+        // What brings no images is refused where it would be stored.
+        Ok(Kind::Form(_)) | Err(_) => (request, None),
+    };
+    let tell = match scores {
+        _ if features => Tell::Result { features },
+        Some(most) if !accept.text => Tell::Scores(most),
+        None if accept.json => Tell::Result { features },
+        _ => Tell::Label,
+    };
+    Ok((tell, name, request))
+}
+
+/// `{"label", "score"}`.
+#[derive(Debug, Serialize)]
+struct Scored<'a> {
+    label: &'a str,
+    score: f32,
+}
+
+/// `POST /classify`: of one file its label as text, or a JSON line for each of several, as soon as it is there. With `features=true`
+/// always JSON, and what the network's last layer got beside. Who sends an image as the body gets a list of labels and scores.
 pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: Request) -> Result<Response> {
-    let with_features = wants_features(&request)?;
-    let mut outcomes = upload::store(&app, request).await?;
+    let (tell, name, request) = asked(&app, accept, request).await?;
+    let with_features = tell == Tell::Result { features: true };
+    let mut outcomes = upload::store(&app, &name, request).await?;
     let deadline = Instant::now() + app.config.web.classify_timeout;
     if outcomes.files.len() == 1
         && let Some(outcome) = outcomes.files.pop()
     {
         let file = outcome.file.clone();
-        let labelled = labelled(&app, outcome, deadline, with_features).await?;
-        return match &labelled.result.outcome {
-            Outcome::Labelled { label, .. } if !accept.json && !with_features => Ok(label.clone().into_response()),
-            Outcome::Labelled { .. } => Ok(Json(labelled).into_response()),
-            Outcome::Failed { error } => {
-                let error = Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.clone());
-                Err(error.about(&file).of_image(&labelled.result.image))
-            }
-        };
+        return one(labelled(&app, outcome, deadline, with_features).await?, &file, tell);
     }
     let many = outcomes.many.take();
     let pending: FuturesUnordered<_> = outcomes
@@ -219,6 +244,24 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
         lines.into_iter().collect::<Result<Vec<_>, _>>().map(|lines| lines.concat())
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// The answer about the only file of a request.
+fn one(labelled: Labelled, file: &str, tell: Tell) -> Result<Response> {
+    let Outcome::Labelled { label, top, .. } = &labelled.result.outcome else {
+        let reason = labelled.result.outcome.error().unwrap_or_default().to_owned();
+        let error = Error::new(StatusCode::UNPROCESSABLE_ENTITY, reason);
+        return Err(error.about(file).of_image(&labelled.result.image));
+    };
+    let whole = [(header::CONTENT_LOCATION, result_address(&labelled.result.image))];
+    Ok(match tell {
+        Tell::Label => (whole, label.clone()).into_response(),
+        Tell::Scores(most) => {
+            let scores = top.iter().take(most).map(|score| Scored { label: &score.label, score: score.confidence });
+            (whole, Json(scores.collect::<Vec<_>>())).into_response()
+        }
+        Tell::Result { .. } => (whole, Json(labelled)).into_response(),
+    })
 }
 
 /// Waits for the result of a stored file, and has its features computed if they are wanted.

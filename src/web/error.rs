@@ -5,12 +5,11 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use crate::{
     backend::{self, ErrorKind},
-    contract::{ImageName, name::NameError},
+    contract::{ImageName, escape::escape, name::NameError},
 };
 
 /// A result of a handler.
@@ -78,8 +77,7 @@ impl Error {
 
     /// The same, with the address of the result that will be there.
     pub(crate) fn result_later(self, image: &ImageName) -> Self {
-        let location = format!("/api/results/{}", utf8_percent_encode(image.as_str(), NON_ALPHANUMERIC));
-        Self { location: Some(location), ..self.of_image(image).retry_after(1) }
+        Self { location: Some(result_address(image)), ..self.of_image(image).retry_after(1) }
     }
 
     /// The status.
@@ -124,6 +122,11 @@ impl From<NameError> for Error {
     fn from(error: NameError) -> Self {
         Self::bad_request(error.to_string())
     }
+}
+
+/// Where the image's result is.
+pub(crate) fn result_address(image: &ImageName) -> String {
+    format!("/api/results/{}", escape(image.as_str()))
 }
 
 /// Marks an answer as an error, so that it can be shown as a page.

@@ -14,7 +14,7 @@ use axum::{
 
 use super::{
     App,
-    error::{Error, Result},
+    error::{Error, Result, Shown},
 };
 use crate::{
     config::{Network, Web},
@@ -98,19 +98,35 @@ fn without_default_port(host: &str) -> &str {
 
 /// Refuses foreign hosts and origins, and tells the handlers who the client is.
 pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    match check(&app.hosts, &request) {
+    let (client, response) = match check(&app.hosts, &request) {
         Ok(client) => {
             request.extensions_mut().insert(client);
-            next.run(request).await
+            (client.address, next.run(request).await)
         }
-        Err(error) => error.into_response(),
+        Err(error) => (peer(&request), error.into_response()),
+    };
+    if is_refusal(&response)
+        && let Some(Shown(error)) = response.extensions().get()
+    {
+        app.refusals.tell(client, error);
     }
+    response
+}
+
+/// Whether somebody was kept out. Who presented a wrong token is told of where that is seen.
+fn is_refusal(response: &Response) -> bool {
+    matches!(response.status(), StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// Who is at the other end of the connection.
+fn peer(request: &Request) -> IpAddr {
+    request.extensions().get::<Ends>().map_or(IpAddr::from([127, 0, 0, 1]), |ends| ends.peer.ip())
 }
 
 fn check(hosts: &Hosts, request: &Request) -> Result<Client> {
     let headers = request.headers();
     let ends = request.extensions().get::<Ends>().copied();
-    let peer = ends.map_or(IpAddr::from([127, 0, 0, 1]), |ends| ends.peer.ip());
+    let peer = peer(request);
     let proxied = hosts.trusts(peer);
 
     let forbidden = |message: String| Err(Error::new(StatusCode::FORBIDDEN, message));
@@ -121,7 +137,7 @@ fn check(hosts: &Hosts, request: &Request) -> Result<Client> {
     for candidate in [Some(host), authority].into_iter().flatten() {
         if !hosts.allows(candidate, ends.map(|ends| ends.local.ip())) {
             return forbidden(format!(
-                "the host {candidate:?} is not served here; add it to web.public_hosts if it is yours"
+                "the host {candidate:?} is not served here; if it is yours, start the server with --public-host {candidate}, or add it to web.public_hosts"
             ));
         }
     }

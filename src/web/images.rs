@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
+    body::Bytes,
     extract::{Path, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use headers::CacheControl;
@@ -18,8 +19,10 @@ use super::{
     auth::Admin,
     error::{Error, Result},
     etag,
+    guard::Client,
     outgoing::fetch,
-    params::image_in,
+    params::{NoParameters, image_in},
+    range::{self, Part},
     thumbnails::{self, Wanted},
 };
 use crate::{backend, contract::ImageName, http::Activity, model::format};
@@ -39,24 +42,48 @@ pub(crate) async fn get(
     let (stored, share) = fetch(&app, &image).await?;
     // A name may get other bytes after a reset, so a copy is asked about each time.
     let cache = CacheControl::new().with_private().with_no_cache();
-    let mut response =
-        etag::conditional(&headers, cache, stored.bytes, |bytes| full(&app, bytes, share, activity, &image));
+    let etag = etag::strong(&stored.bytes);
+    let part = range::wanted(&headers, etag.as_ref(), stored.bytes.len() as u64);
+    let mut response = etag::conditional(&headers, cache, etag, || body(&app, stored.bytes, part, (share, activity), &image));
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     Ok(response)
 }
 
-fn full(app: &App, bytes: Vec<u8>, share: OwnedSemaphorePermit, activity: Activity, image: &ImageName) -> Response {
+/// `taker` has the share of memory that the image takes, and is known by what its connection does.
+fn body(
+    app: &App,
+    bytes: Vec<u8>,
+    part: Part,
+    taker: (OwnedSemaphorePermit, Activity),
+    image: &ImageName,
+) -> Response {
     let format = format::sniff(&bytes);
     let disposition = if format.is_ok() { "inline" } else { "attachment" };
     let disposition =
         format!("{disposition}; filename*=UTF-8''{}", utf8_percent_encode(image.base(), NON_ALPHANUMERIC));
+    let (whole, bytes) = (bytes.len(), Bytes::from(bytes));
+    let told = |range: String| Some([(header::CONTENT_RANGE, range)]);
+    let (status, range, bytes) = match part {
+        Part::All => (StatusCode::OK, None, bytes),
+        Part::Of(range) => {
+            let (first, last) = (*range.start() as usize, *range.end() as usize);
+            (StatusCode::PARTIAL_CONTENT, told(format!("bytes {first}-{last}/{whole}")), bytes.slice(first..=last))
+        }
+        Part::Outside => {
+            let message = format!("the image has {whole} bytes; the range is outside of them");
+            let error = Error::new(StatusCode::RANGE_NOT_SATISFIABLE, message).of_image(image);
+            return (told(format!("bytes */{whole}")), error).into_response();
+        }
+    };
     let headers = [
         (header::CONTENT_TYPE, format.map_or("application/octet-stream", format::Format::media_type).to_owned()),
         (header::CONTENT_LENGTH, bytes.len().to_string()),
         (header::CONTENT_DISPOSITION, disposition),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
     ];
-    (headers, app.image_memory.body(bytes, share, activity)).into_response()
+    let (share, activity) = taker;
+    (status, headers, range, app.image_memory.body(bytes, share, activity)).into_response()
 }
 
 /// What was removed.
@@ -70,6 +97,8 @@ pub(crate) struct Deleted {
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     _: Admin,
+    _: NoParameters,
+    Extension(client): Extension<Client>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Deleted>> {
     let image = image_in(path)?;
@@ -79,6 +108,6 @@ pub(crate) async fn delete(
     if !was_there {
         return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
     }
-    tracing::info!(%image, "image removed");
+    tracing::info!(%image, client = %client.address, "image removed");
     Ok(Json(Deleted { image, deleted: true }))
 }

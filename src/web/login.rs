@@ -5,7 +5,10 @@ use std::sync::Arc;
 use askama::Template;
 use axum::{
     Extension, Form,
-    extract::{Query, State},
+    extract::{
+        Query, State,
+        rejection::{FormRejection, QueryRejection},
+    },
     http::{StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
@@ -14,7 +17,7 @@ use serde::Deserialize;
 use super::{
     App,
     auth::Level,
-    error::Result,
+    error::{Error, Result},
     frame::{Frame, render},
     guard::Client,
 };
@@ -36,7 +39,7 @@ fn page(app: &App, next: &str, admin: bool, problem: Option<&str>) -> Response {
 }
 
 /// Where to go after the login.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(crate) struct Next {
     #[serde(default)]
     next: String,
@@ -56,7 +59,9 @@ pub(crate) struct Credentials {
 }
 
 /// `GET /login`
-pub(crate) async fn form(State(app): State<Arc<App>>, Query(query): Query<Next>) -> Response {
+pub(crate) async fn form(State(app): State<Arc<App>>, query: Result<Query<Next>, QueryRejection>) -> Response {
+    // What others add to the address, and what is no address at all, leads to the first page.
+    let query = query.map_or_else(|_| Next::default(), |Query(query)| query);
     page(&app, local(&query.next), query.admin, query.admin.then_some(NEEDS_ADMIN))
 }
 
@@ -64,8 +69,9 @@ pub(crate) async fn form(State(app): State<Arc<App>>, Query(query): Query<Next>)
 pub(crate) async fn post(
     State(app): State<Arc<App>>,
     Extension(client): Extension<Client>,
-    Form(form): Form<Credentials>,
+    form: Result<Form<Credentials>, FormRejection>,
 ) -> Result<Response> {
+    let Form(form) = form.map_err(|error| Error::new(error.status(), "the form cannot be read; send token=TOKEN"))?;
     let refuse =
         |status, problem| Ok((status, page(&app, local(&form.next), form.admin, Some(problem))).into_response());
     let level = match app.auth.present(form.token.trim(), client.address) {

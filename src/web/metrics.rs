@@ -10,12 +10,15 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request, State},
+    http::HeaderMap,
     middleware::Next,
     response::Response,
 };
+use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
@@ -24,7 +27,10 @@ use super::{
     outcome::{Fate, FileOutcome},
     status,
 };
-use crate::telemetry::metrics::{Counted, Whole, answer, registry, seconds};
+use crate::{
+    backend::{Latency, status::Status},
+    telemetry::metrics::{Counted, Whole, answer, registry, seconds},
+};
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Call {
@@ -52,40 +58,91 @@ pub(crate) struct Metrics {
     uploads: Family<Kind, Counter>,
     connections: Whole,
     waiting: Whole,
+    system: SystemMetrics,
+    stores_up: Whole,
+}
+
+/// What the stores tell.
+#[derive(Debug, Default)]
+struct SystemMetrics {
     queue: Family<Kind, Whole>,
+    oldest: Gauge<f64, AtomicU64>,
     workers: Family<Kind, Whole>,
+    desired: Whole,
     classified: Family<Kind, Counter>,
     rate: Gauge<f64, AtomicU64>,
-    stores_up: Whole,
+    latency: UploadToLabel,
+}
+
+/// The sum of what all workers counted.
+#[derive(Debug, Clone, Default)]
+struct UploadToLabel(Arc<Mutex<Latency>>);
+
+impl Collector for UploadToLabel {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (name, help) = ("upload_to_label", "Time from upload to label, over all workers.");
+        let latency = self.0.lock();
+        let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        metric.encode_histogram::<NoLabelSet>(latency.sum_seconds(), latency.count(), &latency.classes(), None)
+    }
+}
+
+impl SystemMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("queue_messages", "Messages by state", self.queue.clone());
+        let help =
+            "How long the message that comes next has waited; 0 if none waits, and on AWS, where CloudWatch has it";
+        registry.register_with_unit("oldest_message_age", help, Unit::Seconds, self.oldest.clone());
+        registry.register("workers", "Workers of the fleet by state", self.workers.clone());
+        registry.register("workers_desired", "Workers that the fleet should have", self.desired.clone());
+        registry.register("images", "Images that workers finished, by outcome", self.classified.clone());
+        registry.register("images_per_minute", "Images finished in the last minute", self.rate.clone());
+        registry.register_collector(Box::new(self.latency.clone()));
+    }
+
+    fn set(&self, status: &Status) {
+        let queue = |state, count| self.queue.get_or_create(&Kind { state }).set(count);
+        queue("visible", status.queue.visible);
+        queue("in_flight", status.queue.in_flight);
+        queue("dead", status.queue.dead);
+        self.oldest.set(status.oldest_message_seconds.unwrap_or_default());
+        let fleet = &status.fleet;
+        let workers = |state, count: u32| self.workers.get_or_create(&Kind { state }).set(count.into());
+        // Who is busy is known from heartbeats, which may be of workers that the fleet's manager counts no more.
+        let busy = fleet.busy.min(fleet.running);
+        workers("busy", busy);
+        workers("idle", fleet.running - busy);
+        workers("starting", fleet.state.pending);
+        workers("stopping", fleet.state.terminating);
+        self.desired.set(fleet.desired.into());
+        for (state, count) in [("classified", status.labels.values().sum()), ("failed", status.results.failed)] {
+            self.classified.get_or_create(&Kind { state }).inner().store(count, Ordering::Relaxed);
+        }
+        self.rate.set(status.images_per_minute);
+        self.latency.0.lock().clone_from(&status.latency);
+    }
 }
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut registry = registry();
-        let metrics = Self {
-            registry: Registry::default(),
-            calls: Family::default(),
-            seconds: Family::new_with_constructor(seconds),
-            uploads: Family::default(),
-            connections: Whole::default(),
-            waiting: Whole::default(),
-            queue: Family::default(),
-            workers: Family::default(),
-            classified: Family::default(),
-            rate: Gauge::default(),
-            stores_up: Whole::default(),
-        };
-        registry.register("http_requests", "Requests answered", metrics.calls.clone());
-        registry.register_with_unit("http_request_duration", "Time to answer", Unit::Seconds, metrics.seconds.clone());
-        registry.register("uploads", "Files of uploads by what became of them", metrics.uploads.clone());
-        registry.register("http_connections", "Open connections", metrics.connections.clone());
-        registry.register("classify_waiting", "Images whose result is waited for", metrics.waiting.clone());
-        registry.register("queue_messages", "Messages by state", metrics.queue.clone());
-        registry.register("workers", "Workers of the fleet by state", metrics.workers.clone());
-        registry.register("images", "Images that workers finished, by outcome", metrics.classified.clone());
-        registry.register("images_per_minute", "Images finished in the last minute", metrics.rate.clone());
-        registry.register("stores_up", "Whether the stores could be asked for this answer", metrics.stores_up.clone());
-        Self { registry, ..metrics }
+        let (calls, uploads) = (Family::<Call, Counter>::default(), Family::<Kind, Counter>::default());
+        let seconds = Family::<Route, Histogram>::new_with_constructor(seconds);
+        let (connections, waiting, stores_up) = (Whole::default(), Whole::default(), Whole::default());
+        let system = SystemMetrics::default();
+        let registry = registry(|ours| {
+            ours.register("http_requests", "Requests answered", calls.clone());
+            ours.register_with_unit("http_request_duration", "Time to answer", Unit::Seconds, seconds.clone());
+            ours.register("uploads", "Files of uploads by what became of them", uploads.clone());
+            ours.register("http_connections", "Open connections", connections.clone());
+            ours.register("classify_waiting", "Images whose result is waited for", waiting.clone());
+            ours.register("stores_up", "Whether the stores could be asked for this answer", stores_up.clone());
+            system.register(ours);
+        });
+        for state in ["stored", "unchanged", "refused"] {
+            // A rate needs its zero.
+            drop(uploads.get_or_create(&Kind { state }));
+        }
+        Self { registry, calls, seconds, uploads, connections, waiting, system, stores_up }
     }
 
     /// Counts a file of an upload.
@@ -128,7 +185,7 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
 }
 
 /// `GET /metrics`. The server's own counters come even when the stores are down.
-pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn get(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let metrics = &app.metrics;
     metrics.waiting.set(app.waiters.len() as u64);
     match status::current(&app).await {
@@ -137,25 +194,13 @@ pub(crate) async fn get(State(app): State<Arc<App>>) -> Response {
             metrics.stores_up.set(0);
         }
         Ok(known) => {
-            let system = &known.value.system;
             metrics.stores_up.set(1);
-            let queue = |state, count| metrics.queue.get_or_create(&Kind { state }).set(count);
-            queue("visible", system.queue.visible);
-            queue("in_flight", system.queue.in_flight);
-            queue("dead", system.queue.dead);
-            let workers = |state, count: u64| metrics.workers.get_or_create(&Kind { state }).set(count);
-            workers("desired", system.fleet.desired.into());
-            workers("running", system.fleet.running.into());
-            workers("busy", system.fleet.busy.into());
-            for (state, count) in [("classified", system.labels.values().sum()), ("failed", system.results.failed)] {
-                metrics.classified.get_or_create(&Kind { state }).inner().store(count, Ordering::Relaxed);
-            }
-            metrics.rate.set(system.images_per_minute);
+            metrics.system.set(&known.value.system);
         }
         Err(error) => {
             tracing::warn!(%error, "metrics without the stores' part");
             metrics.stores_up.set(0);
         }
     }
-    answer(&metrics.registry)
+    answer(&metrics.registry, &headers)
 }

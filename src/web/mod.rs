@@ -21,6 +21,7 @@ mod body;
 mod chart;
 mod classes;
 mod classify;
+mod compression;
 mod csv;
 mod detail;
 mod error;
@@ -37,12 +38,16 @@ mod listing;
 mod login;
 mod metrics;
 mod multipart;
+mod openapi;
 mod outcome;
 mod outgoing;
 mod params;
 mod part;
 mod queue;
+mod range;
+mod raw;
 mod ready;
+mod refusals;
 mod reset;
 mod results;
 mod router;
@@ -57,6 +62,7 @@ mod table;
 mod tests;
 mod thumbnails;
 mod upload;
+mod version;
 
 pub use error::Error;
 pub use router::router;
@@ -97,6 +103,7 @@ pub struct App {
     image_memory: Arc<outgoing::Memory>,
     thumbnails: thumbnails::Thumbnails,
     metrics: metrics::Metrics,
+    refusals: refusals::Refusals,
     status: shared::Shared<status::Status>,
     history: history::History,
     readiness: shared::Shared<ready::Checks>,
@@ -124,6 +131,7 @@ impl App {
             image_memory: outgoing::Memory::new(&config.limits),
             thumbnails: thumbnails::Thumbnails::open(&config.data_dir.join("thumbnails"))?,
             metrics: metrics::Metrics::new(),
+            refusals: refusals::Refusals::default(),
             status: shared::Shared::default(),
             history: history::History::default(),
             readiness: shared::Shared::default(),

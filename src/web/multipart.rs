@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backend::Upload,
-    contract::ImageName,
+    contract::{ImageName, name::NameError},
     model::format::{self, FormatError, HEAD_BYTES},
 };
 
@@ -55,20 +55,10 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The boundary between the parts.
 ///
 /// # Errors
-/// 415 for what is no multipart form, 400 for one without a boundary.
-pub(crate) fn boundary(headers: &HeaderMap) -> Result<String> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    multer::parse_boundary(kind).map_err(|_| {
-        let multipart = kind.to_ascii_lowercase().starts_with("multipart/form-data");
-        if multipart {
-            Error::bad_request("the Content-Type multipart/form-data has no boundary")
-        } else {
-            Error::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "send images as multipart/form-data, for example curl -F file=@cat.png",
-            )
-        }
-    })
+/// 400 for a form without a boundary.
+pub(crate) fn boundary(content_type: &str) -> Result<String> {
+    multer::parse_boundary(content_type)
+        .map_err(|_| Error::bad_request("the Content-Type multipart/form-data has no boundary"))
 }
 
 /// What a request brought.
@@ -132,8 +122,8 @@ fn too_many_parts() -> Error {
     )
 }
 
-/// One part while it is read to its end.
-enum Reading {
+/// One part, or a body that is an image, while it is read to its end.
+pub(crate) enum Reading {
     /// A form field that is no file.
     Skipped,
     Refused(Error),
@@ -172,13 +162,8 @@ async fn read_part(
         Reading::Refused(error) => files.refuse(&file, error),
         // What browsers send for a form without a chosen file.
         Reading::Taken(writer) if file.is_empty() && writer.size() == 0 => {}
-        Reading::Taken(writer) => {
-            let permit = acquire(&app.storing).await;
-            let shown = files.echo.of(&file);
-            files.bytes += shown.len() + FATE_BYTES;
-            let task = app.tasks.spawn(keep(Arc::clone(app), writer, file, permit));
-            files.storing.push_back(Slot::Storing(shown, task));
-        }
+        Reading::Taken(writer) if file.is_empty() => files.refuse("", NameError::Empty.into()),
+        Reading::Taken(writer) => files.keep(app, writer, file).await,
     }
     Ok(())
 }
@@ -219,7 +204,7 @@ impl Slot {
 
 /// The files of a request in their order: those whose fate is known, and those after the first whose fate is not.
 #[derive(Debug, Default)]
-struct Files {
+pub(crate) struct Files {
     known: Vec<FileOutcome>,
     storing: VecDeque<Slot>,
     echo: Echo,
@@ -229,7 +214,17 @@ struct Files {
 }
 
 impl Files {
-    fn refuse(&mut self, file: &str, error: Error) {
+    /// Begins to store a file, once there is a place for it.
+    pub(crate) async fn keep(&mut self, app: &Arc<App>, writer: Writer, file: String) {
+        let permit = acquire(&app.storing).await;
+        let shown = self.echo.of(&file);
+        self.bytes += shown.len() + FATE_BYTES;
+        let task = app.tasks.spawn(keep(Arc::clone(app), writer, file, permit));
+        self.storing.push_back(Slot::Storing(shown, task));
+    }
+
+    /// Notes a file that is not stored.
+    pub(crate) fn refuse(&mut self, file: &str, error: Error) {
         let file = self.echo.of(file);
         self.bytes += file.len() + FATE_BYTES;
         self.storing.push_back(Slot::Done(FileOutcome { file, fate: Fate::Refused(error) }));
@@ -256,7 +251,8 @@ impl Files {
         }
     }
 
-    async fn finish(mut self) -> Vec<FileOutcome> {
+    /// The fates of all, once they are known.
+    pub(crate) async fn finish(mut self) -> Vec<FileOutcome> {
         for slot in self.storing {
             self.known.push(slot.outcome().await);
         }
@@ -264,7 +260,8 @@ impl Files {
     }
 }
 
-async fn take(app: &App, mut writer: Writer, chunk: &axum::body::Bytes) -> Reading {
+/// Takes more of a file.
+pub(crate) async fn take(app: &App, mut writer: Writer, chunk: &axum::body::Bytes) -> Reading {
     let known = writer.head().len() == HEAD_BYTES;
     let full = writer.push(chunk);
     let limit = app.config.limits.max_bytes;
@@ -312,8 +309,12 @@ async fn keep(app: Arc<App>, writer: Writer, file: String, permit: Option<OwnedS
 }
 
 async fn store(app: &App, writer: Writer, file: &str) -> Result<Fate> {
-    let media_type = format::sniff(writer.head()).map_err(not_an_image)?.media_type();
+    let format = format::sniff(writer.head()).map_err(not_an_image)?;
+    let media_type = format.media_type();
     let spooled = writer.finish().await?;
+    // What has no name is named by its content, so that the same image again is the same one.
+    let unnamed = file.is_empty().then(|| format!("{}.{}", &spooled.digest.to_hex()[..16], format.extension()));
+    let file = unnamed.as_deref().unwrap_or(file);
     let name = ImageName::from_upload(file, &spooled.digest)?;
     let upload =
         Upload { name, path: spooled.path().to_owned(), size: spooled.size, digest: spooled.digest, media_type };
@@ -328,12 +329,18 @@ fn multipart_error(error: &multer::Error) -> Error {
     match error {
         multer::Error::StreamReadFailed(cause) => match cause.downcast_ref::<BodyError>() {
             Some(error) => error.clone().into(),
-            None => Error::bad_request(format!("the request cannot be read: {cause}")),
+            None => Error::bad_request("the request cannot be read; send it again"),
         },
         multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
             Error::bad_request("the request ended before its last part was complete; files before it are not affected")
         }
-        error => Error::bad_request(format!("the request is no valid multipart/form-data: {error}")),
+        multer::Error::IncompleteHeaders
+        | multer::Error::ReadHeaderFailed(_)
+        | multer::Error::DecodeHeaderName { .. }
+        | multer::Error::DecodeHeaderValue { .. } => {
+            Error::bad_request("the head of a part cannot be read; send a name and a value a line")
+        }
+        _ => Error::bad_request("the request is no valid multipart/form-data"),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Memory for what is on its way out: bounded, and a client that takes an image slowly gives way to others.
+//! Memory for images that are held whole: stored ones on their way out, and those that come in JSON. It is bounded, and a client that takes
+//! an image slowly gives way to others.
 
 use std::{
     collections::HashMap,
@@ -96,7 +97,10 @@ impl Memory {
     }
 
     /// A share for so many bytes.
-    async fn share(&self, bytes: u64) -> Result<OwnedSemaphorePermit> {
+    ///
+    /// # Errors
+    /// 503 where others have it and keep it.
+    pub(crate) async fn share(&self, bytes: u64) -> Result<OwnedSemaphorePermit> {
         let wanted = kib(bytes);
         let share = Arc::clone(&self.kib).acquire_many_owned(wanted);
         let give_way = async {
@@ -133,7 +137,7 @@ impl Memory {
     }
 
     /// The bytes as a body for the connection with this activity. Their share is given back when all are taken.
-    pub(crate) fn body(self: &Arc<Self>, bytes: Vec<u8>, share: OwnedSemaphorePermit, activity: Activity) -> Body {
+    pub(crate) fn body(self: &Arc<Self>, bytes: Bytes, share: OwnedSemaphorePermit, activity: Activity) -> Body {
         let taken = Arc::<AtomicU64>::default();
         let (seen, kib) = ((Instant::now(), 0), share.num_permits());
         let taker = Taker { taken: Arc::clone(&taken), seen, slow: None, kib, activity };
@@ -145,7 +149,7 @@ impl Memory {
             number
         };
         let taking = Taking { number, memory: Arc::clone(self), _share: share };
-        pieces(bytes.into(), taking, move |bytes| {
+        pieces(bytes, taking, move |bytes| {
             taken.fetch_add(bytes as u64, Ordering::Relaxed);
         })
     }

@@ -19,12 +19,36 @@ use crate::{
 /// 400 for a parameter that is given twice, for one that is not among them, and for what is not UTF-8. Pages take what they do not
 /// know: others add to links.
 pub(crate) fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<[String; N]> {
+    read(uri, names, ["/", "/results"].contains(&uri.path()))
+}
+
+/// The same, and no others, wherever the call goes.
+///
+/// # Errors
+/// Those of [`parameters`].
+pub(crate) fn parameters_of_call<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<[String; N]> {
+    read(uri, names, false)
+}
+
+/// A call that has no parameters.
+#[derive(Debug)]
+pub(crate) struct NoParameters;
+
+impl<S: Sync> FromRequestParts<S> for NoParameters {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        parameters_of_call(&parts.uri, []).map(|[]| Self)
+    }
+}
+
+fn read<const N: usize>(uri: &Uri, names: [&str; N], takes_others: bool) -> Result<[String; N]> {
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map_err(|_| Error::bad_request("the parameters in the address cannot be read"))?;
     let mut values: [Option<String>; N] = [const { None }; N];
     for (name, value) in pairs {
         let Some(at) = names.iter().position(|known| *known == name) else {
-            if uri.path() == "/" || uri.path().starts_with("/results") {
+            if takes_others {
                 continue;
             }
             return Err(unknown(&name, &names));
@@ -38,7 +62,9 @@ pub(crate) fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<
 
 fn unknown(name: &str, names: &[&str]) -> Error {
     let name: String = name.chars().take(64).collect();
-    Error::bad_request(format!("unknown parameter {name:?}; known are {}", names.join(", ")))
+    let known =
+        if names.is_empty() { "there are none here".to_owned() } else { format!("known are {}", names.join(", ")) };
+    Error::bad_request(format!("unknown parameter {name:?}; {known}"))
 }
 
 /// Rows of a page unless asked otherwise.
@@ -141,7 +167,7 @@ fn cursor(key: &str, value: &str, order: Order) -> Result<Option<Cursor>> {
 
 /// The image that the last part of the address names.
 pub(crate) fn image_in(path: Result<Path<String>, PathRejection>) -> Result<ImageName> {
-    let Path(name) = path.map_err(|error| Error::bad_request(error.body_text()))?;
+    let Path(name) = path.map_err(|_| Error::bad_request("the name in the address is not valid UTF-8"))?;
     name.parse().map_err(|error| Error::not_found(format!("there is no such image: {error}")))
 }
 

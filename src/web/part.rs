@@ -59,7 +59,8 @@ fn extended(disposition: &str) -> Option<&str> {
     charset.eq_ignore_ascii_case("utf-8").then_some(encoded)
 }
 
-fn usable(name: &str) -> Name {
+/// The name, if it is not absurdly long.
+pub(crate) fn usable(name: &str) -> Name {
     if name.len() <= MAX_NAME_BYTES {
         return Name::Usable(name.to_owned());
     }

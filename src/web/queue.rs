@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    Form, Json,
+    Extension, Form, Json,
     extract::{State, rejection::FormRejection},
     http::{StatusCode, Uri},
     response::{IntoResponse, Redirect, Response},
@@ -20,7 +20,8 @@ use super::{
     auth::Admin,
     error::{Error, Result},
     frame::{Frame, render},
-    params::parameters,
+    guard::Client,
+    params::{NoParameters, parameters_of_call},
 };
 use crate::{
     backend::{DeadLetter, Which, requeue},
@@ -53,7 +54,7 @@ fn page(app: &App, letters: Vec<DeadLetter>, total: u64) -> Response {
 }
 
 /// `GET /queue/dead`
-pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
+pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, _: NoParameters, accept: Accept) -> Result<Response> {
     let letters = ask(app.backend.dead_letters.list(SHOWN)).await?;
     let total = ask(app.backend.queue.depth()).await?.dead;
     if accept.html {
@@ -75,16 +76,28 @@ pub(crate) async fn dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
 }
 
 /// `POST /queue/redrive`
-pub(crate) async fn redrive(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
+pub(crate) async fn redrive(
+    State(app): State<Arc<App>>,
+    _: Admin,
+    _: NoParameters,
+    Extension(client): Extension<Client>,
+    accept: Accept,
+) -> Result<Response> {
     let redriven = ask(app.backend.dead_letters.redrive()).await?;
-    tracing::info!(redriven, "dead letters are tried again");
+    tracing::info!(redriven, client = %client.address, "dead letters are tried again");
     Ok(done(&app, accept, "redriven", redriven))
 }
 
 /// `POST /queue/drop`
-pub(crate) async fn drop_dead(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
+pub(crate) async fn drop_dead(
+    State(app): State<Arc<App>>,
+    _: Admin,
+    _: NoParameters,
+    Extension(client): Extension<Client>,
+    accept: Accept,
+) -> Result<Response> {
     let dropped = ask(app.backend.dead_letters.drop_all()).await?;
-    tracing::info!(dropped, "dead letters are dropped");
+    tracing::info!(dropped, client = %client.address, "dead letters are dropped");
     Ok(done(&app, accept, "dropped", dropped))
 }
 
@@ -104,11 +117,12 @@ pub(crate) struct RequeueForm {
 pub(crate) async fn classify_again(
     State(app): State<Arc<App>>,
     _: Admin,
+    Extension(client): Extension<Client>,
     accept: Accept,
     uri: Uri,
     form: Result<Form<RequeueForm>, FormRejection>,
 ) -> Result<Response> {
-    let [in_address] = parameters(&uri, ["which"])?;
+    let [in_address] = parameters_of_call(&uri, ["which"])?;
     let in_form = match form {
         Ok(Form(form)) => form.which,
         Err(error) if error.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => String::new(),
@@ -120,7 +134,7 @@ pub(crate) async fn classify_again(
     let which = Which::from_str(&text, false)
         .map_err(|_| Error::bad_request(format!("which is {text:?}; it must be all, failed, missing or stale")))?;
     let requeued = requeue(&app.backend, which, &app.model.name).await?;
-    tracing::info!(requeued, ?which, "images are classified again");
+    tracing::info!(requeued, ?which, client = %client.address, "images are classified again");
     app.status.forget();
     if accept.html {
         return Ok(Redirect::to("/status").into_response());

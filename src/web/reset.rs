@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    Json,
-    extract::{Query, State},
+    Extension, Json,
+    extract::{Query, State, rejection::QueryRejection},
     response::{IntoResponse, Redirect, Response},
 };
 
@@ -16,6 +16,8 @@ use super::{
     auth::Admin,
     error::{Error, Result},
     frame::{Frame, render},
+    guard::Client,
+    params::NoParameters,
 };
 use crate::backend::{ResetReport, Tally, Totals};
 
@@ -44,7 +46,13 @@ pub(crate) async fn confirm(State(app): State<Arc<App>>, _: Admin) -> Result<Res
 }
 
 /// `POST /reset`
-pub(crate) async fn post(State(app): State<Arc<App>>, _: Admin, accept: Accept) -> Result<Response> {
+pub(crate) async fn post(
+    State(app): State<Arc<App>>,
+    _: Admin,
+    _: NoParameters,
+    Extension(client): Extension<Client>,
+    accept: Accept,
+) -> Result<Response> {
     let task = app.tasks.spawn({
         let reset = Arc::clone(&app.backend.reset);
         async move {
@@ -71,7 +79,7 @@ pub(crate) async fn post(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
             Err(_) => tracing::warn!("the second sweep of the reset takes too long; what it left is hidden"),
         }
     });
-    tracing::info!(?report, "everything is reset");
+    tracing::info!(?report, client = %client.address, "everything is reset");
     app.status.forget();
     app.thumbnails.forget(None);
     if !accept.html {
@@ -84,6 +92,12 @@ pub(crate) async fn post(State(app): State<Arc<App>>, _: Admin, accept: Accept) 
 }
 
 /// `GET /reset/done`: what a reset removed.
-pub(crate) async fn done(State(app): State<Arc<App>>, _: Admin, report: Query<ResetReport>) -> Response {
-    render(&DonePage { frame: app.frame("status"), report: report.0 })
+pub(crate) async fn done(
+    State(app): State<Arc<App>>,
+    _: Admin,
+    report: Result<Query<ResetReport>, QueryRejection>,
+) -> Result<Response> {
+    let not_ours = |_| Error::bad_request("this address is of no reset; begin one at /reset");
+    let Query(report) = report.map_err(not_ours)?;
+    Ok(render(&DonePage { frame: app.frame("status"), report }))
 }

@@ -8,7 +8,7 @@ use axum::{
         Path, State as Extract,
         rejection::{JsonRejection, PathRejection},
     },
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     App, ask,
     error::{Error, Result},
-    params::{FilterParams, MAX_LIMIT, PageParams, image_in},
+    etag,
+    params::{FilterParams, MAX_LIMIT, NoParameters, PageParams, image_in},
 };
 use crate::{
     backend::{Counts, Cursor, Matches, Page, Search, State},
@@ -53,12 +54,12 @@ impl Entry {
 }
 
 /// `GET /api/results`
-pub(crate) async fn list(Extract(app): Extract<Arc<App>>, params: PageParams) -> Result<Json<Answer>> {
+pub(crate) async fn list(Extract(app): Extract<Arc<App>>, params: PageParams, headers: HeaderMap) -> Result<Response> {
     let query = params.query()?;
     let Page { results, waiting, next, previous, matches } = ask(app.backend.results.page(&query)).await?;
     let results = results.into_iter().map(Entry::Row).chain(waiting.into_iter().map(Entry::waiting)).collect();
     let search = query.filter.text.map(|_| app.backend.results.search());
-    Ok(Json(Answer { results, next, previous, matches, search }))
+    etag::json(&headers, &Answer { results, next, previous, matches, search })
 }
 
 /// `GET /api/counts`
@@ -71,10 +72,12 @@ pub(crate) async fn counts(Extract(app): Extract<Arc<App>>, params: FilterParams
 pub(crate) async fn one(
     Extract(app): Extract<Arc<App>>,
     path: Result<Path<String>, PathRejection>,
+    _: NoParameters,
+    headers: HeaderMap,
 ) -> Result<Response> {
     let image = image_in(path)?;
     if let Some(row) = ask(app.backend.results.get(std::slice::from_ref(&image))).await?.pop() {
-        return Ok(Json(row).into_response());
+        return etag::json(&headers, &row);
     }
     if !ask(app.backend.images.exists(&image)).await? {
         return Err(Error::not_found(format!("there is no image {image}")).of_image(&image));
@@ -101,11 +104,10 @@ pub(crate) struct Found {
 /// `POST /api/results/lookup`: names in, results out, in the order of the names.
 pub(crate) async fn lookup(
     Extract(app): Extract<Arc<App>>,
+    _: NoParameters,
     names: Result<Json<Names>, JsonRejection>,
 ) -> Result<Json<Found>> {
-    let Json(Names::Wrapped { names } | Names::Bare(names)) = names.map_err(|error| {
-        Error::new(error.status(), format!("send {{\"names\": [\"a.png\"]}}: {}", error.body_text()))
-    })?;
+    let Json(Names::Wrapped { names } | Names::Bare(names)) = names.map_err(|error| not_understood(&error))?;
     if names.len() > MAX_LIMIT {
         return Err(Error::bad_request(format!("{} names; ask for at most {MAX_LIMIT} at a time", names.len())));
     }
@@ -121,4 +123,19 @@ pub(crate) async fn lookup(
         }
     }
     Ok(Json(Found { results, missing }))
+}
+
+/// What the parser says, in the words of the one who sent it.
+fn not_understood(error: &JsonRejection) -> Error {
+    let status = match error.status() {
+        // The JSON is right and says something else.
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        status => status,
+    };
+    let why = match status {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "the Content-Type must be application/json",
+        StatusCode::PAYLOAD_TOO_LARGE => "the list is too long",
+        _ => "this is no JSON list of names",
+    };
+    Error::new(status, format!("{why}; send {{\"names\": [\"a.png\"]}}"))
 }

@@ -12,8 +12,8 @@ use axum::{
 };
 
 use super::{
-    App, Error, assets, auth, classes, classify, csv, detail, frame, guard, images, index, listing, login, metrics,
-    queue, ready, reset, results, selection, slow, status, upload,
+    App, Error, assets, auth, classes, classify, compression, csv, detail, frame, guard, images, index, listing, login,
+    metrics, openapi, queue, ready, reset, results, selection, slow, status, upload, version,
 };
 
 /// Largest body of a call that is no upload.
@@ -45,6 +45,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/reset", get(reset::confirm).post(reset::post))
         .route("/reset/done", get(reset::done))
         .route("/metrics", get(metrics::get))
+        .route("/version", get(version::get))
+        .route("/api/openapi.json", get(openapi::get))
         .fallback(|| async { Error::not_found("there is no such page") })
         .layer(from_fn_with_state(Arc::clone(&app), auth::require_user));
     Router::new()
@@ -62,6 +64,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(from_fn(slow::slow_bodies_time_out))
         .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
         .layer(from_fn_with_state(Arc::clone(&app), frame::errors_as_pages))
+        .layer(compression::layer())
         .layer(from_fn(guard::security_headers))
         .layer(from_fn_with_state(Arc::clone(&app), metrics::observe))
         .with_state(app)

@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
@@ -16,8 +12,10 @@ use super::{
     App, ask,
     chart::Charts,
     error::Result,
+    etag,
     frame::{Frame, render},
     history::{SILENCE, Sample},
+    params::NoParameters,
     shared::{FRESH, Known},
 };
 use crate::{
@@ -68,9 +66,9 @@ struct Answer<'a> {
 }
 
 /// `GET /api/status`
-pub(crate) async fn api(State(app): State<Arc<App>>) -> Result<Response> {
+pub(crate) async fn api(State(app): State<Arc<App>>, _: NoParameters, headers: HeaderMap) -> Result<Response> {
     let known = current(&app).await?;
-    Ok(Json(Answer { status: &known.value, age_seconds: known.age().as_secs() }).into_response())
+    etag::json(&headers, &Answer { status: &known.value, age_seconds: known.age().as_secs() })
 }
 
 #[derive(Template)]

@@ -235,8 +235,9 @@ pub(crate) async fn get(app: &Arc<App>, image: &ImageName, wanted: Wanted, heade
         Some(bytes) => bytes,
         None => made(app, image, key, size).await?,
     };
-    let full = |bytes: Vec<u8>| ([(header::CONTENT_TYPE, "image/jpeg")], bytes).into_response();
-    let mut response = etag::conditional(headers, cache, bytes, full);
+    let etag = etag::strong(&bytes);
+    let full = || ([(header::CONTENT_TYPE, "image/jpeg")], bytes).into_response();
+    let mut response = etag::conditional(headers, cache, etag, full);
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     Ok(response)

@@ -1,4 +1,4 @@
-//! Uploads: the files of a multipart request, streamed to the spool and stored many at a time.
+//! Uploads: the files of a request, streamed to the spool and stored many at a time.
 
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ use super::{
     multipart::{self, Received},
     outcome::FileOutcome,
     outgoing,
+    params::parameters_of_call,
+    raw::{self, Kind},
 };
 
 /// What became of a request's files, in the request's order.
@@ -67,7 +69,8 @@ fn page(app: &App, outcomes: Outcomes) -> Response {
 
 /// `POST /`: stores every file of the request.
 pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: Request) -> Result<Response> {
-    let mut outcomes = store(&app, request).await?;
+    let [name] = parameters_of_call(request.uri(), ["name"])?;
+    let mut outcomes = store(&app, &name, request).await?;
     let (status, many) = (outcomes.status(), outcomes.many.take());
     if !accept.html {
         return Ok(outgoing::with((status, Json(outcomes)).into_response(), many).await);
@@ -78,20 +81,19 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
     Ok(outgoing::with((status, page(&app, outcomes)).into_response(), many).await)
 }
 
-/// Stores every file of a multipart request. A file that cannot be stored does not keep the others from it, and neither does an
+/// Stores every file of a request: those of a form, or the one that is its body and has `name` if that is not empty. A file that cannot be stored does not keep the others from it, and neither does an
 /// end of the request in its midst: it is an entry of its own.
 ///
 /// # Errors
-/// If the request is no multipart at all, is too large by its own account, or has no file.
-pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> {
+/// If the request is neither a form nor an image, is too large by its own account, or has no file.
+pub(crate) async fn store(app: &Arc<App>, name: &str, request: Request) -> Result<Outcomes> {
     let (parts, body) = request.into_parts();
     let limit = app.config.web.max_request_bytes;
     let empty = body.is_end_stream();
     let mut body = BoundedBody::new(body, limit, Arc::clone(&app.part_heads));
-    let boundary = match multipart::boundary(&parts.headers)
-        .and_then(|boundary| announced(&parts.headers, limit, empty).map(|()| boundary))
+    let kind = match kind(&parts.headers, name).and_then(|kind| announced(&parts.headers, limit, empty).map(|()| kind))
     {
-        Ok(boundary) => boundary,
+        Ok(kind) => kind,
         Err(error) => {
             // Who asks before sending gets the answer at once.
             if !parts.headers.contains_key(header::EXPECT) {
@@ -100,7 +102,10 @@ pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> 
             return Err(error);
         }
     };
-    let Received { files, complete, many } = multipart::receive(app, &mut body, boundary).await;
+    let Received { files, complete, many } = match kind {
+        Brings::Form(boundary) => multipart::receive(app, &mut body, boundary).await,
+        Brings::Image => raw::receive(app, &mut body, name).await,
+    };
     for file in &files {
         app.metrics.uploaded(file);
     }
@@ -110,10 +115,27 @@ pub(crate) async fn store(app: &Arc<App>, request: Request) -> Result<Outcomes> 
     if files.is_empty() {
         return Err(Error::bad_request(
             "the request has no file; send multipart/form-data with at least one part that has a filename, \
-             for example curl -F file=@cat.png",
+             for example curl -F file=@cat.png, or an image as the body",
         ));
     }
     Ok(Outcomes { files, many })
+}
+
+/// What the request brings, of which `name` is the name if it is an image alone.
+enum Brings {
+    Form(String),
+    Image,
+}
+
+fn kind(headers: &HeaderMap, name: &str) -> Result<Brings> {
+    match Kind::of(headers)? {
+        Kind::Form(_) if !name.is_empty() => Err(Error::bad_request(
+            "name is for an image that is the whole body; the parts of a form have names of their own",
+        )),
+        Kind::Form(boundary) => Ok(Brings::Form(boundary)),
+        Kind::Image => Ok(Brings::Image),
+        Kind::Json => Err(raw::wrong_kind()),
+    }
 }
 
 /// Refuses a request that is too large by its own account.

@@ -10,7 +10,7 @@ use super::lease::Leases;
 use crate::{
     backend::{Heartbeat, Registry, within},
     clock::Clock,
-    contract::{Outcome, WorkerId},
+    contract::{Outcome, Timestamp, WorkerId},
 };
 
 /// Time between heartbeats.
@@ -42,9 +42,10 @@ impl Counters {
         self.state.lock().busy_ms += u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     }
 
-    /// Counts a stored result.
-    pub(crate) fn stored(&self, outcome: &Outcome) {
-        let minute = self.clock.now().minute();
+    /// Counts a stored result of what was asked for at `asked_at`.
+    pub(crate) fn stored(&self, outcome: &Outcome, asked_at: Timestamp) {
+        let now = self.clock.now();
+        let minute = now.minute();
         let mut state = self.state.lock();
         match outcome {
             Outcome::Labelled { label, .. } => {
@@ -53,6 +54,7 @@ impl Counters {
             }
             Outcome::Failed { .. } => state.failed += 1,
         }
+        state.latency.add(now.since(asked_at));
         *state.minutes.entry(minute).or_default() += 1;
         prune(&mut state.minutes, minute);
     }

@@ -54,13 +54,14 @@ impl Metrics {
     /// Nothing counted yet. Every outcome and stage is there from the start: a rate needs its zero.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let mut registry = registry();
         let outcomes = Family::<OfOutcome, Counter>::default();
         let stages = Family::<OfStage, Histogram>::new_with_constructor(seconds);
         let in_flight = Whole::default();
-        registry.register("worker_images", "Tries at images by what came of them", outcomes.clone());
-        registry.register_with_unit("worker_stage_duration", "Time in each stage", Unit::Seconds, stages.clone());
-        registry.register("worker_in_flight", "Messages held and not settled", in_flight.clone());
+        let registry = registry(|ours| {
+            ours.register("worker_images", "Tries at images by what came of them", outcomes.clone());
+            ours.register_with_unit("worker_stage_duration", "Time in each stage", Unit::Seconds, stages.clone());
+            ours.register("worker_in_flight", "Messages held and not settled", in_flight.clone());
+        });
         for fate in Fate::iter() {
             drop(outcomes.get_or_create(&OfOutcome { outcome: (&fate).into() }));
         }

@@ -302,7 +302,7 @@ impl Pipeline {
         let fate = self.metrics.time(Stage::Publish, publish).await?;
         if fate != Fate::Discarded {
             debug!(label = result.outcome.label(), "stored");
-            self.counters.stored(&result.outcome);
+            self.counters.stored(&result.outcome, result.asked_at);
         }
         Ok(fate)
     }

@@ -107,6 +107,11 @@ impl Server {
     /// SIGTERM; answers how it ended.
     pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
         signal_if_there(self.child.id(), "TERM");
+        self.wait()
+    }
+
+    /// Waits until it has ended; answers how.
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.child.try_wait().expect("the server is our child") {

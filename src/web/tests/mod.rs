@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod access;
+mod api;
 mod classify;
 mod load;
 mod pages;

@@ -1,0 +1,155 @@
+//! The table that `imgcls classify` prints: for people on a terminal with a header and no wider than that, else with every word of it.
+
+use std::path::Path;
+
+use crate::{contract::Outcome, model::Score};
+
+/// Stands before an uncertain label.
+const NOT_SURE: &str = "not sure: ";
+
+/// A column is no wider than this for the sake of one long value.
+const WIDEST: usize = 60;
+
+/// A path is cut to no less than this.
+const SHORTEST_PATH: usize = 12;
+
+/// What stands between path and label, and the confidence.
+const BETWEEN: usize = "  ".len() + "  100.0%  ".len();
+
+/// So much is left for the other labels.
+const OTHERS: usize = 16;
+
+/// The widths of the columns, in characters.
+#[derive(Debug)]
+pub(super) struct Table {
+    path: usize,
+    label: usize,
+    /// Of the terminal.
+    width: Option<usize>,
+}
+
+impl Table {
+    /// A table of these paths and of some of these labels, which may be marked as uncertain.
+    pub(super) fn new<'a>(
+        paths: impl Iterator<Item = &'a Path>,
+        labels: &[String],
+        may_doubt: bool,
+        width: Option<usize>,
+    ) -> Self {
+        let widest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0).min(WIDEST);
+        let doubt = if may_doubt { NOT_SURE.len() } else { 0 };
+        let label = doubt + widest(&mut labels.iter().map(|label| label.chars().count()));
+        let path = widest(&mut paths.map(|path| shown(path).chars().count()));
+        match width {
+            None => Self { path, label, width },
+            Some(all) => {
+                let (path, label) = (path.max("file".len()), label.max("label".len()));
+                let path = path.min(all.saturating_sub(label + BETWEEN + OTHERS)).max(SHORTEST_PATH.min(path));
+                Self { path, label, width }
+            }
+        }
+    }
+
+    /// What stands above it on a terminal.
+    pub(super) fn header(&self) -> Option<String> {
+        let (path, label) = (self.path, self.label);
+        self.width.map(|_| self.line(format!("{:path$}  {:label$}  {:>6}  {}", "file", "label", "sure", "or")))
+    }
+
+    /// One file.
+    pub(super) fn row(&self, path: &Path, outcome: &Outcome) -> String {
+        let (path_width, label_width) = (self.path, self.label);
+        let mut path = shown(path);
+        if self.width.is_some() {
+            path = end_of(&path, path_width);
+        }
+        match outcome {
+            // Why is worth more than a straight edge.
+            Outcome::Failed { error } => format!("{path:path_width$}  error: {error}\n"),
+            Outcome::Labelled { label, confidence, top, uncertain } => {
+                let label = if *uncertain { format!("{NOT_SURE}{label}") } else { label.clone() };
+                let percent = confidence * 100.0;
+                let rest: Vec<String> = top
+                    .iter()
+                    .skip(1)
+                    .map(|Score { label, confidence }| format!("{label} {:.1}", confidence * 100.0))
+                    .collect();
+                self.line(format!("{path:path_width$}  {label:label_width$}  {percent:5.1}%  {}", rest.join(", ")))
+            }
+        }
+    }
+
+    /// A line that fits.
+    fn line(&self, text: String) -> String {
+        let text = text.trim_end();
+        match self.width {
+            Some(width) if text.chars().count() > width => {
+                let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+                format!("{}…\n", kept.trim_end_matches([' ', ',']))
+            }
+            _ => format!("{text}\n"),
+        }
+    }
+}
+
+/// A path's last characters: its name is at the end.
+fn end_of(path: &str, width: usize) -> String {
+    let length = path.chars().count();
+    if length <= width {
+        return path.to_owned();
+    }
+    std::iter::once('…').chain(path.chars().skip(length + 1 - width.max(1))).collect()
+}
+
+/// A path for people: control characters, which could steer the terminal, as question marks.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(width: Option<usize>) -> String {
+        let labels = ["cat", "airplane"].map(String::from);
+        let paths = ["a.jpg", "holiday/2026/beach/IMG_0001.jpg", "b\u{1b}.png"].map(Path::new);
+        let table = Table::new(paths.into_iter(), &labels, true, width);
+        let scores = |first: f32| {
+            ["airplane", "cat"]
+                .into_iter()
+                .zip([first, 0.99 - first])
+                .map(|(label, confidence)| Score { label: label.into(), confidence })
+        };
+        let outcomes = [
+            Outcome::labelled(scores(0.95).collect()).unwrap(),
+            Outcome::labelled(scores(0.5).collect()).unwrap().doubted_below(0.6),
+            Outcome::Failed { error: "the file is empty".into() },
+        ];
+        let rows = paths.into_iter().zip(&outcomes).map(|(path, outcome)| table.row(path, outcome));
+        table.header().into_iter().chain(rows).collect()
+    }
+
+    #[test]
+    fn a_pipe_gets_every_word() {
+        insta::assert_snapshot!(table(None), @r"
+        a.jpg                            airplane             95.0%  cat 4.0
+        holiday/2026/beach/IMG_0001.jpg  not sure: airplane   50.0%  cat 49.0
+        b?.png                           error: the file is empty
+        ");
+    }
+
+    #[test]
+    fn a_terminal_gets_a_header_and_lines_that_fit() {
+        insta::assert_snapshot!(table(Some(60)), @r"
+        file            label                 sure  or
+        a.jpg           airplane             95.0%  cat 4.0
+        …/IMG_0001.jpg  not sure: airplane   50.0%  cat 49.0
+        b?.png          error: the file is empty
+        ");
+        for width in [0, 1, 20, 40, 200] {
+            let table = table(Some(width));
+            let fits = |line: &str| line.chars().count() <= width.max(1) || line.contains("error");
+            assert!(table.lines().all(fits), "{width}:\n{table}");
+        }
+    }
+}
