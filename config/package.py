@@ -3,8 +3,9 @@
 
     config/package.py BINARY OUT-DIRECTORY
 
-writes imgcls-VERSION-ARCHITECTURE-linux.tar.xz and its .sha256. The same binary and sources give the same bytes: names are sorted, all files
-have one time, SOURCE_DATE_EPOCH (1970 without it), and no owner. Needs cargo, whose downloaded sources have the licences, and rustc.
+writes imgcls-VERSION-ARCHITECTURE-linux.tar.xz and its .sha256. The same binary and sources give the same bytes: names
+are sorted, all files have one time, SOURCE_DATE_EPOCH (1970 without it), and no owner. Needs cargo, whose downloaded sources
+have the licences, and rustc.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ def dependencies(target):
             found.add(node)
             normal = (d for d in nodes[node]["deps"] if any(kind["kind"] is None for kind in d["dep_kinds"]))
             open_ends += (dependency["pkg"] for dependency in normal)
-    return sorted((packages[node] for node in found - {root}), key=lambda package: (package["name"], package["version"]))
+    return sorted((packages[node] for node in found - {root}), key=lambda one: (one["name"], one["version"]))
 
 
 def licence_texts(package):
@@ -72,7 +73,6 @@ def standard_texts(package):
 
 def third_parties(target):
     """One text with everybody's licences; equal texts are printed once."""
-    sysroot = Path(output("rustc", "--print=sysroot").strip())
     users, texts = {}, {}
     lines = ["What is in this binary besides imgcls, and on which terms. The texts follow the list.", ""]
     for package in dependencies(target):
@@ -88,15 +88,12 @@ def third_parties(target):
         "Rust's standard library: MIT OR Apache-2.0  https://github.com/rust-lang/rust",
         "GNU C Library: LGPL-2.1-or-later  https://www.gnu.org/software/libc/",
         "",
-        "The GNU C Library is linked statically. To link imgcls with another version of it, run `make dist` in imgcls' sources, which come "
-        "with this licence for all of them.",
+        "The notices of Rust's standard library and of what is in it are in COPYRIGHT-library.html. The GNU C Library",
+        "is linked statically; to link imgcls with another version of it, run `make dist` in imgcls' sources.",
     ]
     parts = ["\n".join(lines)]
     for key, text in texts.items():
         parts.append(f"{RULE}\n{', '.join(users[key])}\n{RULE}\n\n{text}")
-    library = sysroot / "share/doc/rust/COPYRIGHT-library.html"
-    if library.exists():
-        parts.append(f"{RULE}\nRust's standard library and what is in it, as HTML\n{RULE}\n\n{library.read_text().strip()}")
     lgpl = ROOT / "config/licences/LGPL-2.1.txt"
     parts.append(f"{RULE}\nGNU C Library\n{RULE}\n\n{lgpl.read_text().strip()}")
     return "\n\n\n".join(parts) + "\n"
@@ -105,12 +102,15 @@ def third_parties(target):
 def contents(binary, target):
     """Names and bytes of the files."""
     run = lambda *arguments: output(binary, *arguments).encode()  # noqa: E731
+    sysroot = Path(output("rustc", "--print=sysroot").strip())
     files = {"imgcls": Path(binary).read_bytes(), "THIRD-PARTY.txt": third_parties(target).encode()}
+    files["COPYRIGHT-library.html"] = (sysroot / "share/doc/rust/COPYRIGHT-library.html").read_bytes()
     for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-MIT", "LICENSE-APACHE", "config/imgcls.toml"):
         files[Path(name).name] = (ROOT / name).read_bytes()
     for unit in (ROOT / "config/systemd").iterdir():
         files[f"systemd/{unit.name}"] = unit.read_bytes()
-    commands = re.findall(r"^  ([a-z]+) ", output(binary, "--help").split("Commands:")[1].split("Options:")[0], re.MULTILINE)
+    listed = output(binary, "--help").split("Commands:")[1].split("Options:")[0]
+    commands = re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE)
     files["man/imgcls.1"] = run("man")
     for command in commands:
         if command != "help":
@@ -140,7 +140,8 @@ def main():
     machine = platform.machine()
     version = output(binary, "--version").split()[1]
     name = f"imgcls-{version}-{machine}-linux"
-    archive = pack(name, contents(binary, f"{machine}-unknown-linux-gnu"), int(os.environ.get("SOURCE_DATE_EPOCH", "0")))
+    time = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+    archive = pack(name, contents(binary, f"{machine}-unknown-linux-gnu"), time)
     file = out / f"{name}.tar.xz"
     file.write_bytes(archive)
     digest = hashlib.sha256(archive).hexdigest()

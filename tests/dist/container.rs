@@ -87,7 +87,9 @@ async fn the_container_serves_as_nobody_on_a_read_only_root() {
     assert!(!is_shipped() || size(&root) < MOST, "{} bytes", size(&root));
 
     // What the runtime does: mount points, and a volume that begins as the image has it.
-    ["proc", "dev"].map(|name| std::fs::create_dir(root.join(name)).unwrap());
+    for name in ["proc", "dev"] {
+        std::fs::create_dir(root.join(name)).unwrap();
+    }
     add_libraries(&root);
     let volume = temp.path().join("volume");
     succeed(Command::new("cp").arg("-a").arg(root.join("data")).arg(&volume));

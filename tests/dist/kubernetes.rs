@@ -64,7 +64,9 @@ fn the_example_for_kubernetes_is_what_schemas_and_binary_take() {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let job = of(&objects, "ScaledJob");
-    for pod in [&of(&objects, "Deployment")["spec"]["template"]["spec"], &job["spec"]["jobTargetRef"]["template"]["spec"]] {
+    for pod in
+        [&of(&objects, "Deployment")["spec"]["template"]["spec"], &job["spec"]["jobTargetRef"]["template"]["spec"]]
+    {
         let container = &pod["containers"][0];
         let args = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
         succeed(imgcls().args(args).arg("--help"));

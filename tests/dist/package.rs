@@ -1,6 +1,6 @@
 //! The archive that `make dist` makes.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use crate::{
     aws::stack::{project, succeed},

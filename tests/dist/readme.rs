@@ -73,7 +73,12 @@ fn run(command: &str, dir: &Path, url: &str) -> Result<(), String> {
     }
     match program {
         // Told, not done: targets, variables and what they need are there.
-        "make" => succeeded(Command::new("make").arg("--dry-run").args(&words[1..]).current_dir(project(""))),
+        "make" => {
+            let mut make = Command::new("make");
+            make.arg("--dry-run").args(&words[1..]).current_dir(project(""));
+            // These may be tests of `make test`.
+            succeeded(make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL"))
+        }
         "curl" => {
             let here = command.replacen("curl ", "curl --silent --show-error --fail --max-time 120 ", 1);
             succeeded(shell.arg(here.replace("http://127.0.0.1:8080", url)))

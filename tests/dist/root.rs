@@ -33,7 +33,9 @@ impl Root {
         put(dir.path(), Path::new(PROGRAM), binary());
         add_libraries(dir.path());
         if beside == Beside::Data {
-            ["proc", "dev", "data"].map(|name| std::fs::create_dir(dir.path().join(name)).unwrap());
+            for name in ["proc", "dev", "data"] {
+                std::fs::create_dir(dir.path().join(name)).unwrap();
+            }
         }
         Self { dir, beside }
     }
