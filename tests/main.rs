@@ -9,6 +9,7 @@ mod aws;
 mod browser;
 mod classify;
 mod cli;
+mod dist;
 mod door;
 mod durability;
 mod fuzz;
