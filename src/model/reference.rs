@@ -1,20 +1,31 @@
-//! Any network of a description on candle's operations: what the kernels are compared with, by tests and by whoever asks for this engine.
+//! The networks as others wrote them, or at least on their operations: what the kernels are compared with, by tests and by whoever asks
+//! for this engine. Residual networks are those of candle-transformers; it has no EfficientNet-Lite, which is put together here.
 
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Module, ModuleT, Result, Tensor};
-use candle_nn::{BatchNorm, BatchNormConfig, Linear, VarBuilder, batch_norm, linear};
+use candle_nn::{BatchNorm, BatchNormConfig, Func, Linear, VarBuilder, batch_norm, linear};
+use candle_transformers::models::resnet;
 
-use super::architecture::{self, Activation, Family, InvertedBlock, Network, ResidualBlock};
+use super::architecture::{self, Activation, Family, Inverted, InvertedBlock, Network, Residual};
 use super::kernel::Outputs;
 
 /// A network on candle's operations.
 pub struct Reference {
-    network: Network,
-    /// In the order they run.
-    convs: Vec<Conv>,
+    /// From images `[batch][3][height][width]` to the features `[batch][features]`.
+    body: Body,
     last: Linear,
     dtype: DType,
+}
+
+/// All but the last layer.
+enum Body {
+    Residual(Func<'static>),
+    Inverted {
+        network: Inverted,
+        /// In the order they run.
+        convs: Vec<Conv>,
+    },
 }
 
 /// A convolution with the batch norm behind it.
@@ -48,17 +59,22 @@ impl Reference {
     /// Makes the network of `weights`, to be computed in `dtype`.
     ///
     /// # Errors
-    /// A tensor is missing or has another shape than the architecture's.
+    /// A tensor is missing or has another shape than the architecture's; candle-transformers has no residual network of these stages.
     pub fn new(network: &Network, weights: &HashMap<String, Tensor>, dtype: DType) -> Result<Self> {
         let variables = VarBuilder::from_tensors(weights.clone(), dtype, &Device::Cpu);
-        let config = BatchNormConfig { eps: network.epsilon, ..BatchNormConfig::default() };
-        let convs = network.convs().into_iter().map(|layer| {
-            let norm = batch_norm(layer.outputs, config, variables.pp(&layer.norm))?;
-            Ok(Conv { weight: variables.get(&layer.shape(), &layer.weight())?, norm, layer: layer.clone() })
-        });
-        let convs = convs.collect::<Result<_>>()?;
+        let body = match &network.family {
+            Family::Residual(residual) => Body::Residual(transformers(residual, variables.clone())?),
+            Family::Inverted(inverted) => {
+                let config = BatchNormConfig { eps: network.epsilon, ..BatchNormConfig::default() };
+                let convs = network.convs().into_iter().map(|layer| {
+                    let norm = batch_norm(layer.outputs, config, variables.pp(&layer.norm))?;
+                    Ok(Conv { weight: variables.get(&layer.shape(), &layer.weight())?, norm, layer: layer.clone() })
+                });
+                Body::Inverted { network: inverted.clone(), convs: convs.collect::<Result<_>>()? }
+            }
+        };
         let last = linear(network.last.inputs, network.last.outputs, variables.pp(&network.last.name))?;
-        Ok(Self { network: network.clone(), convs, last, dtype })
+        Ok(Self { body, last, dtype })
     }
 
     /// Features and logits of images `[batch][height][width][3]`.
@@ -69,44 +85,35 @@ impl Reference {
         let batch = images.len() / (height * width * 3);
         let images = Tensor::from_slice(images, (batch, height, width, 3), &Device::Cpu)?;
         let x = images.to_dtype(self.dtype)?.permute((0, 3, 1, 2))?.contiguous()?;
-        let mut convs = self.convs.iter();
-        let x = match &self.network.family {
-            Family::Residual(network) => {
-                let mut x = next(&mut convs).forward(&x)?;
-                // Behind a ReLU, zeros are as good a padding as minus infinity.
-                x = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?.max_pool2d_with_stride(3, 2)?;
-                for block in network.stages.iter().flatten() {
-                    x = residual(block, &mut convs, &x)?;
-                }
-                x
-            }
-            Family::Inverted(network) => {
+        let features = match &self.body {
+            Body::Residual(network) => network.forward(&x)?,
+            Body::Inverted { network, convs } => {
+                let mut convs = convs.iter();
                 let mut x = x;
                 for block in &network.blocks {
                     x = inverted(block, &mut convs, &x)?;
                 }
-                next(&mut convs).forward(&x)?
+                next(&mut convs).forward(&x)?.mean((2, 3))?
             }
         };
-        let features = x.mean((2, 3))?;
         let logits = self.last.forward(&features)?;
         let values = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1();
         Ok(Outputs { features: values(&features)?, logits: values(&logits)? })
     }
 }
 
-fn next<'a>(convs: &mut impl Iterator<Item = &'a Conv>) -> &'a Conv {
-    convs.next().expect("the description has as many convolutions as it lists")
+/// The network of candle-transformers with these stages, without its last layer.
+fn transformers(network: &Residual, variables: VarBuilder<'static>) -> Result<Func<'static>> {
+    let blocks: Vec<usize> = network.stages.iter().map(Vec::len).collect();
+    match blocks[..] {
+        [2, 2, 2, 2] => resnet::resnet18_no_final_layer(variables),
+        [3, 4, 6, 3] => resnet::resnet34_no_final_layer(variables),
+        _ => candle_core::bail!("candle-transformers has no residual network with stages of {blocks:?} blocks"),
+    }
 }
 
-/// ReLU of two convolutions and the shortcut.
-fn residual<'a>(block: &ResidualBlock, convs: &mut impl Iterator<Item = &'a Conv>, x: &Tensor) -> Result<Tensor> {
-    let first = next(convs).forward(x)?;
-    let shortcut = match block.shortcut {
-        Some(_) => next(convs).forward(x)?,
-        None => x.clone(),
-    };
-    (next(convs).forward(&first)? + shortcut)?.relu()
+fn next<'a>(convs: &mut impl Iterator<Item = &'a Conv>) -> &'a Conv {
+    convs.next().expect("the description has as many convolutions as it lists")
 }
 
 /// Three convolutions, and the input where they keep its shape.
