@@ -5,7 +5,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 SOAK_SECONDS ?= 600
 
-.PHONY: help run test soak test-asan lint bench bench-peers bench-pipeline build dist deploy undeploy rehearse install-lint
+.PHONY: help run test soak test-asan lint bench bench-peers bench-pipeline build dist test-dist container deploy undeploy rehearse install-lint
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -49,11 +49,31 @@ install-lint:
 build: ## The binary, in target/release; MODEL=name or directory embeds another model
 	IMGCLS_EMBED='$(MODEL)' $(CARGO) build --release --locked
 
-dist: ## The binary as it is shipped: static, optimised as a whole; MODEL= as for build
-	IMGCLS_EMBED='$(MODEL)' RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --locked --target x86_64-unknown-linux-gnu
+# What is shipped does not tell where it was built.
+CARGO_HOME ?= $(HOME)/.cargo
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+RUST_SOURCES = $(shell rustc --print sysroot)/lib/rustlib/src/rust
+REMAP = $(RUST_SOURCES)=/rustc $(CARGO_HOME)=/cargo $(CURDIR)=/imgcls $(TARGET_DIR)=/target
+DIST = $(TARGET_DIR)/$(HOST)/dist
+# The time of all files in what is shipped: the commit's.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+dist: ## The binary as it is shipped, static and optimised as a whole, and the archive with it; MODEL= as for build
+	IMGCLS_EMBED='$(MODEL)' RUSTFLAGS="-C target-feature=+crt-static $(REMAP:%=--remap-path-prefix=%)" \
+	CFLAGS="$(REMAP:%=-ffile-prefix-map=%)" $(CARGO) build --profile dist --locked --target $(HOST)
+	python3 config/package.py $(DIST)/imgcls $(DIST)
+
+test-dist: ## Tests of what `make dist` made: in empty roots, in a container, the archive, the command line
+	IMGCLS_TEST_BINARY=$(DIST)/imgcls $(CARGO) test --locked --test it -- dist:: classify:: cli::
+
+container: dist ## An image with the shipped binary alone, imgcls:VERSION, by buildah
+	install -D -m 755 -t $(DIST)/container $(DIST)/imgcls
+	mkdir -p $(DIST)/container/data
+	buildah build --isolation chroot --format docker --timestamp $(SOURCE_DATE_EPOCH) --file config/container/Containerfile \
+		--tag imgcls:$$($(DIST)/imgcls --version | cut -d ' ' -f 2) $(DIST)/container
 
 # What `make deploy` deploys; any imgcls for x86-64 Linux that needs no libraries will do.
-BINARY = target/x86_64-unknown-linux-gnu/dist/imgcls
+BINARY = $(DIST)/imgcls
 STACK = imgcls
 
 deploy: dist ## To AWS: make deploy STACK=photos PARAMETERS="DomainName=photos.example.com HostedZoneId=Z…"

@@ -7,6 +7,7 @@
 mod aws;
 mod classify;
 mod cli;
+mod dist;
 mod door;
 mod durability;
 mod fuzz;

@@ -37,7 +37,7 @@ fn units_are_sound_and_confined() {
     let units = root.path().join("etc/systemd/system");
     std::fs::create_dir_all(&units).unwrap();
     std::fs::create_dir_all(root.path().join("usr/local/bin")).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_imgcls"), root.path().join("usr/local/bin/imgcls")).unwrap();
+    std::fs::copy(crate::support::binary(), root.path().join("usr/local/bin/imgcls")).unwrap();
     let copy = |from: &Path| succeed(Command::new("cp").arg("-r").arg(from.join(".")).arg(&units));
     copy(Path::new("/usr/lib/systemd/system"));
     copy(&project("config/systemd"));

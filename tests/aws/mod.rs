@@ -18,7 +18,7 @@ use crate::support::{DEADLINE, client, eventually, picture, upload};
 
 mod deployment;
 #[allow(dead_code, reason = "the unit tests of the backend use the rest of it")]
-mod emulator;
+pub(crate) mod emulator;
 mod machines;
 mod pages;
 mod permissions;
@@ -27,8 +27,8 @@ mod rehearsal;
 mod removal;
 mod scaling;
 mod setup;
-mod stack;
-mod system;
+pub(crate) mod stack;
+pub(crate) mod system;
 mod telemetry;
 
 /// Pictures, each with many names: what a picture costs does not depend on its name.

@@ -59,7 +59,7 @@ impl Machinery {
     fn deploy(&self, version: &str, script: Script) {
         let binary = self.dir.path().join("imgcls");
         // Debug information is no part of a release.
-        succeed(Command::new("strip").arg("-o").arg(&binary).arg(env!("CARGO_BIN_EXE_imgcls")));
+        succeed(Command::new("strip").arg("-o").arg(&binary).arg(crate::support::binary()));
         // What follows the end of an executable changes its hash and nothing else.
         let mut bytes = std::fs::read(&binary).unwrap();
         bytes.extend_from_slice(version.as_bytes());

@@ -8,6 +8,8 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+use crate::support::binary;
+
 /// Damaged files in a run.
 const FILES: usize = 1200;
 
@@ -59,7 +61,7 @@ fn damaged(rng: &mut StdRng, mut bytes: Vec<u8>, other: &[u8]) -> Vec<u8> {
 /// Labels the files in `dir`; why that is not as it should be.
 fn label(paths: &[PathBuf]) -> Result<(), String> {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -v {MOST_KIB}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_imgcls")]);
+    command.args(["-c", &format!("ulimit -v {MOST_KIB}; exec \"$@\""), "sh"]).arg(binary());
     // Each thread's heap reserves addresses, and the bound is on these.
     command.env("MALLOC_ARENA_MAX", "1");
     command.args(["classify", "--json", "--threads", "1", "--max-pixels", "1000000"]).args(paths);

@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Cursor},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -29,9 +30,26 @@ pub(crate) fn client_builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder().timeout(DEADLINE)
 }
 
+/// The binary under test: the one that was built with the tests, or with `IMGCLS_TEST_BINARY` another, as it is shipped.
+pub(crate) fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        shipped().map_or_else(|| env!("CARGO_BIN_EXE_imgcls").into(), |path| path.canonicalize().expect("it is there"))
+    })
+}
+
+/// Whether the binary under test is as it is shipped.
+pub(crate) fn is_shipped() -> bool {
+    shipped().is_some()
+}
+
+fn shipped() -> Option<PathBuf> {
+    std::env::var_os("IMGCLS_TEST_BINARY").map(PathBuf::from)
+}
+
 /// The binary under test, without the environment's configuration.
 pub(crate) fn imgcls() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imgcls"));
+    let mut command = Command::new(binary());
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("IMGCLS_") {
             command.env_remove(key);

@@ -1,0 +1,63 @@
+//! The archive that `make dist` makes.
+
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use crate::{
+    aws::stack::{project, succeed},
+    support::{binary, is_shipped},
+};
+
+/// Packs `binary` into `out` and answers the archive.
+fn pack(binary: &Path, out: &Path) -> Vec<u8> {
+    std::fs::create_dir(out).unwrap();
+    let mut script = Command::new("python3");
+    succeed(script.arg(project("config/package.py")).arg(binary).arg(out).env("SOURCE_DATE_EPOCH", "1700000000"));
+    let sums = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
+    let sum = sums.into_iter().find(|path| path.extension().is_some_and(|e| e == "sha256")).unwrap();
+    succeed(Command::new("sha256sum").arg("--check").arg(&sum).current_dir(out));
+    std::fs::read(sum.with_extension("")).unwrap()
+}
+
+/// It is complete, and packed again elsewhere it is the same.
+#[test]
+fn the_archive_is_complete_and_the_same_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    // The binary with all its debug information takes a minute to compress, so that something stands in which calls it.
+    let stand_in = dir.path().join("imgcls");
+    if is_shipped() {
+        std::fs::copy(binary(), &stand_in).unwrap();
+    } else {
+        std::fs::write(&stand_in, format!("#!/bin/sh\nexec '{}' \"$@\"\n", binary().display())).unwrap();
+        std::fs::set_permissions(&stand_in, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let archive = pack(&stand_in, &dir.path().join("one"));
+    assert!(archive == pack(&stand_in, &dir.path().join("two")), "two archives of one binary differ");
+
+    let file = dir.path().join("archive.tar.xz");
+    std::fs::write(&file, &archive).unwrap();
+    let listed = succeed(Command::new("tar").arg("--list").arg("--file").arg(&file));
+    let top = format!("imgcls-{}-{}-linux", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    for name in [
+        "imgcls",
+        "README.md",
+        "LICENSE-MIT",
+        "imgcls.toml",
+        "man/imgcls.1",
+        "man/imgcls-serve.1",
+        "completions/_imgcls",
+        "systemd/imgcls-serve.service",
+    ] {
+        assert!(listed.lines().any(|line| line == format!("{top}/{name}")), "{name} in {listed}");
+    }
+    succeed(Command::new("tar").arg("--extract").arg("--file").arg(&file).arg("--directory").arg(dir.path()));
+    let unpacked = dir.path().join(&top);
+    succeed(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(&unpacked));
+    let version = succeed(Command::new(unpacked.join("imgcls")).arg("--version"));
+    assert_eq!(version.trim(), format!("imgcls {}", env!("CARGO_PKG_VERSION")));
+    let licences = std::fs::read_to_string(unpacked.join("THIRD-PARTY.txt")).unwrap();
+    // Those of code in the binary, of tables in it, of C in it; and none of what only tests use.
+    for part in ["tokio 1.", "webpki-root-certs", "ring 0.", "SQLite:", "GNU LESSER GENERAL PUBLIC LICENSE"] {
+        assert!(licences.contains(part), "{part}");
+    }
+    assert!(!licences.contains("\nproptest "));
+}
