@@ -61,7 +61,7 @@ install-lint:
 build: ## The binary, in target/release; MODEL=name or directory embeds another model
 	IMGCLS_EMBED='$(MODEL)' $(CARGO) build --release --locked
 
-# What is shipped does not tell where it was built: the same sources give the same bytes in any directory.
+# What is shipped does not tell where it was built.
 CARGO_HOME ?= $(HOME)/.cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 RUST_SOURCES = $(shell rustc --print sysroot)/lib/rustlib/src/rust

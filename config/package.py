@@ -3,9 +3,9 @@
 
     config/package.py BINARY OUT-DIRECTORY
 
-writes imgcls-VERSION-ARCHITECTURE-linux.tar.xz and its .sha256. The same binary and sources give the same bytes: names
-are sorted, all files have one time, SOURCE_DATE_EPOCH (1970 without it), and no owner. Needs cargo, whose downloaded sources
-have the licences, and rustc.
+writes imgcls-VERSION-ARCHITECTURE-linux.tar.xz and its .sha256. The same binary and sources give the same bytes:
+names are sorted, all files have one time, SOURCE_DATE_EPOCH (1970 without it), and no owner. Needs cargo, whose
+downloaded sources have the licences, and rustc.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
-//! The networks as others wrote them, or at least on their operations: what the kernels are compared with, by tests and by whoever asks
-//! for this engine. Residual networks are those of candle-transformers; it has no EfficientNet-Lite, which is put together here.
+//! The networks as others wrote them, or at least on their operations: what the kernels are compared with, by tests and
+//! by whoever asks for this engine. Residual networks are those of candle-transformers; it has no EfficientNet-Lite,
+//! which is put together here.
 
 use std::collections::HashMap;
 
@@ -59,7 +60,8 @@ impl Reference {
     /// Makes the network of `weights`, to be computed in `dtype`.
     ///
     /// # Errors
-    /// A tensor is missing or has another shape than the architecture's; candle-transformers has no residual network of these stages.
+    /// A tensor is missing or has another shape than the architecture's; candle-transformers has no residual network of
+    /// these stages.
     pub fn new(network: &Network, weights: &HashMap<String, Tensor>, dtype: DType) -> Result<Self> {
         let variables = VarBuilder::from_tensors(weights.clone(), dtype, &Device::Cpu);
         let body = match &network.family {

@@ -1,4 +1,5 @@
-//! The container's image, built without a daemon by buildah, and run as its runtime would: as nobody, on a root that is read-only.
+//! The container's image, built without a daemon by buildah, and run as its runtime would: as nobody, on a root that is
+//! read-only.
 
 use std::{
     io::{BufRead, BufReader},
@@ -49,7 +50,8 @@ fn size(dir: &Path) -> u64 {
     entries.map(|e| if e.file_type().unwrap().is_dir() { size(&e.path()) } else { e.metadata().unwrap().len() }).sum()
 }
 
-/// A command of the image in its root, which is read-only but for the volume, as the image's user and with its variables.
+/// A command of the image in its root, which is read-only but for the volume, as the image's user and with its
+/// variables.
 fn run(config: &Value, root: &Path, volume: &Path, words: &[String], variables: &[(&str, &str)]) -> Command {
     const SCRIPT: &str = r#"root=$1 volume=$2 user=$3; shift 3
         mount --bind "$root" "$root" && mount -o remount,bind,ro "$root" &&

@@ -12,7 +12,8 @@ use crate::{
     support::imgcls,
 };
 
-/// Prints a file of Kubernetes objects as JSON after checking them against the schemas; jobs of KEDA as the Jobs that they become.
+/// Prints a file of Kubernetes objects as JSON after checking them against the schemas; jobs of KEDA as the Jobs that
+/// they become.
 const CHECK: &str = r#"
 import json, sys, yaml
 from kubernetes_validate import validate
@@ -27,7 +28,8 @@ for one in objects:
 print(json.dumps(objects))
 "#;
 
-/// The fields of KEDA's objects that the example may use, by its documentation: a misspelt one would be dropped without a word.
+/// The fields of KEDA's objects that the example may use, by its documentation: a misspelt one would be dropped without
+/// a word.
 const SCALED_JOB: [&str; 8] = [
     "jobTargetRef",
     "pollingInterval",
@@ -79,8 +81,8 @@ fn the_example_for_kubernetes_is_what_schemas_and_binary_take() {
     }
 }
 
-/// Jobs of workers run until nothing is left, so that a job that runs goes on being the answer to what waits: KEDA's strategy `accurate`
-/// would start as many again at each look.
+/// Jobs of workers run until nothing is left, so that a job that runs goes on being the answer to what waits: KEDA's
+/// strategy `accurate` would start as many again at each look.
 #[test]
 fn jobs_that_run_count_as_the_answer_to_what_waits() {
     let objects = objects();
