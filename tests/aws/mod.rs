@@ -22,7 +22,6 @@ pub(crate) mod emulator;
 mod machines;
 mod pages;
 mod permissions;
-mod policy;
 mod proxy;
 mod rehearsal;
 mod removal;

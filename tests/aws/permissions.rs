@@ -14,17 +14,44 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, VersioningConfiguration};
+use serde_json::Value;
 
 use super::{
     emulator::Emulator,
     machines::{Machines, Size},
     pictures,
-    policy::{allowed, as_emulated, permission},
-    proxy::{Proxy, Verdict},
+    proxy::{Call, Proxy, Verdict},
     stack::{Account, STACK, settings},
     system::System,
 };
 use crate::support::{client_builder, eventually, upload};
+
+/// Statements of what an instance does before the binary runs: the scripts' calls, not the code's.
+const OF_THE_BOOT: [(&str, &[&str]); 4] = [
+    ("Launch", &["autoscaling:CompleteLifecycleAction"]),
+    ("Release", &["s3:GetObject"]),
+    ("Tokens", &["ssm:GetParameter"]),
+    ("Logs", &["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]),
+];
+
+/// The permission that a call needs.
+fn permission(call: &Call) -> String {
+    let (service, operation) = call.operation.split_once('.').unwrap();
+    let of_version = || call.path.contains("versionId=") || call.body.windows(11).any(|part| part == b"<VersionId>");
+    let action = match operation {
+        "HeadObject" => "GetObject",
+        "HeadBucket" => "ListBucket",
+        "ListOrGetBucket" if call.path.contains("versioning") => "GetBucketVersioning",
+        "ListOrGetBucket" if call.path.contains("versions") => "ListBucketVersions",
+        "ListOrGetBucket" => "ListBucket",
+        "OtherBucket" | "DeleteObject" if of_version() => "DeleteObjectVersion",
+        "OtherBucket" => "DeleteObject",
+        // Its other half is a put, which a worker makes on its own too.
+        "TransactWriteItems" => "DeleteItem",
+        other => other.strip_suffix("Batch").filter(|_| service == "SQS").unwrap_or(other),
+    };
+    format!("{}:{action}", service.to_lowercase())
+}
 
 /// One role of the template, as a user with its policy.
 struct Identity {
@@ -81,21 +108,58 @@ impl Identity {
     /// Panics unless what was called is what is allowed.
     fn compare(&self, role: &str, auto_scaling: BTreeMap<String, u64>) {
         let mut called = self.called.lock().unwrap().clone();
-        for call in called.clone() {
-            // Without it S3 would not tell a key that is missing from one that is forbidden.
-            if call.starts_with("s3:GetObject on") {
-                called.insert(call.replace("GetObject", "ListBucket"));
-            }
-            // The emulator cannot move messages by itself, so there is no task to watch.
-            if call.starts_with("sqs:StartMessageMoveTask") {
-                called.insert(call.replace("StartMessageMoveTask", "ListMessageMoveTasks"));
-            }
+        // Without it S3 would not tell a key that is missing from one that is forbidden.
+        if called.contains("s3:GetObject") {
+            called.insert("s3:ListBucket".to_owned());
+        }
+        // The emulator cannot move messages by itself, so there is no task to watch.
+        if called.contains("sqs:StartMessageMoveTask") {
+            called.insert("sqs:ListMessageMoveTasks".to_owned());
         }
         called.extend(auto_scaling.keys().map(|name| name.replace("AutoScaling.", "autoscaling:")));
         let missing: Vec<_> = called.difference(&self.allowed).collect();
         let spare: Vec<_> = self.allowed.difference(&called).collect();
         assert!(missing.is_empty() && spare.is_empty(), "{role}: missing {missing:?}, never called {spare:?}");
     }
+}
+
+/// A policy as the emulator wants it: there batches and transactions are actions of their own, and tasks that move messages are on no
+/// resource.
+fn as_emulated(policy: &Value) -> Value {
+    let mut policy = policy.clone();
+    let tasks = ["sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks"];
+    let statements = policy["Statement"].as_array_mut().unwrap();
+    if let Some(results) = statements.iter_mut().find(|statement| statement["Sid"] == "Results") {
+        results["Action"].as_array_mut().unwrap().push("dynamodb:TransactWriteItems".into());
+    }
+    let Some(queue) = statements.iter_mut().find(|statement| statement["Sid"] == "Queue") else { return policy };
+    let actions = queue["Action"].as_array_mut().unwrap();
+    let has_tasks = actions.iter().any(|action| action == tasks[0]);
+    let batches: Vec<Value> =
+        actions.iter().filter_map(Value::as_str).map(|action| Value::from(format!("{action}Batch"))).collect();
+    actions.extend(batches);
+    if has_tasks {
+        statements.push(serde_json::json!({ "Effect": "Allow", "Action": tasks, "Resource": "*" }));
+    }
+    policy
+}
+
+/// The actions of a policy, those of the boot excepted, which must be as expected.
+fn allowed(policy: &Value) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for statement in policy["Statement"].as_array().unwrap() {
+        assert_eq!(statement["Effect"], "Allow");
+        let actions: Vec<String> = match &statement["Action"] {
+            Value::String(action) => vec![action.clone()],
+            actions => serde_json::from_value(actions.clone()).unwrap(),
+        };
+        assert!(actions.iter().all(|action| !action.contains('*')), "{statement}");
+        match OF_THE_BOOT.iter().find(|(sid, _)| statement["Sid"] == *sid) {
+            Some((_, expected)) => assert_eq!(actions, *expected),
+            None => all.extend(actions),
+        }
+    }
+    all
 }
 
 /// Everything that the page and the scaler do.
