@@ -45,7 +45,7 @@ fn push_number(key: &mut String, length: usize, digits: &str) {
 }
 
 /// Numbers of more digits than this are found by their whole alone; see [`prefixes`].
-const MAX_SEARCHED_DIGITS: usize = 20;
+const MAX_SEARCHED_DIGITS: usize = 12;
 
 /// What the keys of names begin with that begin with `text`, in the sense of natural order: without regard to case, and numbers by their
 /// value. In order, and none is the beginning of another. There are several only where `text` ends with a digit, for then a longer number

@@ -1,9 +1,11 @@
 //! Publishing: a result goes to the tags, the output object and the row, in this order, each step idempotent.
 
+use serde::Serialize;
+
 use super::fate::Fate;
 use crate::{
     backend::{Backend, Error, ErrorKind, Result, Written},
-    contract::{Classification, ImageName, result::output_key, tags},
+    contract::{Classification, ImageName, Sequencer, result::output_key, tags},
 };
 
 /// Tries to write over a row that others write at the same time.
@@ -65,12 +67,22 @@ struct Output {
     body: Vec<u8>,
 }
 
+/// What an output object holds: the result, and which event asked for it, so that no two events write the same bytes.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(flatten)]
+    result: &'a Classification,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequencer: Option<&'a Sequencer>,
+}
+
 impl Output {
     /// The output of `result`; a failure has none.
     fn of(result: &Classification) -> Result<Option<Self>> {
         let Some(key) = result.output_key() else { return Ok(None) };
         let refused = || Error::new(ErrorKind::Refused, format!("cannot write the result of {}", result.image));
-        let body = serde_json::to_vec(result).map_err(|e| refused().because(e))?;
+        let body = Body { result, sequencer: result.sequencer.as_ref() };
+        let body = serde_json::to_vec(&body).map_err(|e| refused().because(e))?;
         Ok(Some(Self { key, body }))
     }
 }
