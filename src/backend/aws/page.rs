@@ -150,7 +150,8 @@ impl DynamoResults {
             .expression_attribute_names("#partition", partition)
             .expression_attribute_values(":partition", lane.key.clone())
             .scan_index_forward(!backwards)
-            .limit(i32::try_from(lane.chunk).unwrap_or(i32::MAX));
+            // One more, for a condition on a range has its ends in it: that row is left out below.
+            .limit(i32::try_from(lane.chunk + usize::from(!prefix.is_empty())).unwrap_or(i32::MAX));
         let page = match within_range(query, prefix, &from, backwards).send().await {
             Err(SdkError::ServiceError(e)) if label && is_no_index(e.err()) => {
                 let message =
@@ -162,7 +163,6 @@ impl DynamoResults {
         let last = page.last_evaluated_key.as_ref().and_then(|k| text(k, SORT_KEY)).map(str::to_owned);
         let mut items = page.items.unwrap_or_default();
         if let Start::Beyond(key) = &from {
-            // A condition on a range has its ends in it.
             items.retain(|item| text(item, SORT_KEY) != Some(key));
         }
         let (visible, hidden): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| is_visible(item, marker));
