@@ -132,10 +132,7 @@ impl Block {
 /// Writes the line of an image, or takes it away, and keeps the counters right.
 pub(super) fn set(db: &Connection, image: &ImageName, entry: Option<Entry>) -> Result<()> {
     let (name, key) = (image.as_str(), sort_key(image.as_str()));
-    let (id, mut block) = match containing(db, &key)? {
-        Some(stored) => stored,
-        None => (None, Block::default()),
-    };
+    let (id, mut block) = containing(db, &key)?.unwrap_or_default();
     let found = block.find(&key)?;
     let before = found.ok().map(|place| block.entries[place.line]);
     match (found, entry) {

@@ -88,6 +88,7 @@ async fn clients_of_hugging_face_get_what_they_expect() {
 
 /// No answer has the words of a parser's programmer in it.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of requests")]
 async fn refusals_are_in_words() {
     let server = Server::start(|_| {}).await;
     let get = |path: &str| server.client.get(format!("{}{path}", server.url));
