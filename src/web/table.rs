@@ -26,7 +26,7 @@ pub(crate) fn verdict(outcome: &Outcome) -> &'static str {
 }
 
 pub(crate) fn percent(confidence: f32) -> String {
-    format!("{:.0} %", confidence * 100.0)
+    format!("{:.0}\u{a0}%", confidence * 100.0)
 }
 
 /// One row of the table.
