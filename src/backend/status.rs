@@ -62,8 +62,19 @@ pub struct WorkerStatus {
 
 impl From<Heartbeat> for WorkerStatus {
     fn from(beat: Heartbeat) -> Self {
-        let Heartbeat { worker, started_at, seen_at, in_flight, draining, done, failed, busy_ms: _, minutes, labels, latency: _ } =
-            beat;
+        let Heartbeat {
+            worker,
+            started_at,
+            seen_at,
+            in_flight,
+            draining,
+            done,
+            failed,
+            busy_ms: _,
+            minutes,
+            labels,
+            latency: _,
+        } = beat;
         Self { worker, started_at, seen_at, in_flight, draining, done, failed, minutes, labels }
     }
 }

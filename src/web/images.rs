@@ -44,20 +44,15 @@ pub(crate) async fn get(
     let cache = CacheControl::new().with_private().with_no_cache();
     let etag = etag::strong(&stored.bytes);
     let part = range::wanted(&headers, etag.as_ref(), stored.bytes.len() as u64);
-    let mut response = etag::conditional(&headers, cache, etag, || body(&app, stored.bytes, part, (share, activity), &image));
+    let mut response =
+        etag::conditional(&headers, cache, etag, || body(&app, stored.bytes, part, (share, activity), &image));
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     Ok(response)
 }
 
 /// `taker` has the share of memory that the image takes, and is known by what its connection does.
-fn body(
-    app: &App,
-    bytes: Vec<u8>,
-    part: Part,
-    taker: (OwnedSemaphorePermit, Activity),
-    image: &ImageName,
-) -> Response {
+fn body(app: &App, bytes: Vec<u8>, part: Part, taker: (OwnedSemaphorePermit, Activity), image: &ImageName) -> Response {
     let format = format::sniff(&bytes);
     let disposition = if format.is_ok() { "inline" } else { "attachment" };
     let disposition =
