@@ -46,6 +46,6 @@ async fn the_server_is_as_its_document_says() {
             .unwrap()
     };
     let output = tokio::task::spawn_blocking(run).await.unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &*String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}\n{}", server.log());
 }
