@@ -65,12 +65,18 @@ async fn who_takes_an_image_slowly_gives_way() {
             }
         });
     }
-    // Until both have their share.
-    while server.app.image_memory.takers() < 2 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let takers = async |enough: fn(usize) -> bool| {
+        let reached = async {
+            while !enough(server.app.image_memory.takers()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap();
+    };
+    takers(|n| n == 2).await;
     assert_eq!(server.get("/images/small.png").await.status(), StatusCode::OK);
-    slow.join_next().await.unwrap().unwrap();
+    // One of them was cut off; what it still gets is the system's.
+    takers(|n| n < 2).await;
 }
 
 /// What is kept of each file until the answer is taken is little, and of 20,000 in each of many requests it is much.
