@@ -56,6 +56,7 @@ impl Charts {
         let charts = vec![
             chart("Images a minute", &[("labelled", |s| s.per_minute)]),
             chart("Queue", &[("waiting", |s| s.waiting as f64), ("in work", |s| s.in_work as f64)]),
+            chart("Upload to label", &[("seconds", |s| s.delay)]),
             chart("Workers", &[("running", |s| s.running.into()), ("wanted", |s| s.desired.into())]),
         ];
         Self { minutes, charts }
@@ -133,6 +134,9 @@ mod tests {
             in_work: 0,
             desired: 1,
             running: 1,
+            timed: 0,
+            seconds: 0.0,
+            delay: 0.0,
         };
         let now = Timestamp::from_millis(60 * 60_000);
         assert!(Charts::new(&[sample(60, 1)], now).charts.is_empty());

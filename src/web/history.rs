@@ -25,6 +25,11 @@ pub(crate) struct Sample {
     pub(crate) in_work: u64,
     pub(crate) desired: u32,
     pub(crate) running: u32,
+    /// Images whose time from upload to label was counted, and their seconds.
+    pub(crate) timed: u64,
+    pub(crate) seconds: f64,
+    /// Seconds from upload to label, on average since the sample before.
+    pub(crate) delay: f64,
 }
 
 impl Sample {
@@ -37,6 +42,9 @@ impl Sample {
             in_work: status.queue.in_flight,
             desired: status.fleet.desired,
             running: status.fleet.running,
+            timed: status.latency.count(),
+            seconds: status.latency.sum_seconds(),
+            delay: 0.0,
         }
     }
 }
@@ -47,13 +55,19 @@ pub(crate) struct History(Mutex<VecDeque<Sample>>);
 
 impl History {
     /// Remembers a state, unless one was remembered a moment ago.
-    pub(crate) fn note(&self, sample: Sample) {
+    pub(crate) fn note(&self, mut sample: Sample) {
         let mut samples = self.0.lock();
         // Samples of the future are from before the clock was set back.
         samples.retain(|old| old.at <= sample.at && sample.at.since(old.at) < SPAN);
-        if samples.back().is_none_or(|last| sample.at.since(last.at) >= STEP) {
-            samples.push_back(sample);
+        match samples.back() {
+            Some(last) if sample.at.since(last.at) < STEP => return,
+            // Fewer than before: the counts were reset.
+            Some(last) if sample.timed > last.timed => {
+                sample.delay = (sample.seconds - last.seconds).max(0.0) / (sample.timed - last.timed) as f64;
+            }
+            _ => {}
         }
+        samples.push_back(sample);
     }
 
     /// Whether nothing was remembered for a while.
@@ -73,7 +87,7 @@ mod tests {
 
     fn sample(second: i64) -> Sample {
         let at = Timestamp::from_millis(second * 1000);
-        Sample { at, per_minute: 1.0, waiting: 2, in_work: 3, desired: 1, running: 1 }
+        Sample { at, per_minute: 1.0, waiting: 2, in_work: 3, desired: 1, running: 1, timed: 0, seconds: 0.0, delay: 0.0 }
     }
 
     #[test]
@@ -85,6 +99,16 @@ mod tests {
         let samples = history.samples();
         assert_eq!(samples.len(), 360);
         assert_eq!((samples[0], samples[359]), (sample(3600), sample(7190)));
+    }
+
+    #[test]
+    fn the_time_to_a_label_is_that_since_the_sample_before() {
+        let history = History::default();
+        for (second, timed, seconds) in [(0, 10, 10.0), (60, 20, 40.0), (120, 20, 40.0)] {
+            history.note(Sample { timed, seconds, ..sample(second) });
+        }
+        let delays: Vec<f64> = history.samples().iter().map(|sample| sample.delay).collect();
+        assert_eq!(delays, [0.0, 3.0, 0.0]);
     }
 
     #[test]

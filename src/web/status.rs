@@ -80,6 +80,8 @@ struct StatusPage<'a> {
     classes: &'a [String],
     changes: Vec<Change>,
     charts: Charts,
+    /// Seconds from upload to label.
+    mean_delay: f64,
     workers: Vec<Worker<'a>>,
 }
 
@@ -128,6 +130,7 @@ pub(crate) async fn page(State(app): State<Arc<App>>) -> Result<Response> {
         stale: known.stale_seconds(),
         classes,
         changes,
+        mean_delay: system.latency.sum_seconds() / system.latency.count().max(1) as f64,
         charts: Charts::new(&app.history.samples(), now),
         workers: system.workers.iter().map(|beat| Worker::new(beat, now)).collect(),
     }))
