@@ -139,7 +139,7 @@ async fn read_part(
         Reading::Refused(error) => files.refuse(&file, error),
         // What browsers send for a form without a chosen file.
         Reading::Taken(writer) if file.is_empty() && writer.size() == 0 => {}
-        Reading::Taken(writer) if file.is_empty() => files.refuse("", NameError::Empty.into()),
+        Reading::Taken(_) if file.is_empty() => files.refuse("", NameError::Empty.into()),
         Reading::Taken(writer) => files.keep(app, writer, file).await,
     }
     Ok(())
