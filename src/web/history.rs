@@ -87,7 +87,17 @@ mod tests {
 
     fn sample(second: i64) -> Sample {
         let at = Timestamp::from_millis(second * 1000);
-        Sample { at, per_minute: 1.0, waiting: 2, in_work: 3, desired: 1, running: 1, timed: 0, seconds: 0.0, delay: 0.0 }
+        Sample {
+            at,
+            per_minute: 1.0,
+            waiting: 2,
+            in_work: 3,
+            desired: 1,
+            running: 1,
+            timed: 0,
+            seconds: 0.0,
+            delay: 0.0,
+        }
     }
 
     #[test]
