@@ -4,8 +4,8 @@ use axum::{
     extract::{FromRequestParts, Path, Query, rejection::PathRejection},
     http::{Uri, request::Parts},
 };
-
 use clap::ValueEnum;
+use percent_encoding::percent_decode_str;
 
 use super::error::{Error, Result};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 /// 400 for a parameter that is given twice, for one that is not among them, and for what is not UTF-8. Pages take what they do not
 /// know: others add to links.
 pub(crate) fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<[String; N]> {
-    read(uri, names, ["/", "/results"].contains(&uri.path()))
+    read(uri, names, uri.path() == "/" || uri.path().starts_with("/results"))
 }
 
 /// The same, and no others, wherever the call goes.
@@ -43,8 +43,10 @@ impl<S: Sync> FromRequestParts<S> for NoParameters {
 }
 
 fn read<const N: usize>(uri: &Uri, names: [&str; N], takes_others: bool) -> Result<[String; N]> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|_| Error::bad_request("the parameters in the address cannot be read"))?;
+    let unreadable = || Error::bad_request("the parameters in the address cannot be read");
+    let is_utf8 = percent_decode_str(uri.query().unwrap_or_default()).decode_utf8().is_ok();
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).ok().filter(|_| is_utf8);
+    let Query(pairs) = pairs.ok_or_else(unreadable)?;
     let mut values: [Option<String>; N] = [const { None }; N];
     for (name, value) in pairs {
         let Some(at) = names.iter().position(|known| *known == name) else {

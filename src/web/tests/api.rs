@@ -34,7 +34,7 @@ async fn an_image_may_be_the_whole_body() {
 
     for (path, kind, bytes, status, says) in [
         ("/?name=a.png", "image/png", b"text".to_vec(), 415, "looks like text"),
-        ("/", "image/png", Vec::new(), 400, "no file"),
+        ("/", "image/png", Vec::new(), 411, "no body"),
         ("/", "text/plain", picture(1), 415, "curl --data-binary"),
         ("/", "application/json", b"{}".to_vec(), 415, "curl --data-binary"),
         ("/?name=..", "image/png", picture(1), 400, "directory"),
@@ -178,7 +178,7 @@ async fn polls_are_not_sent_again_and_text_is_compressed() {
         assert_eq!((status, body.len()), (StatusCode::NOT_MODIFIED, 0), "{path}");
         assert_eq!(
             (&headers[header::ETAG], &headers[header::CACHE_CONTROL]),
-            (&etag, &"private, no-cache".parse().unwrap())
+            (&etag, &"no-cache, private".parse().unwrap())
         );
     }
     assert!(server.get("/api/status").await.headers().contains_key(header::ETAG));

@@ -106,7 +106,8 @@ async fn odd_requests_get_a_clear_answer_and_the_server_serves_on() {
     assert!(server.raw(&whole(kind, &encoded)).await.contains("\"image\":\"é.png\""));
 
     for (request, status, says) in [
-        (whole("", b"x"), 415, "multipart/form-data"),
+        (whole("", b"x"), 415, "looks like text"),
+        (whole("Content-Type: text/plain\r\n", b"x"), 415, "multipart/form-data"),
         (whole("Content-Type: multipart/form-data\r\n", b"x"), 400, "boundary"),
         (whole(kind, b""), 400, ""),
         (whole(kind, b"garbage"), 400, ""),
