@@ -1,6 +1,7 @@
 //! Checks the model bundle that the binary embeds, and tells the crate where it is.
 //!
-//! `IMGCLS_EMBED` at build time embeds another bundle than `assets/model`: a directory, or the name of a model in the user's cache.
+//! `IMGCLS_EMBED` at build time embeds another bundle than `assets/model`: a directory, or the name of a model in the
+//! user's cache.
 
 use std::path::{Path, PathBuf};
 

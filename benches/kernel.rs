@@ -1,7 +1,7 @@
 //! Networks and their layers against this machine's multiply-add peak: `make bench`.
 //!
-//! Throughput is counted in multiply-adds of the plain convolution, as everybody counts them; Winograd does fewer, so it may
-//! pass the peak that the first group measures.
+//! Throughput is counted in multiply-adds of the plain convolution, as everybody counts them; Winograd does fewer, so
+//! it may pass the peak that the first group measures.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! One engine of `make bench-peers`: loads a network, then answers each line `k` on stdin with `k` times in milliseconds.
+//! One engine of `make bench-peers`: loads a network, then answers each line `k` on stdin with `k` times in
+//! milliseconds.
 //!
 //! Arguments: `kernel` or `reference`, architecture, weights, side, batch, threads.
 

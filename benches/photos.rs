@@ -1,5 +1,5 @@
-//! The decoding side of `make bench-pipeline`: reads photos, then answers each line on stdin with the milliseconds that making the network's
-//! input of all of them took, on one thread.
+//! The decoding side of `make bench-pipeline`: reads photos, then answers each line on stdin with the milliseconds that
+//! making the network's input of all of them took, on one thread.
 //!
 //! Arguments: shorter side after the resize, side of the input, files.
 

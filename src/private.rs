@@ -28,8 +28,8 @@ pub(crate) fn writing() -> OpenOptions {
     options
 }
 
-/// Takes from all but the owner what they may do with a file or directory, if it is there and this user's. A directory in which
-/// everybody may make files is no one's and stays.
+/// Takes from all but the owner what they may do with a file or directory, if it is there and this user's. A directory
+/// in which everybody may make files is no one's and stays.
 ///
 /// # Errors
 /// If its permissions can be neither read nor set.

@@ -1,11 +1,12 @@
-//! TLS for clients: rustls on ring, with the machine's root certificates (or those of `SSL_CERT_FILE`), else those built in.
+//! TLS for clients: rustls on ring, with the machine's root certificates (or those of `SSL_CERT_FILE`), else those
+//! built in.
 
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
-/// The certificates to trust. Those built in, Mozilla's, count only where the machine has none, as in an empty container: a machine's
-/// own list may leave some out on purpose.
+/// The certificates to trust. Those built in, Mozilla's, count only where the machine has none, as in an empty
+/// container: a machine's own list may leave some out on purpose.
 #[must_use]
 pub fn roots() -> Vec<CertificateDer<'static>> {
     let native = rustls_native_certs::load_native_certs().certs;

@@ -14,7 +14,8 @@ fn schemathesis() -> String {
     String::from_utf8(installed.stdout).unwrap().trim().to_owned()
 }
 
-/// What is right and what is wrong by the document, with all the values that it gives reason to try, and some at random.
+/// What is right and what is wrong by the document, with all the values that it gives reason to try, and some at
+/// random.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_is_as_its_document_says() {
     let program = schemathesis();

@@ -1,4 +1,5 @@
-//! The door: whatever strangers send, the health check answers within a second, others are served, and memory is bounded.
+//! The door: whatever strangers send, the health check answers within a second, others are served, and memory is
+//! bounded.
 //!
 //! `IMGCLS_DOOR=large` sends ten times as much.
 
@@ -45,8 +46,8 @@ impl<'a> Watch<'a> {
         Self { server, probes: AtomicUsize::new(0), late: AtomicUsize::new(0), over: AtomicBool::new(false) }
     }
 
-    /// Asks for the health check, each time by a new connection, until the attack is over. On a loaded machine one in fifty may be
-    /// late, but never two in a row.
+    /// Asks for the health check, each time by a new connection, until the attack is over. On a loaded machine one in
+    /// fifty may be late, but never two in a row.
     async fn health(&self) {
         let client = client_builder().pool_max_idle_per_host(0).timeout(4 * SOON).build().unwrap();
         let mut late_before = false;
@@ -62,7 +63,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks at results and uploads a picture: at the height of the attack this may have to be tried again, not for long.
+    /// Looks at results and uploads a picture: at the height of the attack this may have to be tried again, not for
+    /// long.
     async fn others(&self, seed: u32) {
         let client = client_builder().timeout(Duration::from_secs(10)).build().unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -1,4 +1,5 @@
-//! The integration tests: they drive the real binary. One test binary, since each would link the embedded weights again.
+//! The integration tests: they drive the real binary. One test binary, since each would link the embedded weights
+//! again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::cognitive_complexity, reason = "every assertion counts as a branch")]

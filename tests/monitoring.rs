@@ -1,4 +1,5 @@
-//! What watches the service: its metrics, alert rules and dashboard, by Prometheus' own tool, and that they fit each other.
+//! What watches the service: its metrics, alert rules and dashboard, by Prometheus' own tool, and that they fit each
+//! other.
 
 use std::{
     collections::BTreeSet,

@@ -250,7 +250,8 @@ async fn a_worker_that_is_stopped_at_work_loses_nothing() {
     assert!(server.terminate().success());
 }
 
-/// What a supervisor sees of a worker that cannot start: its end, its reason and its exit code, though standard input stays open.
+/// What a supervisor sees of a worker that cannot start: its end, its reason and its exit code, though standard input
+/// stays open.
 #[test]
 fn a_supervised_worker_that_cannot_start_says_why_and_ends() {
     let dir = tempfile::tempdir().unwrap();

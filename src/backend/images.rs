@@ -85,8 +85,8 @@ pub trait Images: Send + Sync + Debug {
 /// The tags of stored images.
 #[async_trait]
 pub trait Tags: Send + Sync + Debug {
-    /// Sets the tags that have a value, removes those that have none, and keeps others that the image has. Returns all that it had
-    /// before.
+    /// Sets the tags that have a value, removes those that have none, and keeps others that the image has. Returns all
+    /// that it had before.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](super::ErrorKind::NotFound) if the image is gone, whatever the tags.

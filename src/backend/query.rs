@@ -59,11 +59,12 @@ impl Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Search {
-    /// Names that hold the text anywhere, and labels that are the text, without regard to ASCII case. Such a store has every order, finds
-    /// every state, and counts what a filter leaves.
+    /// Names that hold the text anywhere, and labels that are the text, without regard to ASCII case. Such a store has
+    /// every order, finds every state, and counts what a filter leaves.
     Substring,
-    /// Names that begin with the text, in the folding of natural order: without regard to case, and a number by its value. Such a store has
-    /// the order of names alone, finds labels and folders but no states, and counts all rows alone.
+    /// Names that begin with the text, in the folding of natural order: without regard to case, and a number by its
+    /// value. Such a store has the order of names alone, finds labels and folders but no states, and counts all rows
+    /// alone.
     Prefix,
 }
 
@@ -79,7 +80,8 @@ pub enum Cursor {
 }
 
 impl Cursor {
-    /// Reads a cursor of this order, as [`Display`](fmt::Display) writes it: the name, or numbers with `:` between them.
+    /// Reads a cursor of this order, as [`Display`](fmt::Display) writes it: the name, or numbers with `:` between
+    /// them.
     ///
     /// # Errors
     /// What is wrong with it, for a person to read.
@@ -169,7 +171,8 @@ impl PageQuery {
     }
 }
 
-/// A page of rows in the order that was asked for. It has as many as were asked for, or is the last one in its direction.
+/// A page of rows in the order that was asked for. It has as many as were asked for, or is the last one in its
+/// direction.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Page {
     /// The rows.
@@ -198,10 +201,11 @@ pub struct Matches {
 pub struct Counts {
     /// By state, whichever of them the filter names.
     pub states: StateCounts,
-    /// By label, whichever of them the filter names, the most frequent first; at most [`MAX_COUNTED`](Self::MAX_COUNTED).
+    /// By label, whichever of them the filter names, the most frequent first; at most
+    /// [`MAX_COUNTED`](Self::MAX_COUNTED).
     pub labels: Vec<LabelCount>,
-    /// The folders in the filter's folder, or the outermost ones, in natural order; at most [`MAX_COUNTED`](Self::MAX_COUNTED). Nothing else
-    /// of the filter counts for them.
+    /// The folders in the filter's folder, or the outermost ones, in natural order; at most
+    /// [`MAX_COUNTED`](Self::MAX_COUNTED). Nothing else of the filter counts for them.
     pub folders: Vec<FolderCount>,
     /// False where the store only sums up what workers counted.
     pub exact: bool,

@@ -27,7 +27,8 @@ pub enum Which {
     Missing,
 }
 
-/// Sends an event for each of these images and returns how many. Memory does not depend on how many there are. `model` is the present one, as rows have it.
+/// Sends an event for each of these images and returns how many. Memory does not depend on how many there are. `model`
+/// is the present one, as rows have it.
 ///
 /// # Errors
 /// The store's; what was sent until then stays sent.

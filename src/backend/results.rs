@@ -59,7 +59,8 @@ pub trait Results: Send + Sync + Debug {
     /// How the store finds text, and what else it can find and sort by.
     fn search(&self) -> Search;
 
-    /// Returns a page. Without a filter, in the order of names or of writes, its cost does not depend on how many rows there are.
+    /// Returns a page. Without a filter, in the order of names or of writes, its cost does not depend on how many rows
+    /// there are.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](super::ErrorKind::Unsupported) for what its [`Search`] says that it has not.

@@ -26,8 +26,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Images by label, over all workers.
     pub labels: BTreeMap<String, u64>,
-    /// How long the message that comes next has waited, in seconds. `None` if none waits, and where the queue does not tell: SQS has it in
-    /// CloudWatch alone, as `ApproximateAgeOfOldestMessage`.
+    /// How long the message that comes next has waited, in seconds. `None` if none waits, and where the queue does not
+    /// tell: SQS has it in CloudWatch alone, as `ApproximateAgeOfOldestMessage`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_message_seconds: Option<f64>,
     /// How long images took from their upload to their label, over all workers.

@@ -22,7 +22,8 @@ pub struct Global {
     /// Directory of the local backend.
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// How log lines look; the variable `IMGCLS_LOG` says which there are, such as `debug` or `imgcls=debug,aws_config=warn`.
+    /// How log lines look; the variable `IMGCLS_LOG` says which there are, such as `debug` or
+    /// `imgcls=debug,aws_config=warn`.
     #[arg(long, global = true, value_enum)]
     pub log_format: Option<LogFormat>,
 }
@@ -38,8 +39,8 @@ impl Global {
         keys
     }
 
-    /// The arguments with which a worker process gets the file and all of `flags` that are not the web tier's alone: its tokens
-    /// would be in the process list.
+    /// The arguments with which a worker process gets the file and all of `flags` that are not the web tier's alone:
+    /// its tokens would be in the process list.
     #[must_use]
     pub fn for_workers(&self, flags: &Overrides) -> Vec<String> {
         let file = self.config.iter().map(|file| format!("--config={}", file.display()));

@@ -13,7 +13,8 @@ use super::{ConfigError, Raw, flags::Overrides};
 /// The prefix of the environment variables.
 const ENV_PREFIX: &str = "IMGCLS_";
 
-/// Variables with the prefix that are no configuration keys: the file's place, the log filter, and the bundle that a build embeds.
+/// Variables with the prefix that are no configuration keys: the file's place, the log filter, and the bundle that a
+/// build embeds.
 const ENV_OTHERS: [&str; 3] = ["IMGCLS_CONFIG", "IMGCLS_LOG", "IMGCLS_EMBED"];
 
 /// Where a value came from.

@@ -1,8 +1,10 @@
-//! The configuration, in two steps: layers of keys as they are written, then typed values, of which each role gets its part.
+//! The configuration, in two steps: layers of keys as they are written, then typed values, of which each role gets its
+//! part.
 //!
-//! The layers are defaults, a file, `IMGCLS_*` variables and flags ([`layers`]); merged they are a [`Raw`]. Every layer spells a key the
-//! same way: `fleet.max` in the file is `IMGCLS_FLEET_MAX` in the environment and `--set fleet.max=4` on the command line; frequent keys
-//! have flags of their own. A role then asks for its part, such as [`Raw::serve`], which checks what the role needs and nothing else.
+//! The layers are defaults, a file, `IMGCLS_*` variables and flags ([`layers`]); merged they are a [`Raw`]. Every layer
+//! spells a key the same way: `fleet.max` in the file is `IMGCLS_FLEET_MAX` in the environment and `--set fleet.max=4`
+//! on the command line; frequent keys have flags of their own. A role then asks for its part, such as [`Raw::serve`],
+//! which checks what the role needs and nothing else.
 
 use std::path::PathBuf;
 

@@ -5,7 +5,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-/// A range of addresses, written `10.0.0.0/8` or `2001:db8::/32`; an address alone is the range that holds nothing else.
+/// A range of addresses, written `10.0.0.0/8` or `2001:db8::/32`; an address alone is the range that holds nothing
+/// else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network(IpNet);

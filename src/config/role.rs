@@ -25,7 +25,8 @@ pub struct Serve {
 /// The worker processes that a server runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workers {
-    /// Threads of each. A fixed share, not one that shrinks as the fleet grows: running workers cannot give threads back.
+    /// Threads of each. A fixed share, not one that shrinks as the fleet grows: running workers cannot give threads
+    /// back.
     pub threads: NonZero<usize>,
     /// When there are more or fewer of them.
     pub rules: Rules,

@@ -64,8 +64,8 @@ impl ObjectEvent {
 
 /// The created objects that a message body names. Empty for `s3:TestEvent` and for events of other types.
 ///
-/// Understood are S3's notification (every record counts), EventBridge's event of S3, either of them in an SNS envelope, and a plain
-/// `s3://bucket/key`.
+/// Understood are S3's notification (every record counts), EventBridge's event of S3, either of them in an SNS
+/// envelope, and a plain `s3://bucket/key`.
 ///
 /// # Errors
 /// [`EventError`] if the body is none of these; such a message will never be understood, so it may be dropped.

@@ -1,4 +1,5 @@
-//! What is written on the wire and in the stores: names, times, events, order, tags and results. Pure functions, no input or output.
+//! What is written on the wire and in the stores: names, times, events, order, tags and results. Pure functions, no
+//! input or output.
 
 pub mod escape;
 pub mod event;

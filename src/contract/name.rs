@@ -11,17 +11,19 @@ use super::order::{MAX_KEY_BYTES, SHORT, sort_key};
 /// The longest component of an image name, in bytes of UTF-8: what most file systems take.
 pub const MAX_COMPONENT_BYTES: usize = 255;
 
-/// The longest image name, in bytes of UTF-8. It leaves half of an S3 key to a prefix or a label. A name's sort key must fit DynamoDB, too,
-/// which one of 291 bytes always does, and a longer one unless it is full of numbers.
+/// The longest image name, in bytes of UTF-8. It leaves half of an S3 key to a prefix or a label. A name's sort key
+/// must fit DynamoDB, too, which one of 291 bytes always does, and a longer one unless it is full of numbers.
 pub const MAX_NAME_BYTES: usize = 512;
 
-/// A longer "extension" is taken as part of the stem: it is no extension, and keeping it could leave no room for the stem.
+/// A longer "extension" is taken as part of the stem: it is no extension, and keeping it could leave no room for the
+/// stem.
 const MAX_EXTENSION_BYTES: usize = 16;
 
 /// How many hex digits of the content's SHA-256 are tried, in turn, when a name is taken by other bytes.
 pub const HASH_LENGTHS: [usize; 3] = [8, 16, 64];
 
-/// What folders leave free: room for the end of a stem, the longest hash and the longest extension, whatever they are made of.
+/// What folders leave free: room for the end of a stem, the longest hash and the longest extension, whatever they are
+/// made of.
 const ROOM: &str = "1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a";
 
 /// Why a text is no image name.
@@ -68,18 +70,19 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The name of a stored image: a relative path of components between `/`, each in Unicode NFC, without control or format characters,
-/// neither `.` nor `..`, and of 1 to [`MAX_COMPONENT_BYTES`]; of at most [`MAX_NAME_BYTES`] in all.
+/// The name of a stored image: a relative path of components between `/`, each in Unicode NFC, without control or
+/// format characters, neither `.` nor `..`, and of 1 to [`MAX_COMPONENT_BYTES`]; of at most [`MAX_NAME_BYTES`] in all.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(String);
 
 impl ImageName {
-    /// The name for an upload that its sender calls `raw`: its [`relative_path`], normalised. A file name that is too long is cut and gets
-    /// the first hex digits of the content's `digest`, so that two long names stay apart.
+    /// The name for an upload that its sender calls `raw`: its [`relative_path`], normalised. A file name that is too
+    /// long is cut and gets the first hex digits of the content's `digest`, so that two long names stay apart.
     ///
     /// # Errors
-    /// [`NameError::Empty`] or [`NameError::Dots`] if no usable name is left, [`NameError::LongFolders`] if there is no room for one.
+    /// [`NameError::Empty`] or [`NameError::Dots`] if no usable name is left, [`NameError::LongFolders`] if there is no
+    /// room for one.
     pub fn from_upload(raw: &str, digest: &Digest) -> Result<Self, NameError> {
         let (folders, base) = split_path(relative_path(raw));
         let base = normalised(base);
@@ -108,7 +111,8 @@ impl ImageName {
             while !stem.is_char_boundary(end) {
                 end -= 1;
             }
-            // A cut may split what NFC had composed of several characters; a prefix of NFC text is NFC text all the same.
+            // A cut may split what NFC had composed of several characters; a prefix of NFC text is NFC text all the
+            // same.
             let name = Self(format!("{folders}{}{tail}", &stem[..end]));
             if end == 0 || name.fits() {
                 return name;
@@ -145,8 +149,9 @@ impl ImageName {
     }
 }
 
-/// What of a name that a user gave is kept: all of a relative path, such as `cats/1.png`. Of one that is absolute or leads up, or that may
-/// mean another thing to another system (`\`, a drive, empty components and `.`), the base name after the last `/` or `\`.
+/// What of a name that a user gave is kept: all of a relative path, such as `cats/1.png`. Of one that is absolute or
+/// leads up, or that may mean another thing to another system (`\`, a drive, empty components and `.`), the base name
+/// after the last `/` or `\`.
 #[must_use]
 pub fn relative_path(raw: &str) -> &str {
     let base = raw.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -161,7 +166,8 @@ fn split_path(path: &str) -> (&str, &str) {
     path.split_at(path.rfind('/').map_or(0, |at| at + 1))
 }
 
-/// The folders as they are stored, with a `/` at the end. None where one of them turns out to be special without what is invisible.
+/// The folders as they are stored, with a `/` at the end. None where one of them turns out to be special without what
+/// is invisible.
 fn safe_folders(folders: &str, base: &str) -> Result<String, NameError> {
     let folders: Vec<String> = folders.split('/').map(normalised).collect();
     if folders.iter().any(|folder| is_special(folder)) {

@@ -1,14 +1,16 @@
 //! Natural order of image names: `2_x` before `10_x`, `a` beside `A`. One function for table keys, pages and tools.
 
-/// The longest sort key that DynamoDB takes, in bytes. A name of [`SHORT`](self::SHORT) bytes or less has none that is longer.
+/// The longest sort key that DynamoDB takes, in bytes. A name of [`SHORT`](self::SHORT) bytes or less has none that is
+/// longer.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// Names of so many bytes have a key that fits, whatever they are made of: at worst digits and letters take turns, and two bytes
-/// become five.
+/// Names of so many bytes have a key that fits, whatever they are made of: at worst digits and letters take turns, and
+/// two bytes become five.
 pub(super) const SHORT: usize = 291;
 
-/// The text whose bytes sort as the natural order of `name`: its [`fold`], and after a `U+0001`, which no name holds, the raw name, so
-/// that ties are told apart by it and two names never share a key. Test vectors are in `tests/vectors/natural_order.txt`.
+/// The text whose bytes sort as the natural order of `name`: its [`fold`], and after a `U+0001`, which no name holds,
+/// the raw name, so that ties are told apart by it and two names never share a key. Test vectors are in
+/// `tests/vectors/natural_order.txt`.
 #[must_use]
 pub fn sort_key(name: &str) -> String {
     let mut key = fold(name);
@@ -18,8 +20,9 @@ pub fn sort_key(name: &str) -> String {
     key
 }
 
-/// What of a name counts first in natural order: runs of ASCII digits compare as numbers, the rest without regard to case (Unicode
-/// lower case). A run of digits becomes `0`, its count of significant digits as two hex digits, and these digits.
+/// What of a name counts first in natural order: runs of ASCII digits compare as numbers, the rest without regard to
+/// case (Unicode lower case). A run of digits becomes `0`, its count of significant digits as two hex digits, and these
+/// digits.
 #[must_use]
 pub fn fold(name: &str) -> String {
     let mut key = String::with_capacity(name.len() * 2 + 8);
@@ -47,9 +50,9 @@ fn push_number(key: &mut String, length: usize, digits: &str) {
 /// Numbers of more digits than this are found by their whole alone; see [`prefixes`].
 const MAX_SEARCHED_DIGITS: usize = 12;
 
-/// What the keys of names begin with that begin with `text`, in the sense of natural order: without regard to case, and numbers by their
-/// value. In order, and none is the beginning of another. There are several only where `text` ends with a digit, for then a longer number
-/// may begin with it: one for each length.
+/// What the keys of names begin with that begin with `text`, in the sense of natural order: without regard to case, and
+/// numbers by their value. In order, and none is the beginning of another. There are several only where `text` ends
+/// with a digit, for then a longer number may begin with it: one for each length.
 #[must_use]
 pub fn prefixes(text: &str) -> Vec<String> {
     let start = text.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -150,7 +153,8 @@ mod tests {
             prop_assert!(sort_key(&name[..end]).len() <= MAX_KEY_BYTES);
         }
 
-        /// Without leading zeros, what begins with a text is found by it; and what is found lies in the order of the prefixes.
+        /// Without leading zeros, what begins with a text is found by it; and what is found lies in the order of the
+        /// prefixes.
         #[test]
         fn beginnings_are_found_in_order(text in "[1-9a-cÉ/]{1,8}", names in proptest::collection::vec("[1-9a-cÉ/]{0,6}", 1..6)) {
             let mut keys: Vec<String> = names.iter().map(|rest| sort_key(&format!("{text}{rest}"))).collect();

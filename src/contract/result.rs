@@ -88,7 +88,8 @@ pub struct Classification {
     /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub classified_at: OffsetDateTime,
-    /// The sequencer of the event that asked for it. The stores keep it beside the result; it is nobody else's business.
+    /// The sequencer of the event that asked for it. The stores keep it beside the result; it is nobody else's
+    /// business.
     #[serde(skip)]
     pub sequencer: Option<Sequencer>,
     /// The sequencer that the classified bytes were stored with, where the store knows it: results of bytes that were
@@ -118,7 +119,8 @@ impl Classification {
 /// The longest key of an object on S3, in bytes.
 pub const MAX_OBJECT_KEY_BYTES: usize = 1024;
 
-/// `{image}_{label}`, the label's spaces as `_`, and its `/` too, so that a label makes no folder; cut where S3 would refuse it.
+/// `{image}_{label}`, the label's spaces as `_`, and its `/` too, so that a label makes no folder; cut where S3 would
+/// refuse it.
 #[must_use]
 pub fn output_key(image: &ImageName, label: &str) -> String {
     let mut key = format!("{image}_{}", label.replace([' ', '/'], "_"));

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Orders the events of one key: S3's hexadecimal text, upper-cased and right-padded with zeros to a fixed width, so that it compares as text.
+/// Orders the events of one key: S3's hexadecimal text, upper-cased and right-padded with zeros to a fixed width, so
+/// that it compares as text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Sequencer(String);

@@ -34,8 +34,8 @@ pub fn tags(classification: &Classification) -> Vec<Tag> {
     KEYS.into_iter().zip(values.map(Some).into_iter().chain([uncertain])).collect()
 }
 
-/// `text` with what S3 refuses in a tag value replaced by `_`, cut to 256 characters. Allowed are letters, numbers, spaces and
-/// `+ - = . _ : / @` (*Amazon S3 User Guide*, "Categorizing your objects using tags").
+/// `text` with what S3 refuses in a tag value replaced by `_`, cut to 256 characters. Allowed are letters, numbers,
+/// spaces and `+ - = . _ : / @` (*Amazon S3 User Guide*, "Categorizing your objects using tags").
 #[must_use]
 pub fn value(text: &str) -> String {
     text.chars().take(MAX_VALUE_CHARS).map(|c| if is_allowed(c) { c } else { '_' }).collect()

@@ -1,4 +1,5 @@
-//! The system's limit of open files, which connections must leave some of: without one the health check could not be answered either.
+//! The system's limit of open files, which connections must leave some of: without one the health check could not be
+//! answered either.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 

@@ -29,8 +29,8 @@ const BYTES_PER_S: u64 = 1024;
 #[error("the client sent too slowly; the connection is given up")]
 pub(crate) struct Slow;
 
-/// The time that we waited for the client in one direction, less what its bytes have paid for. It is never negative: a fast
-/// start earns no pause later.
+/// The time that we waited for the client in one direction, less what its bytes have paid for. It is never negative: a
+/// fast start earns no pause later.
 #[derive(Debug, Default)]
 struct Debt {
     owed: Duration,
@@ -304,7 +304,8 @@ mod tests {
 
     use super::*;
 
-    /// Reads a body of these chunks, each of which comes after its pause, and returns the sizes read, `None` for an error.
+    /// Reads a body of these chunks, each of which comes after its pause, and returns the sizes read, `None` for an
+    /// error.
     async fn read(chunks: Vec<(u64, usize)>) -> (Vec<Option<usize>>, Duration) {
         let start = Instant::now();
         let chunks = stream::iter(chunks).then(|(pause, bytes)| async move {

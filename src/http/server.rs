@@ -33,8 +33,8 @@ use super::{
 /// A client has this long for the head of a request, and a connection may be idle for so long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A proxy of ours has this long. It must give connections up before we do, or it sends a request on one that we are just closing, and
-/// its client gets a 502: load balancers keep them for a minute or two.
+/// A proxy of ours has this long. It must give connections up before we do, or it sends a request on one that we are
+/// just closing, and its client gets a 502: load balancers keep them for a minute or two.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Most bytes of a request that wait to be parsed; also what a head may have.
@@ -70,7 +70,8 @@ pub(crate) struct Ends {
 pub(crate) struct Service {
     /// Answers the requests, which carry the [`Ends`] of their connection and its [`Activity`].
     pub(crate) routes: Router,
-    /// Most connections at a time, as far as the system's limit of open files allows; some more are accepted to be refused.
+    /// Most connections at a time, as far as the system's limit of open files allows; some more are accepted to be
+    /// refused.
     pub(crate) connections: usize,
     /// The path that is answered on those, too.
     pub(crate) health_check: Option<&'static str>,

@@ -87,8 +87,8 @@ impl Classifier {
         &self.preprocessor
     }
 
-    /// The `top` most likely labels of each input, best first; ties in the order of the labels. Probabilities are the softmax over
-    /// all labels. No inputs give no results.
+    /// The `top` most likely labels of each input, best first; ties in the order of the labels. Probabilities are the
+    /// softmax over all labels. No inputs give no results.
     ///
     /// # Errors
     /// [`ModelError`].

@@ -193,8 +193,8 @@ pub(super) fn measure(bytes: &[u8], limits: &Limits, view: impl Fn(&Stored) -> V
     guarded(bytes, limits, |format| Open::new(format, bytes, limits)?.header(view))
 }
 
-/// Decodes at least the `view` of the image, of its first frame if there are several. Colours are as they are in the file: profiles are
-/// not applied.
+/// Decodes at least the `view` of the image, of its first frame if there are several. Colours are as they are in the
+/// file: profiles are not applied.
 pub(super) fn decode(bytes: &[u8], limits: &Limits, view: impl Fn(&Stored) -> View) -> Result<Decoded, DecodeError> {
     guarded(bytes, limits, |format| Open::new(format, bytes, limits)?.decode(view))
 }
@@ -305,7 +305,8 @@ impl<'a> Open<'a> {
                 png.bytes_needed(&columns, area.top, area.bottom.min(height))
             }
             Decoder::Other(decoder) => {
-                // Beside the pixels that are returned, these decoders make some of their own: of four channels, or colours' numbers.
+                // Beside the pixels that are returned, these decoders make some of their own: of four channels, or
+                // colours' numbers.
                 let own = match self.format {
                     Format::WebP if is_lossy(self.bytes) => 2 * pixels,
                     Format::WebP => 5 * pixels,

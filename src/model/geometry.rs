@@ -14,8 +14,8 @@ pub(super) struct Region {
 }
 
 impl Region {
-    /// The part of a `width` x `height` image that is left of it when its shorter side is resized to `resize` and the central square
-    /// of `side` is cut out, in pixels of the image before the resize.
+    /// The part of a `width` x `height` image that is left of it when its shorter side is resized to `resize` and the
+    /// central square of `side` is cut out, in pixels of the image before the resize.
     ///
     /// As torchvision rounds: the longer side is truncated to `resize * long / short`, the margins are halved to even.
     pub(super) fn of_centre(width: u32, height: u32, resize: u32, side: u32) -> Self {
@@ -33,8 +33,8 @@ impl Region {
         Self { left, top, width, height }
     }
 
-    /// The pixels that a resize of the region to a square of `side` reads: its filter reaches beyond the edge by the width of one of the
-    /// pixels that it makes, or by one sample, of which four pixels may share one.
+    /// The pixels that a resize of the region to a square of `side` reads: its filter reaches beyond the edge by the
+    /// width of one of the pixels that it makes, or by one sample, of which four pixels may share one.
     pub(super) fn reach(self, side: u32, scale: Scale) -> Area {
         let reach = |start: f64, length: f64| {
             let beyond = (length / f64::from(side)).max(4.0 * f64::from(scale.divisor())) + 1.0;

@@ -1,8 +1,8 @@
-//! The form of a model bundle, and the check that a bundle has it. Compiled into the build script too, so that the embedded bundle and
-//! one that is loaded later pass the same checks.
+//! The form of a model bundle, and the check that a bundle has it. Compiled into the build script too, so that the
+//! embedded bundle and one that is loaded later pass the same checks.
 //!
-//! A bundle is three files: `model.toml` (the [`Card`]), `labels.txt` (one label a line, in the order of the last layer's rows) and
-//! `weights.safetensors` (the tensors of the card's architecture, each f32, f16 or bf16).
+//! A bundle is three files: `model.toml` (the [`Card`]), `labels.txt` (one label a line, in the order of the last
+//! layer's rows) and `weights.safetensors` (the tensors of the card's architecture, each f32, f16 or bf16).
 
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};

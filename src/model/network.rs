@@ -101,8 +101,8 @@ impl Network {
         }
     }
 
-    /// Features and logits of normalised images `[batch][side][side][3]`. May be called from several threads; the kernels serve as many calls at a time
-    /// as they were loaded for, the others wait.
+    /// Features and logits of normalised images `[batch][side][side][3]`. May be called from several threads; the
+    /// kernels serve as many calls at a time as they were loaded for, the others wait.
     ///
     /// # Errors
     /// `images` is not a whole number of images; the tensor library fails.

@@ -98,8 +98,8 @@ impl<'a> Png<'a> {
         self.reader.info().interlaced
     }
 
-    /// Decodes the rows from `top` to before `bottom` and narrows them to `columns`. The others are decoded as well, since a file that
-    /// is cut short is an error.
+    /// Decodes the rows from `top` to before `bottom` and narrows them to `columns`. The others are decoded as well,
+    /// since a file that is cut short is an error.
     pub(super) fn decode(mut self, columns: &Columns, top: u32, bottom: u32) -> Result<Rows, Error> {
         let (width, height) = self.size();
         let mut narrow = Narrow::new(self.kind, width, *columns);

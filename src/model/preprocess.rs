@@ -1,7 +1,8 @@
-//! From an image file to the network's input: torchvision's `Resize(antialias=True)`, `CenterCrop`, `ToTensor`, `Normalize`.
+//! From an image file to the network's input: torchvision's `Resize(antialias=True)`, `CenterCrop`, `ToTensor`,
+//! `Normalize`.
 //!
-//! As `PIL.Image.convert("RGB")` does before them, alpha is dropped and grey repeated. Other than torchvision by itself, the orientation
-//! in the EXIF data is honoured, so that the network sees what people see.
+//! As `PIL.Image.convert("RGB")` does before them, alpha is dropped and grey repeated. Other than torchvision by
+//! itself, the orientation in the EXIF data is honoured, so that the network sees what people see.
 
 use std::{array, fmt};
 
@@ -122,7 +123,8 @@ impl Preprocessor {
         turn.undo(Region::of_centre(width, height, self.resize, self.side), width, height)
     }
 
-    /// What must be decoded: no smaller than twice what the resize makes, so that its filter still decides how the picture is smoothed.
+    /// What must be decoded: no smaller than twice what the resize makes, so that its filter still decides how the
+    /// picture is smoothed.
     fn view(&self, stored: &Stored) -> View {
         if self.preprocess == Preprocess::Raw {
             return View::all(stored);
@@ -161,8 +163,9 @@ impl Preprocessor {
         })
     }
 
-    /// Resizes a region of each component and converts the small squares to RGB. That is linear, so the order hardly matters, except
-    /// where black is a factor, and in pictures decoded in full: where few pixels make one, it counts that each is held within bounds.
+    /// Resizes a region of each component and converts the small squares to RGB. That is linear, so the order hardly
+    /// matters, except where black is a factor, and in pictures decoded in full: where few pixels make one, it counts
+    /// that each is held within bounds.
     fn shrink_planes(&self, planes: &[Plane], colour: Colour, region: Region, turn: Turn) -> Option<Input> {
         let luma = planes.first()?;
         let linear = match colour {
@@ -290,15 +293,17 @@ pub(crate) mod tests {
         let differences = differences(&expected(), &images);
         assert!(differences.len() > 80);
         for (key, difference) in differences {
-            // Of lossless formats only the resize differs, which rounds its weights to fewer bits than Pillow's; decoders of lossy formats
-            // round each in its way, and Pillow's for WebP blackens what is wholly transparent.
+            // Of lossless formats only the resize differs, which rounds its weights to fewer bits than Pillow's;
+            // decoders of lossy formats round each in its way, and Pillow's for WebP blackens what is wholly
+            // transparent.
             let lossy = [".jpg", "lossy.webp", "alpha.webp"].iter().any(|end| key.ends_with(end));
             let limit = if lossy { 1.0 } else { 0.3 };
             assert!(difference < limit, "{key}: {difference} / 255 mean absolute error");
         }
     }
 
-    /// The mean absolute difference between an input made in the usual way and one of all pixels in full, in steps of 1/255.
+    /// The mean absolute difference between an input made in the usual way and one of all pixels in full, in steps of
+    /// 1/255.
     fn difference_to_full(preprocessor: &Preprocessor, bytes: &[u8]) -> f64 {
         let limits = Limits::default();
         let full = preprocessor.input(&decode::decode(bytes, &limits, View::all).unwrap()).unwrap();

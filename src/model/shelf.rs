@@ -59,7 +59,8 @@ pub fn check_name(name: &str) -> Result<(), ShelfError> {
     if sound && name.len() <= MOST_NAME { Ok(()) } else { Err(ShelfError::Name(name.to_owned())) }
 }
 
-/// Finds a model by what `--model` says: nothing or the embedded one's name, the name of one in the cache, or a directory.
+/// Finds a model by what `--model` says: nothing or the embedded one's name, the name of one in the cache, or a
+/// directory.
 ///
 /// # Errors
 /// [`ShelfError`].

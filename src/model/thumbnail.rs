@@ -16,7 +16,8 @@ const QUALITY: u8 = 80;
 /// Images that take more memory than this have none.
 const MOST_MEMORY: u64 = 256 << 20;
 
-/// A JPEG of at most `side` pixels across and down, turned for display; what is transparent becomes white. Small images stay as they are.
+/// A JPEG of at most `side` pixels across and down, turned for display; what is transparent becomes white. Small images
+/// stay as they are.
 ///
 /// # Errors
 /// [`DecodeError`] of the image in `bytes`.

@@ -99,7 +99,8 @@ impl ClassifyArgs {
     }
 }
 
-/// Labels the files. Returns failure if some could not be labelled. A reader that closes the output early is no failure.
+/// Labels the files. Returns failure if some could not be labelled. A reader that closes the output early is no
+/// failure.
 ///
 /// # Errors
 /// If the model cannot be loaded, or the output fails; failures of files are told in the output.
@@ -108,7 +109,8 @@ pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     let bundle = Bundle::open(model.as_deref())?;
     let items = files::find(&args.paths);
     let threads = worker.all_threads().get();
-    // Given enough images, a call of its own for each thread beats one call that they share: no thread waits for another.
+    // Given enough images, a call of its own for each thread beats one call that they share: no thread waits for
+    // another.
     let calls = threads.min(items.len()).max(1);
     let parallel = Parallel { calls, threads: threads / calls };
     let classifier = Classifier::new(bundle, worker.engine, parallel)?;
@@ -131,8 +133,9 @@ pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Labels the items on `calls` threads and hands their outcomes to `emit` in their order. Each thread decodes a batch, then runs the network on
-/// it. Together they are at most two batches a thread ahead of what has been emitted, whatever the number of items.
+/// Labels the items on `calls` threads and hands their outcomes to `emit` in their order. Each thread decodes a batch,
+/// then runs the network on it. Together they are at most two batches a thread ahead of what has been emitted, whatever
+/// the number of items.
 fn label_all(
     items: &[Item],
     labeller: &Labeller<'_>,
@@ -180,7 +183,8 @@ fn label_all(
     })
 }
 
-/// Takes batch after batch until there are no more. The permit comes first: the lowest batch that is not emitted always has one.
+/// Takes batch after batch until there are no more. The permit comes first: the lowest batch that is not emitted always
+/// has one.
 fn label_batches(
     items: &[Item],
     batch: usize,

@@ -21,7 +21,8 @@ pub struct ConfigArgs {
     default: bool,
 }
 
-/// Prints the configuration as it takes effect, as TOML, with the source of each value that is not a default; secrets show as `(set)`.
+/// Prints the configuration as it takes effect, as TOML, with the source of each value that is not a default; secrets
+/// show as `(set)`.
 ///
 /// # Errors
 /// If a value makes no sense, or standard output cannot be written.

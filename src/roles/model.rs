@@ -25,7 +25,8 @@ use crate::model::{
 
 /// How long to try until the first byte comes, where a user waits for it.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// The same for a file, and for pip, which takes longer to start, where a better model would be nice and another will do: under 5 s together.
+/// The same for a file, and for pip, which takes longer to start, where a better model would be nice and another will
+/// do: under 5 s together.
 const LITTLE_PATIENCE: [Duration; 2] = [Duration::from_millis(1800), Duration::from_millis(2800)];
 /// After a try in vain to get a better model, for how long there is no other.
 const NEXT_TRY: Duration = Duration::from_secs(24 * 3600);

@@ -1,4 +1,5 @@
-//! Notifications to a service manager that understands `sd_notify`: ready, alive, stopping. Without one nothing happens.
+//! Notifications to a service manager that understands `sd_notify`: ready, alive, stopping. Without one nothing
+//! happens.
 
 use std::{
     os::{
@@ -14,7 +15,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Says that the process is ready, keeps saying that it is alive where the manager wants to know, and says when it stops.
+/// Says that the process is ready, keeps saying that it is alive where the manager wants to know, and says when it
+/// stops.
 pub(super) fn ready(stop: CancellationToken) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let address = match socket.as_bytes().strip_prefix(b"@") {

@@ -38,8 +38,8 @@ pub struct ServeArgs {
     /// Address or name, and port; port 0 takes a free one. Default: 127.0.0.1:8080.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     listen: Option<String>,
-    /// Opens everything but `/healthcheck`; needed to listen wider than loopback. Other users see it in the process list: prefer
-    /// the variable `IMGCLS_WEB_TOKEN`.
+    /// Opens everything but `/healthcheck`; needed to listen wider than loopback. Other users see it in the process
+    /// list: prefer the variable `IMGCLS_WEB_TOKEN`.
     #[arg(long)]
     token: Option<String>,
     /// Listen wider than loopback without a token: anybody who reaches the port may upload, read and delete.
@@ -134,7 +134,8 @@ async fn prepare(config: Serve, worker_flags: Vec<String>, stop: &CancellationTo
     Ok(Server { listener, app, background, _lock: lock })
 }
 
-/// Opens the stores. A local directory is locked too: two servers would sweep each other's uploads away and run twice the workers.
+/// Opens the stores. A local directory is locked too: two servers would sweep each other's uploads away and run twice
+/// the workers.
 async fn open(stores: &Stores, clock: &Arc<dyn Clock>) -> anyhow::Result<(Backend, Option<(Arc<Store>, ServerLock)>)> {
     let Stores::Local(local) = stores else { return Ok((backend::open(stores, Arc::clone(clock)).await?, None)) };
     let (backend, store) = backend::local::open(local, Arc::clone(clock))?;

@@ -1,4 +1,5 @@
-//! The table that `imgcls classify` prints: for people on a terminal with a header and no wider than that, else with every word of it.
+//! The table that `imgcls classify` prints: for people on a terminal with a header and no wider than that, else with
+//! every word of it.
 
 use std::path::Path;
 

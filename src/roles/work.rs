@@ -188,7 +188,8 @@ async fn expose(address: SocketAddr, metrics: Arc<Metrics>) -> anyhow::Result<Dr
 
 /// Cancels `stop` when standard input ends: the supervisor is gone, or wants this process to end.
 ///
-/// The thread is nobody's: a read of standard input cannot be broken off, so the end of the process must not wait for it.
+/// The thread is nobody's: a read of standard input cannot be broken off, so the end of the process must not wait for
+/// it.
 fn stop_with_stdin(stop: CancellationToken) -> std::io::Result<()> {
     let watch = move || {
         // What comes in means nothing, and an error is an end too.

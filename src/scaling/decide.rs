@@ -1,16 +1,18 @@
 //! The scaling decision: from an observation and a memory to a desired capacity and a reason. Pure.
 //!
-//! - `steps` is step scaling as CloudWatch alarms do it: each step adds workers to those that are *warm*, so that a backlog which is
+//! - `steps` is step scaling as CloudWatch alarms do it: each step adds workers to those that are *warm*, so that a
+//!   backlog which is
 //!   being answered is not answered again, while a deeper one adds the difference. It scales in when the queue stays low, and never
 //!   below the workers that are busy.
-//! - `backlog` is AWS's backlog per instance: desired = ceil(messages / (acceptable latency x images a second of one worker))
+//! - `backlog` is AWS's backlog per instance: desired = ceil(messages / (acceptable latency x images a second of one
+//!   worker))
 //!   (Amazon EC2 Auto Scaling, "Scaling policy based on Amazon SQS"). Workers that are starting count as workers. Where nothing waits
 //!   it goes by utilisation: the images that come a second over those that the fleet could do, kept at latency / (latency + warm-up). The
 //!   less a message may wait, the more room there has to be for what comes while further workers boot.
 //!
-//! Both scale in after several low readings in a row, to the most that any of those readings called for. `backlog` knows what the
-//! work needs, so it lets surplus workers go although each of them has a little to do: they finish it, and hand back the rest. With
-//! `steps` a worker that has work keeps its protection and stays.
+//! Both scale in after several low readings in a row, to the most that any of those readings called for. `backlog`
+//! knows what the work needs, so it lets surplus workers go although each of them has a little to do: they finish it,
+//! and hand back the rest. With `steps` a worker that has work keeps its protection and stays.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -22,8 +24,8 @@ use crate::{
     contract::Timestamp,
 };
 
-/// `backlog` follows the utilisation only if that adds or saves a tenth of the fleet, so that it does not follow every wave
-/// (the tolerance of Kubernetes' horizontal pod autoscaler).
+/// `backlog` follows the utilisation only if that adds or saves a tenth of the fleet, so that it does not follow every
+/// wave (the tolerance of Kubernetes' horizontal pod autoscaler).
 const TOLERANCE: f64 = 0.1;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -116,8 +118,8 @@ struct Want {
 
 /// Decides how many workers there should be.
 ///
-/// The target is within the fleet's bounds, grows with the number of messages, and adds at most [`Rules::max_step`] workers. Deciding
-/// again on the same reading, which is any within half of [`Rules::interval`], changes nothing.
+/// The target is within the fleet's bounds, grows with the number of messages, and adds at most [`Rules::max_step`]
+/// workers. Deciding again on the same reading, which is any within half of [`Rules::interval`], changes nothing.
 #[must_use]
 pub fn decide(seen: &Observation, rules: &Rules, history: &History, now: Timestamp) -> Decision {
     let fleet = &seen.fleet;
@@ -235,8 +237,8 @@ impl Turn<'_> {
 }
 
 impl History {
-    /// Measures arrivals from minute to minute: what was finished in it, and by how much the queue grew. Of a fleet that works off a
-    /// backlog the first alone would tell how fast it is, and not what it has to expect.
+    /// Measures arrivals from minute to minute: what was finished in it, and by how much the queue grew. Of a fleet
+    /// that works off a backlog the first alone would tell how fast it is, and not what it has to expect.
     fn measure(&mut self, now: Reading, flow: f64) {
         // Nothing is known of the time since a reading of the future, from a clock that was set back.
         let passed = self.minute.and_then(|began| Some((began, now.at.checked_since(began.at)?)));
@@ -272,8 +274,8 @@ fn recall(history: &History, rules: &Rules, seen: &Observation, now: Timestamp) 
     history
 }
 
-/// The time until `span` has passed since `since`; `None` if it has. A time in the future, from a clock that was set back,
-/// counts as passed.
+/// The time until `span` has passed since `since`; `None` if it has. A time in the future, from a clock that was set
+/// back, counts as passed.
 fn remaining(since: Option<Timestamp>, span: Duration, now: Timestamp) -> Option<Duration> {
     let passed = now.checked_since(since?)?;
     (passed < span).then(|| span - passed)
@@ -333,8 +335,8 @@ fn backlog(seen: &Observation, rules: &Rules, history: &History) -> Want {
     Want { out: of_steady.max(of_waiting), low, state }
 }
 
-/// The share of what a fleet could do that `backlog` has it do. What comes above it waits until further workers have warmed up, and
-/// may wait for the latency.
+/// The share of what a fleet could do that `backlog` has it do. What comes above it waits until further workers have
+/// warmed up, and may wait for the latency.
 fn utilisation(rules: &Rules) -> f64 {
     let (latency, warmup) = (rules.latency.as_secs_f64(), rules.warmup.as_secs_f64());
     latency / (latency + warmup)

@@ -39,8 +39,8 @@ struct Build {
     commit: &'static str,
 }
 
-/// A registry with what every process tells, its build and its resources, and with what `register` adds, whose names then all begin with
-/// `imgcls_`.
+/// A registry with what every process tells, its build and its resources, and with what `register` adds, whose names
+/// then all begin with `imgcls_`.
 pub fn registry(register: impl FnOnce(&mut Registry)) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Process));
@@ -103,8 +103,8 @@ pub fn answer(registry: &Registry, headers: &HeaderMap) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// OpenMetrics, as the library writes it, in Prometheus' older format: a counter is known by the name of its samples, there are no units,
-/// and the end is not marked.
+/// OpenMetrics, as the library writes it, in Prometheus' older format: a counter is known by the name of its samples,
+/// there are no units, and the end is not marked.
 fn as_prometheus_text(openmetrics: &str) -> String {
     let type_of = |line: &str| Some(line.strip_prefix("# TYPE ")?.strip_suffix(" counter")?.to_owned());
     let counters: HashSet<String> = openmetrics.lines().filter_map(type_of).collect();

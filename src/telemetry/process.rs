@@ -61,7 +61,8 @@ impl Stat {
         Self::parse(&fs::read_to_string("/proc/self/stat").ok()?)
     }
 
-    /// Reads the line as proc(5) describes it. The name of the program, in brackets, may hold anything; field 3 is the first after it.
+    /// Reads the line as proc(5) describes it. The name of the program, in brackets, may hold anything; field 3 is the
+    /// first after it.
     fn parse(line: &str) -> Option<Self> {
         let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();

@@ -151,8 +151,8 @@ impl Auth {
         (self.clock.now() < until).then_some(level)
     }
 
-    /// What the holder of `token`, who asks from `address`, may do. Every way to present a token comes through here, so that
-    /// guessing is slow on all of them.
+    /// What the holder of `token`, who asks from `address`, may do. Every way to present a token comes through here, so
+    /// that guessing is slow on all of them.
     ///
     /// # Errors
     /// 401 for a wrong token, 429 where too many were wrong.

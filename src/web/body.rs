@@ -90,7 +90,8 @@ impl Unused {
     }
 }
 
-/// The body. It hands out one chunk per wake-up, so that a reader that takes whatever is ready does not take all of it at once.
+/// The body. It hands out one chunk per wake-up, so that a reader that takes whatever is ready does not take all of it
+/// at once.
 #[derive(Debug)]
 pub(crate) struct BoundedBody {
     stream: BodyDataStream,
@@ -144,7 +145,8 @@ impl BoundedBody {
         Ok(bytes)
     }
 
-    /// Reads on for a while and throws away what comes: a client that is cut off while it sends may never read the answer.
+    /// Reads on for a while and throws away what comes: a client that is cut off while it sends may never read the
+    /// answer.
     pub(crate) async fn linger(mut self) {
         self.limit = self.limit.saturating_add(LINGER_BYTES).min(self.received.saturating_add(LINGER_BYTES));
         let drain = async {

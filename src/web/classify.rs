@@ -207,8 +207,9 @@ struct Scored<'a> {
     score: f32,
 }
 
-/// `POST /classify`: of one file its label as text, or a JSON line for each of several, as soon as it is there. With `features=true`
-/// always JSON, and what the network's last layer got beside. Who sends an image as the body gets a list of labels and scores.
+/// `POST /classify`: of one file its label as text, or a JSON line for each of several, as soon as it is there. With
+/// `features=true` always JSON, and what the network's last layer got beside. Who sends an image as the body gets a
+/// list of labels and scores.
 pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: Request) -> Result<Response> {
     let (tell, name, request) = asked(&app, accept, request).await?;
     let with_features = tell == Tell::Result { features: true };

@@ -12,8 +12,8 @@ use tower_http::{
 /// A smaller answer fits into one packet as it is.
 const MIN_BYTES: u16 = 1024;
 
-/// Whether an answer is text that is there at once. Images are compressed already, and JSON lines leave when they are ready, which a
-/// compressor that waits for more would keep back.
+/// Whether an answer is text that is there at once. Images are compressed already, and JSON lines leave when they are
+/// ready, which a compressor that waits for more would keep back.
 type IsText = fn(StatusCode, Version, &HeaderMap, &Extensions) -> bool;
 
 /// Compresses text for those who take it, as quickly as it goes: three quarters of the gain for a quarter of the time.

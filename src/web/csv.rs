@@ -19,7 +19,8 @@ use crate::{
 /// Rows read at a time.
 const ROWS: usize = 500;
 
-/// `GET /api/results.csv`: all that the filter leaves; of an image that waits, its name alone. Rows that are written meanwhile may or may not be in it.
+/// `GET /api/results.csv`: all that the filter leaves; of an image that waits, its name alone. Rows that are written
+/// meanwhile may or may not be in it.
 pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Result<Response> {
     let query = PageQuery { limit: ROWS, before: None, ..params.query()? };
     // The first page before the headers leave, so that a store that is down is an error and no empty file.

@@ -24,8 +24,8 @@ fn hash(bytes: &[u8]) -> String {
     Digest::of(bytes).to_hex()[..32].to_owned()
 }
 
-/// The answer `full`, or 304 if the client has what `etag` names already. Either says that a copy must be asked about each time, as
-/// `cache` allows.
+/// The answer `full`, or 304 if the client has what `etag` names already. Either says that a copy must be asked about
+/// each time, as `cache` allows.
 pub(crate) fn conditional(
     headers: &HeaderMap,
     cache: CacheControl,

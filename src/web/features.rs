@@ -1,4 +1,5 @@
-//! The features of stored images: what the network's last layer gets. Workers keep none, so the web tier computes them for who asks.
+//! The features of stored images: what the network's last layer gets. Workers keep none, so the web tier computes them
+//! for who asks.
 
 use std::sync::Arc;
 

@@ -54,8 +54,8 @@ impl Hosts {
         }
     }
 
-    /// Whether `host`, with or without a port, is ours. An address that the connection arrived at needs no configuration: a page of
-    /// another site cannot make a browser send it, since only names can be rebound.
+    /// Whether `host`, with or without a port, is ours. An address that the connection arrived at needs no
+    /// configuration: a page of another site cannot make a browser send it, since only names can be rebound.
     fn allows(&self, host: &str, local: Option<IpAddr>) -> bool {
         let host = host.to_ascii_lowercase();
         if self.public.iter().any(|public| public == without_default_port(&host)) {

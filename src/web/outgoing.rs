@@ -1,5 +1,5 @@
-//! Memory for images that are held whole: stored ones on their way out, and those that come in JSON. It is bounded, and a client that takes
-//! an image slowly gives way to others.
+//! Memory for images that are held whole: stored ones on their way out, and those that come in JSON. It is bounded, and
+//! a client that takes an image slowly gives way to others.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,8 @@ const MEMORY_KIB: u64 = 64 << 10;
 /// So long a request waits for its share of that memory.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who takes fewer bytes a second, loses an image to those who wait. The beginning does not count: it goes to the system's buffers.
+/// Who takes fewer bytes a second, loses an image to those who wait. The beginning does not count: it goes to the
+/// system's buffers.
 const SLOW_BYTES_PER_S: u64 = 64 << 10;
 
 /// The time in which that is measured.

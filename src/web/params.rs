@@ -16,8 +16,8 @@ use crate::{
 /// The values of the parameters `names`, empty where they are absent, as forms send them.
 ///
 /// # Errors
-/// 400 for a parameter that is given twice, for one that is not among them, and for what is not UTF-8. Pages take what they do not
-/// know: others add to links.
+/// 400 for a parameter that is given twice, for one that is not among them, and for what is not UTF-8. Pages take what
+/// they do not know: others add to links.
 pub(crate) fn parameters<const N: usize>(uri: &Uri, names: [&str; N]) -> Result<[String; N]> {
     read(uri, names, uri.path() == "/" || uri.path().starts_with("/results"))
 }

@@ -16,8 +16,8 @@ pub(crate) enum Part {
     Outside,
 }
 
-/// What `headers` ask for of the `length` bytes that `etag` names. A range that cannot be read, several of them that there are, and one of bytes that are
-/// others by now are as if there were none, as RFC 9110 has it.
+/// What `headers` ask for of the `length` bytes that `etag` names. A range that cannot be read, several of them that
+/// there are, and one of bytes that are others by now are as if there were none, as RFC 9110 has it.
 pub(crate) fn wanted(headers: &HeaderMap, etag: Option<&ETag>, length: u64) -> Part {
     let Some(range) = headers.get(header::RANGE) else { return Part::All };
     let is_other = |known: IfRange| known.is_modified(etag, None);

@@ -1,5 +1,5 @@
-//! An image as the whole body of a request, as `curl --data-binary` sends it, or within JSON, as clients of Hugging Face send it where they
-//! have parameters.
+//! An image as the whole body of a request, as `curl --data-binary` sends it, or within JSON, as clients of Hugging
+//! Face send it where they have parameters.
 
 use std::{convert::Infallible, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! Who was refused, in the log, but not more often than a log can bear: those who are refused may be many, and may try all day.
+//! Who was refused, in the log, but not more often than a log can bear: those who are refused may be many, and may try
+//! all day.
 
 use std::{net::IpAddr, time::Duration};
 

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::http::{Server, Service};
 
-/// Serves `app` until `shutdown` is cancelled, then takes no more connections, lets requests under way end, and cuts off after 20 s
-/// those that have not.
+/// Serves `app` until `shutdown` is cancelled, then takes no more connections, lets requests under way end, and cuts
+/// off after 20 s those that have not.
 ///
 /// # Errors
 /// If the listener has no address.

@@ -70,8 +70,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
         *state = State { last: None, asked: None, epoch: state.epoch + 1 };
     }
 
-    /// The answer to `question`, which has to end by itself: one that is younger than `fresh`, that of the question under way, or, if
-    /// that does not come in time, the last known one.
+    /// The answer to `question`, which has to end by itself: one that is younger than `fresh`, that of the question
+    /// under way, or, if that does not come in time, the last known one.
     ///
     /// # Errors
     /// The question's, or 503, where no answer is known.

@@ -43,7 +43,8 @@ const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) struct Wanted {
     /// One of [`SIZES`].
     size: u32,
-    /// The [`version`] that the page knows. An answer to it may be kept, as the page asks for another when the image is another.
+    /// The [`version`] that the page knows. An answer to it may be kept, as the page asks for another when the image is
+    /// another.
     version: Option<String>,
 }
 
@@ -108,7 +109,8 @@ impl Kept {
         }
     }
 
-    /// Removes what has not been used for longest, down to nine tenths of `max_bytes` so that it need not be done each time.
+    /// Removes what has not been used for longest, down to nine tenths of `max_bytes` so that it need not be done each
+    /// time.
     fn shrink(&mut self, max_bytes: u64) -> Vec<String> {
         if self.bytes <= max_bytes {
             return Vec::new();
@@ -193,7 +195,8 @@ impl Thumbnails {
         Ok(())
     }
 
-    /// Removes the thumbnails of an image that is gone, or of all. A few small files: no need to leave the thread for it.
+    /// Removes the thumbnails of an image that is gone, or of all. A few small files: no need to leave the thread for
+    /// it.
     pub(crate) fn forget(&self, image: Option<&ImageName>) {
         let prefix = image.map(prefix).unwrap_or_default();
         let gone: Vec<String> = self.kept(|kept| {

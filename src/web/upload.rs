@@ -81,8 +81,9 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
     Ok(outgoing::with((status, page(&app, outcomes)).into_response(), many).await)
 }
 
-/// Stores every file of a request: those of a form, or the one that is its body and has `name` if that is not empty. A file that cannot be stored does not keep the others from it, and neither does an
-/// end of the request in its midst: it is an entry of its own.
+/// Stores every file of a request: those of a form, or the one that is its body and has `name` if that is not empty. A
+/// file that cannot be stored does not keep the others from it, and neither does an end of the request in its midst: it
+/// is an entry of its own.
 ///
 /// # Errors
 /// If the request is neither a form nor an image, is too large by its own account, or has no file.

@@ -54,8 +54,8 @@ struct Fetched<'a> {
     room: Room<'a>,
 }
 
-/// Room for a file. Who has one of many waits for the one of a large image, and never the other way round: or those who have
-/// either would wait for each other for ever.
+/// Room for a file. Who has one of many waits for the one of a large image, and never the other way round: or those who
+/// have either would wait for each other for ever.
 enum Room<'a> {
     OneOfMany { _room: SemaphorePermit<'a> },
     Large { _room: SemaphorePermit<'a> },

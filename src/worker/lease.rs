@@ -1,4 +1,5 @@
-//! Leases: every held message stays hidden, from its receive until it is settled, by extending its visibility at half-life.
+//! Leases: every held message stays hidden, from its receive until it is settled, by extending its visibility at
+//! half-life.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -42,8 +43,8 @@ impl Leases {
         }
     }
 
-    /// Gives up a lease and has the queue show the message after `delay`; zero hands it back at once. If the queue cannot be
-    /// reached, the message comes back when its visibility time-out ends.
+    /// Gives up a lease and has the queue show the message after `delay`; zero hands it back at once. If the queue
+    /// cannot be reached, the message comes back when its visibility time-out ends.
     pub(crate) async fn release(&self, receipt: &Receipt, delay: Duration) {
         self.forget(std::slice::from_ref(receipt));
         let _writing = self.writing.lock().await;

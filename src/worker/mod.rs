@@ -1,8 +1,9 @@
 //! The app tier: takes messages, fetches and classifies images, stores the results, deletes the messages.
 //!
-//! `run` puts the parts together; `pipeline` receives and follows each message to its `fate`, in its `turn`; `intake` fetches
-//! and decodes; `lease` keeps held messages hidden, `protection` the machine alive; `batch` owns the network's thread; `publish` writes a
-//! result three ways; `acknowledge` deletes what is done; `heartbeat` and `metrics` tell others how it goes.
+//! `run` puts the parts together; `pipeline` receives and follows each message to its `fate`, in its `turn`; `intake`
+//! fetches and decodes; `lease` keeps held messages hidden, `protection` the machine alive; `batch` owns the network's
+//! thread; `publish` writes a result three ways; `acknowledge` deletes what is done; `heartbeat` and `metrics` tell
+//! others how it goes.
 
 mod acknowledge;
 mod batch;

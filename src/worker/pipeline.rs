@@ -1,7 +1,7 @@
 //! The pipeline: receives messages and follows each to its end, with bounds on everything that is held.
 //!
-//! receive -> fetch -> decode -> network -> publish -> delete. Each message is a task; a semaphore bounds how many are held, and the
-//! intake what they take.
+//! receive -> fetch -> decode -> network -> publish -> delete. Each message is a task; a semaphore bounds how many are
+//! held, and the intake what they take.
 
 use std::{sync::Arc, time::Duration};
 
@@ -152,7 +152,8 @@ impl Pipeline {
         }
     }
 
-    /// Starts a task for each message, those that were received least often first, so that they are not behind one that kills.
+    /// Starts a task for each message, those that were received least often first, so that they are not behind one that
+    /// kills.
     fn begin(self: &Arc<Self>, mut messages: Vec<Message>, mut room: OwnedSemaphorePermit) {
         messages.sort_by_key(|message| message.receive_count);
         for message in messages {
@@ -307,7 +308,8 @@ impl Pipeline {
         Ok(fate)
     }
 
-    /// The last receive failed too: the row says so, as well as it can be written, and the message becomes a dead letter.
+    /// The last receive failed too: the row says so, as well as it can be written, and the message becomes a dead
+    /// letter.
     async fn give_up(&self, task: &Task<'_>, reason: String) -> Fate {
         error!(reason, "giving up; the message goes to the dead-letter queue");
         let outcome = Outcome::Failed { error: format!("gave up: {reason}") };

@@ -37,8 +37,8 @@ impl Protection {
         Self { instance, leases, protected: Mutex::new(true), empty_receives: AtomicUsize::new(0) }
     }
 
-    /// Protects the machine before work begins, its leases being taken already. False if it cannot be protected: it may be gone at
-    /// any time.
+    /// Protects the machine before work begins, its leases being taken already. False if it cannot be protected: it may
+    /// be gone at any time.
     pub(crate) async fn take(&self) -> bool {
         self.empty_receives.store(0, Ordering::SeqCst);
         let mut protected = self.protected.lock().await;

@@ -48,8 +48,8 @@ pub(crate) async fn publish(backend: &Backend, result: &Classification) -> Resul
     Err(contended(result))
 }
 
-/// Removes the output of `label`, with which the image was tagged before, unless it is that of `result`. It leads to the output that a
-/// worker left which ended before its row: where another model works now, nothing else does.
+/// Removes the output of `label`, with which the image was tagged before, unless it is that of `result`. It leads to
+/// the output that a worker left which ended before its row: where another model works now, nothing else does.
 async fn remove_former(backend: &Backend, result: &Classification, label: &str) -> Result<()> {
     let key = output_key(&result.image, label);
     if result.output_key().as_ref() == Some(&key) {
@@ -113,12 +113,12 @@ async fn withdraw(backend: &Backend, result: &Classification, mut left: Option<O
     Err(contended(result))
 }
 
-/// Removes the outputs of an image that is gone. A worker that ends between output and row leaves one that no row leads to; the message
-/// that it had comes again and finds no image.
+/// Removes the outputs of an image that is gone. A worker that ends between output and row leaves one that no row leads
+/// to; the message that it had comes again and finds no image.
 ///
 /// # Errors
-/// The store's, and a transient one if the image is there again: its output may be removed with the others, and is written
-/// again when the message comes once more.
+/// The store's, and a transient one if the image is there again: its output may be removed with the others, and is
+/// written again when the message comes once more.
 pub(crate) async fn sweep(backend: &Backend, image: &ImageName, labels: &[String]) -> Result<()> {
     if backend.images.exists(image).await? {
         return Ok(());

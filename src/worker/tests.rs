@@ -336,7 +336,8 @@ async fn images_that_take_too_much_memory_are_told_so_and_large_ones_are_done() 
     assert!(error.contains("1200 x 1200") && error.contains("worker.pixel_budget"), "{error}");
 }
 
-/// Small files that take much to decode had all the room for files while they waited for the large file, which waited for that room.
+/// Small files that take much to decode had all the room for files while they waited for the large file, which waited
+/// for that room.
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_are_large_in_different_ways_do_not_wait_for_each_other_for_ever() {
     let fixture = Fixture::new(Duration::from_secs(30), 10);

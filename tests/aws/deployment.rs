@@ -65,8 +65,8 @@ fn costs_are_as_computed() {
     assert!(table.lines().count() > 5 && guide.contains(&table), "config/costs.py prints\n{table}");
 }
 
-/// Everything in the template is created; a second deployment changes nothing, a new version only what it must; nothing is left
-/// behind after the data's end was agreed to.
+/// Everything in the template is created; a second deployment changes nothing, a new version only what it must; nothing
+/// is left behind after the data's end was agreed to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stack_comes_stays_and_goes() {
     let account = Account::new(ministack().await);

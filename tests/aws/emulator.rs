@@ -1,4 +1,5 @@
-//! Emulators of AWS for tests: installed once below the target directory, started on free ports, ended with the test process.
+//! Emulators of AWS for tests: installed once below the target directory, started on free ports, ended with the test
+//! process.
 
 use std::{
     io::{Read, Write},
@@ -29,7 +30,8 @@ impl Drop for Emulator {
 }
 
 impl Emulator {
-    /// Starts `program` with `arguments` and `variables`, where `PORT` stands for a free port, and waits until `health` answers.
+    /// Starts `program` with `arguments` and `variables`, where `PORT` stands for a free port, and waits until `health`
+    /// answers.
     fn start(program: &str, arguments: &[&str], variables: &[(&str, &str)], health: &str) -> Self {
         // A port that was free a moment ago may be taken by the time it is used; then the next one is.
         for _ in 0..5 {

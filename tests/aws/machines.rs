@@ -1,5 +1,5 @@
-//! Machines for the app tier: moto's Auto Scaling group, and for each instance that it lists a worker process with a metadata service
-//! of its own.
+//! Machines for the app tier: moto's Auto Scaling group, and for each instance that it lists a worker process with a
+//! metadata service of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,7 +86,8 @@ impl Default for Facts {
 }
 
 impl<'a> Machines<'a> {
-    /// A group of one instance and at most `max`, whose instances are born protected and wait to be told that they may end.
+    /// A group of one instance and at most `max`, whose instances are born protected and wait to be told that they may
+    /// end.
     pub(crate) async fn new(system: &'a System, max: i32) -> Self {
         Self::group(system, "app", Size { min: 1, max, desired: 1 }, None).await
     }
@@ -138,8 +139,8 @@ impl<'a> Machines<'a> {
         });
     }
 
-    /// Does what the group and EC2 do all the time: takes instances away that are too many, starts and stops machines. Answers how
-    /// many instances the group has.
+    /// Does what the group and EC2 do all the time: takes instances away that are too many, starts and stops machines.
+    /// Answers how many instances the group has.
     pub(crate) async fn follow(&mut self) -> usize {
         let mut group = self.describe().await;
         let desired = group.desired_capacity().unwrap();
@@ -254,7 +255,8 @@ impl<'a> Machines<'a> {
                 command
                     .env_remove("AWS_EC2_METADATA_DISABLED")
                     .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
-                    // Protection is dropped after three empty receives, of 20 s each: with as many receivers, after 20 s.
+                    // Protection is dropped after three empty receives, of 20 s each: with as many receivers, after 20
+                    // s.
                     .env("IMGCLS_WORKER_RECEIVERS", "4");
                 command
             }

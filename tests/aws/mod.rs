@@ -96,7 +96,8 @@ async fn a_whole_run_labels_every_image_three_ways() {
     }
 }
 
-/// 5 % errors, throttling, cut bodies, resets, latency, and workers that are killed: each image has one correct result all the same.
+/// 5 % errors, throttling, cut bodies, resets, latency, and workers that are killed: each image has one correct result
+/// all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_and_kills_lose_and_double_nothing() {
     const IMAGES: usize = 1000;
@@ -175,7 +176,8 @@ async fn a_throttled_start_is_tried_again() {
     assert!(worker.ended(DEADLINE).await.success(), "{}", worker.log());
 }
 
-/// Each of the three writes fails for good: the row says so where there can be one, the message is a dead letter, and a redrive heals it.
+/// Each of the three writes fails for good: the row says so where there can be one, the message is a dead letter, and a
+/// redrive heals it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_fails_for_good_is_given_up_and_healed_by_a_redrive() {
     for write in ["S3.PutObjectTagging", "S3.PutObject", "DynamoDB.UpdateItem"] {

@@ -48,7 +48,8 @@ async fn insert(system: &System, rows: std::ops::Range<usize>) {
     stream::iter(chunks).map(write).buffer_unordered(8).try_collect::<()>().await.unwrap();
 }
 
-/// A page of 50 costs as many queries and scanned items with many rows as with few: at the start, in the middle, backwards.
+/// A page of 50 costs as many queries and scanned items with many rows as with few: at the start, in the middle,
+/// backwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_costs_the_same_however_many_rows_there_are() {
     let many = std::env::var("IMGCLS_TEST_ROWS").map_or(MANY, |rows| rows.parse().unwrap());

@@ -1,5 +1,5 @@
-//! The roles of the template allow what the code calls and nothing else: all of it is done with the roles' policies in force, and the
-//! calls that are made are compared with the actions that are allowed.
+//! The roles of the template allow what the code calls and nothing else: all of it is done with the roles' policies in
+//! force, and the calls that are made are compared with the actions that are allowed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -123,8 +123,8 @@ impl Identity {
     }
 }
 
-/// A policy as the emulator wants it: there batches and transactions are actions of their own, and tasks that move messages are on no
-/// resource.
+/// A policy as the emulator wants it: there batches and transactions are actions of their own, and tasks that move
+/// messages are on no resource.
 fn as_emulated(policy: &Value) -> Value {
     let mut policy = policy.clone();
     let tasks = ["sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks"];

@@ -35,7 +35,8 @@ pub(crate) enum Verdict {
     Answer(StatusCode, &'static str),
 }
 
-/// One call: `S3.GetObject`, `SQS.ReceiveMessage`, `DynamoDB.UpdateItem`, `AutoScaling.SetDesiredCapacity`…, and the path it names.
+/// One call: `S3.GetObject`, `SQS.ReceiveMessage`, `DynamoDB.UpdateItem`, `AutoScaling.SetDesiredCapacity`…, and the
+/// path it names.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) operation: String,

@@ -1,5 +1,5 @@
-//! The rehearsal of a deployment: the stack on the emulator, its user data run in namespaces as instances, images through the page,
-//! scaling by the timer of the web tier, and what can happen to a fleet meanwhile.
+//! The rehearsal of a deployment: the stack on the emulator, its user data run in namespaces as instances, images
+//! through the page, scaling by the timer of the web tier, and what can happen to a fleet meanwhile.
 
 use std::{
     collections::BTreeSet,

@@ -59,7 +59,8 @@ async fn exit_codes_tell_what_the_group_said() {
     assert_eq!((output.status.code(), log.contains("aws.auto_scaling_group")), (Some(2), true), "{log}");
 }
 
-/// 1,500 images: out by the rules, in when all is done, and images that arrive while machines are taken away are done as well.
+/// 1,500 images: out by the rules, in when all is done, and images that arrive while machines are taken away are done
+/// as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_follows_its_queue_out_and_in_and_loses_nothing() {
     const IMAGES: usize = 1500;

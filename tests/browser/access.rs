@@ -30,7 +30,8 @@ fn axe() -> Option<String> {
     Some(std::fs::read_to_string(script).unwrap())
 }
 
-/// What axe-core finds that is serious or worse, on this page as it is: its rules for WCAG 2.2 AA, target sizes among them.
+/// What axe-core finds that is serious or worse, on this page as it is: its rules for WCAG 2.2 AA, target sizes among
+/// them.
 const RUN: &str = r##"
   const done = arguments[0];
   const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];

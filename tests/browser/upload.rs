@@ -37,8 +37,8 @@ async fn a_person_chooses_files_and_sees_labels_appear() {
     browser.end().await;
 }
 
-/// Chooses `count` files `0.png`, `1.png` …, all different, as a person would with the button, and notes how long the page is not
-/// responsive at a time.
+/// Chooses `count` files `0.png`, `1.png` …, all different, as a person would with the button, and notes how long the
+/// page is not responsive at a time.
 const CHOOSE: &str = r##"
   const [bytes, count] = arguments;
   const chosen = new DataTransfer();

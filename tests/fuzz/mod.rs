@@ -1,7 +1,8 @@
-//! What strangers send: requests, forms, image files, configuration, events. Properties over random and damaged input: nothing panics,
-//! nothing takes more than its bounds, and every refusal says why.
+//! What strangers send: requests, forms, image files, configuration, events. Properties over random and damaged input:
+//! nothing panics, nothing takes more than its bounds, and every refusal says why.
 //!
-//! What a run finds is kept and tried first from then on: seeds in `proptest-regressions/tests`, files in `tests/fixtures/damaged`.
+//! What a run finds is kept and tried first from then on: seeds in `proptest-regressions/tests`, files in
+//! `tests/fixtures/damaged`.
 
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 

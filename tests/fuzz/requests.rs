@@ -33,7 +33,8 @@ impl Target {
         self.server.url.strip_prefix("http://").unwrap()
     }
 
-    /// Sends these bytes, and then no more if nothing comes back for `patience`; what comes back until the connection is closed.
+    /// Sends these bytes, and then no more if nothing comes back for `patience`; what comes back until the connection
+    /// is closed.
     fn exchange(&self, request: &[u8], patience: Duration) -> Result<Vec<u8>, TestCaseError> {
         let talk = async {
             let mut stream = TcpStream::connect(self.host()).await?;

@@ -1,4 +1,5 @@
-//! The end of a soak: every acknowledged image has one right row, one output and one set of tags, and nothing else is there.
+//! The end of a soak: every acknowledged image has one right row, one output and one set of tags, and nothing else is
+//! there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -148,7 +149,8 @@ fn wrong_row(
     }
 }
 
-/// What a server that has just started, to which nothing was sent yet, has left of uploads and thumbnails that were cut off.
+/// What a server that has just started, to which nothing was sent yet, has left of uploads and thumbnails that were cut
+/// off.
 pub(super) fn leftovers(dir: &Path) -> Vec<PathBuf> {
     let entries = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
     let is = |path: &PathBuf, kind: &str| path.extension().is_some_and(|extension| extension == kind);

@@ -1,8 +1,9 @@
-//! The whole system on one machine under whatever can befall it, in an order drawn from a seed: signals to workers and server, full
-//! disks, steps of the clock, other models, resets, requeues; four who upload, each with a ledger. `make soak` runs it for longer.
+//! The whole system on one machine under whatever can befall it, in an order drawn from a seed: signals to workers and
+//! server, full disks, steps of the clock, other models, resets, requeues; four who upload, each with a ledger. `make
+//! soak` runs it for longer.
 //!
-//! `SOAK_SECONDS` says for how long things befall it, `SOAK_SEED` which. The times of the schedule are the same for the same
-//! seed; how they meet the system's own depends on the machine.
+//! `SOAK_SECONDS` says for how long things befall it, `SOAK_SEED` which. The times of the schedule are the same for the
+//! same seed; how they meet the system's own depends on the machine.
 
 use std::{
     path::Path,
@@ -41,7 +42,8 @@ const UPLOADERS: usize = 4;
 /// In this last part of the time the server is not started again, so that what it leaks can be seen.
 const CALM_SERVER: f64 = 0.4;
 
-/// Memory and open files that a server may have more than at its start: caches that were empty then, and the pool of readers.
+/// Memory and open files that a server may have more than at its start: caches that were empty then, and the pool of
+/// readers.
 const MORE_MEMORY: u64 = 64 << 20;
 const MORE_FILES: usize = 32;
 
@@ -119,8 +121,8 @@ impl Truth {
     }
 }
 
-/// Checks what is there; again after all was classified by the current model; and after a start, which sweeps away what killed
-/// servers had left.
+/// Checks what is there; again after all was classified by the current model; and after a start, which sweeps away what
+/// killed servers had left.
 async fn judge(mut system: System, truth: &Truth) {
     println!("{} stored at the end", truth.check(&system, None).count());
     assert!(system.server.tool(&["queue", "requeue", "all"]).output().unwrap().status.success());

@@ -35,8 +35,8 @@ pub(super) enum Action {
     Queue(&'static [&'static str]),
 }
 
-/// Every kind of action, the frequent ones several times. A deck is dealt to its end before it is shuffled again, so that no kind is
-/// left out for long.
+/// Every kind of action, the frequent ones several times. A deck is dealt to its end before it is shuffled again, so
+/// that no kind is left out for long.
 const DECK: [fn(&mut StdRng) -> Action; 30] = [
     |rng| Action::KillWorker(rng.random_range(0..8)),
     |rng| Action::KillWorker(rng.random_range(0..8)),

@@ -30,7 +30,8 @@ pub(crate) fn client_builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder().timeout(DEADLINE)
 }
 
-/// The binary under test: the one that was built with the tests, or with `IMGCLS_TEST_BINARY` another, as it is shipped.
+/// The binary under test: the one that was built with the tests, or with `IMGCLS_TEST_BINARY` another, as it is
+/// shipped.
 pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -82,7 +83,8 @@ impl Server {
         Self { child, url, dir, args, variables: Vec::new(), log, _temp: Some(temp) }
     }
 
-    /// Starts a server on `dir` with these arguments and environment variables, logging to `log`. Both stay when it is dropped.
+    /// Starts a server on `dir` with these arguments and environment variables, logging to `log`. Both stay when it is
+    /// dropped.
     pub(crate) fn start_in(dir: &Path, log: &Path, args: Vec<String>, variables: Vec<(String, String)>) -> Self {
         let (child, url) = spawn(dir, "127.0.0.1:0", &args, &variables, log);
         Self { child, url, dir: dir.to_owned(), args, variables, log: log.to_owned(), _temp: None }

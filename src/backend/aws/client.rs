@@ -1,4 +1,5 @@
-//! The SDK's configuration, in one place: where requests go, how long they may take, how often they are tried, and what errors mean.
+//! The SDK's configuration, in one place: where requests go, how long they may take, how often they are tried, and what
+//! errors mean.
 
 use std::{env, error::Error as StdError, path::Path, time::Duration};
 
@@ -137,7 +138,8 @@ fn loader() -> ConfigLoader {
         .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALLED).build())
 }
 
-/// The configured endpoint, unless `AWS_ENDPOINT_URL_<SERVICE>` names one for this service, which the SDK then takes by itself.
+/// The configured endpoint, unless `AWS_ENDPOINT_URL_<SERVICE>` names one for this service, which the SDK then takes by
+/// itself.
 fn endpoint(config: &Aws, service: &str) -> Option<String> {
     config.endpoint_url.clone().filter(|_| !env_endpoint(service))
 }
@@ -156,8 +158,9 @@ fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
 
 /// One client for all services.
 ///
-/// It resolves names with hickory: `getaddrinfo` of a static glibc binary loads the machine's NSS plugins, which must be of the very
-/// glibc version it was built with. Without the file that hickory reads its servers from, the system resolver has to do.
+/// It resolves names with hickory: `getaddrinfo` of a static glibc binary loads the machine's NSS plugins, which must
+/// be of the very glibc version it was built with. Without the file that hickory reads its servers from, the system
+/// resolver has to do.
 pub(crate) fn http_client() -> SharedHttpClient {
     let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(trusted());
     if Path::new("/etc/resolv.conf").exists() {

@@ -15,8 +15,8 @@ use crate::{
     contract::{Digest, ImageName, ObjectEvent},
 };
 
-/// The metadata key under which an upload's SHA-256 is kept, as hex. S3's own checksums do not serve: the default is a CRC, and
-/// stores that speak S3 know few others.
+/// The metadata key under which an upload's SHA-256 is kept, as hex. S3's own checksums do not serve: the default is a
+/// CRC, and stores that speak S3 know few others.
 const SHA256: &str = "sha256";
 
 /// Tries to take a name whose object vanishes whenever it is looked at.

@@ -19,7 +19,8 @@ use crate::{
     },
 };
 
-/// The index of the table that has the rows of each label in natural order: its partition key is the label, its sort key the table's.
+/// The index of the table that has the rows of each label in natural order: its partition key is the label, its sort
+/// key the table's.
 pub(super) const BY_LABEL: &str = "ByLabel";
 
 /// Most rows of one lane in one query.

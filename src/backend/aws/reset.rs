@@ -1,7 +1,8 @@
 //! Reset: a marker first, then objects, messages and rows of before it, and all again after one visibility time-out.
 //!
-//! The marker alone makes the reset: what was asked for at or before it is discarded by writers and hidden from readers, and an image
-//! that is gone is discarded by workers. Removing the rest is tidying, in any order, and may be repeated.
+//! The marker alone makes the reset: what was asked for at or before it is discarded by writers and hidden from
+//! readers, and an image that is gone is discarded by workers. Removing the rest is tidying, in any order, and may be
+//! repeated.
 
 use std::{
     collections::HashSet,
@@ -56,8 +57,8 @@ pub(crate) struct AwsReset {
 #[async_trait]
 impl Reset for AwsReset {
     async fn reset(&self, removed: &Tally) -> Result<()> {
-        // S3 tells when an object was written in whole seconds, so the line is drawn between two: what is written in this second
-        // goes, what is written from the next one on stays.
+        // S3 tells when an object was written in whole seconds, so the line is drawn between two: what is written in
+        // this second goes, what is written from the next one on stays.
         let now = self.store_now().await?;
         let line = now.next_second();
         self.results.set_marker(line - MILLISECOND).await?;
@@ -113,8 +114,8 @@ impl AwsReset {
         self.queue.hand_back(url, &newer).await
     }
 
-    /// The time by the queue's clock, with which the ages of messages are told. Services tell theirs in whole seconds, so a clock that
-    /// agrees with it is taken instead.
+    /// The time by the queue's clock, with which the ages of messages are told. Services tell theirs in whole seconds,
+    /// so a clock that agrees with it is taken instead.
     async fn store_now(&self) -> Result<Timestamp> {
         let date = DateHeader::default();
         let url = &self.queue.url;

@@ -40,7 +40,8 @@ const MAX_GET: usize = 100;
 /// Batches that are read at a time.
 const CONCURRENT_GETS: usize = 4;
 
-/// How long a read reset marker is believed. Rows that a writer lets through meanwhile are hidden by readers, and swept.
+/// How long a read reset marker is believed. Rows that a writer lets through meanwhile are hidden by readers, and
+/// swept.
 const MARKER_AGE: Duration = Duration::from_secs(3);
 
 /// The sort keys in the system partition.

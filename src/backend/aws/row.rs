@@ -117,7 +117,8 @@ pub(crate) fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T>
 /// A named value.
 pub(crate) type Attribute = (&'static str, AttributeValue);
 
-/// The attributes of a row: those to set, and those of the other outcome, to remove. The sequencer is set only if there is one.
+/// The attributes of a row: those to set, and those of the other outcome, to remove. The sequencer is set only if there
+/// is one.
 pub(crate) fn attributes(result: &Classification) -> Result<(Vec<Attribute>, Vec<&'static str>)> {
     let at = result.classified_at.format(&Rfc3339).map_err(|e| unreadable("a time of classification", &e))?;
     let mut set = vec![

@@ -54,8 +54,8 @@ impl Entry {
     }
 }
 
-/// The columns of a block as it is stored: the number of lines, their numbers, confidences and codes, and their names with a line feed
-/// after each. Integers and floats are little-endian.
+/// The columns of a block as it is stored: the number of lines, their numbers, confidences and codes, and their names
+/// with a line feed after each. Integers and floats are little-endian.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
     numbers: &'a [[u8; 8]],

@@ -1,7 +1,7 @@
 //! Access to the SQLite file: one thread writes, a few connections read.
 //!
-//! Whatever writes wait go into one transaction (group commit), each in a savepoint of its own, so that one that fails spoils
-//! no other. A write is answered after its transaction is on disk.
+//! Whatever writes wait go into one transaction (group commit), each in a savepoint of its own, so that one that fails
+//! spoils no other. A write is answered after its transaction is on disk.
 
 use std::{
     path::{Path, PathBuf},
@@ -145,8 +145,8 @@ fn run_writer(db: &Connection, mut waiting: mpsc::Receiver<Box<dyn Write>>) {
     }
 }
 
-/// Runs the batch in one transaction. Answers those that were run and, if they are not stored, why; what is left in `batch` was
-/// not run, because an error such as a full disk ended the transaction early.
+/// Runs the batch in one transaction. Answers those that were run and, if they are not stored, why; what is left in
+/// `batch` was not run, because an error such as a full disk ended the transaction early.
 fn transact(db: &Connection, batch: &mut Vec<Box<dyn Write>>) -> (Vec<Box<dyn Write>>, Option<Error>) {
     if let Err(error) = statement(db, "BEGIN IMMEDIATE") {
         return (std::mem::take(batch), Some(error));

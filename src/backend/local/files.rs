@@ -24,7 +24,8 @@ const LOCK: &str = "server.lock";
 /// What a data directory holds, but for the files of the database.
 const OURS: [&str; 4] = [IMAGES, UPLOADS, THUMBNAILS, LOCK];
 
-/// Uploads leave so many bytes of the disk free: workers, deletes and a reset need room to write, or a full disk could not be cleared.
+/// Uploads leave so many bytes of the disk free: workers, deletes and a reset need room to write, or a full disk could
+/// not be cleared.
 const HEADROOM: u64 = 32 << 20;
 
 /// The directories of one data directory.
@@ -87,7 +88,8 @@ impl Files {
         Ok(files)
     }
 
-    /// Takes from other users what they may do here. A directory that holds other things too stays as its owner wants it.
+    /// Takes from other users what they may do here. A directory that holds other things too stays as its owner wants
+    /// it.
     fn restrict(&self) -> io::Result<()> {
         let names = fs::read_dir(&self.root)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let names = names.collect::<io::Result<Vec<String>>>()?;
@@ -172,7 +174,8 @@ impl Files {
         Ok(ServerLock { _file: file, since })
     }
 
-    /// Removes the image files that `is_known` does not know. Files that came after `since` are left alone. Answers how many files went.
+    /// Removes the image files that `is_known` does not know. Files that came after `since` are left alone. Answers how
+    /// many files went.
     pub(super) fn sweep(&self, since: SystemTime, mut is_known: impl FnMut(&str) -> Result<bool>) -> Result<u64> {
         let mut removed = 0;
         let is_old =

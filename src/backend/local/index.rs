@@ -1,8 +1,9 @@
-//! The index for searches: a line for every stored image and every row, in natural order, packed into blocks of some hundred.
+//! The index for searches: a line for every stored image and every row, in natural order, packed into blocks of some
+//! hundred.
 //!
-//! A search reads the blocks from one end to the other, columns first, and no row: a million images are read through in some ten
-//! milliseconds, whatever is looked for and however short the text. A write changes one block, and with it the counters, in the transaction
-//! of what it is about.
+//! A search reads the blocks from one end to the other, columns first, and no row: a million images are read through in
+//! some ten milliseconds, whatever is looked for and however short the text. A write changes one block, and with it the
+//! counters, in the transaction of what it is about.
 
 use memchr::{memchr, memchr_iter, memrchr};
 use rusqlite::{Connection, OptionalExtension};

@@ -125,7 +125,8 @@ impl Store {
         self.files.lock_server()
     }
 
-    /// Removes what a former server left half done: image files that were never recorded. It may run while the server works. Answers how many files went.
+    /// Removes what a former server left half done: image files that were never recorded. It may run while the server
+    /// works. Answers how many files went.
     ///
     /// # Errors
     /// If the directory cannot be read.

@@ -38,7 +38,8 @@ pub(super) fn page(db: &Connection, query: &PageQuery) -> Result<Page> {
     found.page(query)
 }
 
-/// The statements that read all rows in one order and direction, and that tell whether there are any at the place or behind it.
+/// The statements that read all rows in one order and direction, and that tell whether there are any at the place or
+/// behind it.
 struct All {
     select: &'static str,
     behind: &'static str,

@@ -7,12 +7,13 @@ use crate::{
     contract::{Timestamp, WorkerId},
 };
 
-/// What is known of a worker by its heartbeats. Times are those that the supervisor has looked on for, so that neither a step of the
-/// clock nor a pause of the supervisor is taken for the worker's silence.
+/// What is known of a worker by its heartbeats. Times are those that the supervisor has looked on for, so that neither
+/// a step of the clock nor a pause of the supervisor is taken for the worker's silence.
 #[derive(Debug)]
 pub(super) struct Pulse {
     pid: u32,
-    /// The heartbeats that were there before this process: of earlier ones with the same number, here or on another machine.
+    /// The heartbeats that were there before this process: of earlier ones with the same number, here or on another
+    /// machine.
     former: Vec<(WorkerId, Timestamp)>,
     /// The time in the last heartbeat.
     last: Option<Timestamp>,
@@ -37,7 +38,8 @@ impl Pulse {
         }
     }
 
-    /// Takes note of the worker's heartbeat among those that are `stored`, `passed` after the last look. Returns true at the first one.
+    /// Takes note of the worker's heartbeat among those that are `stored`, `passed` after the last look. Returns true
+    /// at the first one.
     pub(super) fn look(&mut self, stored: &[Heartbeat], passed: Duration) -> bool {
         self.silence += passed;
         let is_own = |beat: &&Heartbeat| {

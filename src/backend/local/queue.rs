@@ -1,4 +1,5 @@
-//! The queue: one row per message. A message is hidden until `visible_at`, and a dead letter once it is `spent` and visible again.
+//! The queue: one row per message. A message is hidden until `visible_at`, and a dead letter once it is `spent` and
+//! visible again.
 
 use std::time::Duration;
 

@@ -16,8 +16,8 @@ const VERSION: i64 = 3;
 /// How long a connection waits for other processes' transactions.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The bounds of one sleep while another process writes, in microseconds. Below [`WRITE_GAP`](super::db::WRITE_GAP), so that a
-/// waiting process finds the gap that a busy one leaves.
+/// The bounds of one sleep while another process writes, in microseconds. Below [`WRITE_GAP`](super::db::WRITE_GAP), so
+/// that a waiting process finds the gap that a busy one leaves.
 const BUSY_SLEEP_US: std::ops::Range<u64> = 200..800;
 
 /// A dead letter is a message that is `spent` (received as often as allowed) and visible again: nothing has to move it.
@@ -86,7 +86,8 @@ CREATE TABLE fleet (
 INSERT INTO fleet (id) VALUES (1);
 ";
 
-/// What [`index`] keeps: blocks by the key of their first line, how many images have a label, and how many are in a folder. Version 3 has it.
+/// What [`index`] keeps: blocks by the key of their first line, how many images have a label, and how many are in a
+/// folder. Version 3 has it.
 const INDEX: &str = "
 CREATE TABLE blocks (id INTEGER PRIMARY KEY, first TEXT NOT NULL UNIQUE, entries BLOB NOT NULL) STRICT;
 CREATE TABLE labels (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE, images INTEGER NOT NULL) STRICT;
@@ -157,7 +158,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
-/// Turns the write-ahead log on. SQLite does not call the busy handler for this, so processes that start together retry.
+/// Turns the write-ahead log on. SQLite does not call the busy handler for this, so processes that start together
+/// retry.
 fn use_wal(db: &Connection) -> Result<()> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
@@ -229,7 +231,8 @@ impl Error {
     }
 }
 
-/// Makes a file as an earlier version wrote it, with two labelled images, one of them in doubt, one that failed and one that waits.
+/// Makes a file as an earlier version wrote it, with two labelled images, one of them in doubt, one that failed and one
+/// that waits.
 #[cfg(test)]
 pub(super) fn make_old(path: &Path, version: i64) {
     let db = Connection::open(path).unwrap();

@@ -35,8 +35,8 @@ fn hit(db: &Connection, entry: Entry, name: &str) -> Result<Option<Hit>> {
     Hit::of_entry(db, entry)
 }
 
-/// In the order of the blocks. Blocks behind the one with the place are looked at for the count alone; all ends when the page is full and
-/// the count is high.
+/// In the order of the blocks. Blocks behind the one with the place are looked at for the count alone; all ends when
+/// the page is full and the count is high.
 fn by_name(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Result<Found> {
     let (place, forward) = query.place()?;
     let key = match place {

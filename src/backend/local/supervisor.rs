@@ -188,7 +188,8 @@ impl Supervisor {
         }
     }
 
-    /// Takes note of the workers' heartbeats; stops those that end by themselves and kills those that are silent for too long.
+    /// Takes note of the workers' heartbeats; stops those that end by themselves and kills those that are silent for
+    /// too long.
     fn look(&mut self, beats: &[Heartbeat]) {
         // Looks that failed, and a supervisor that was halted, are not the workers' silence.
         let passed = self.looked.map_or(Duration::ZERO, |at| at.elapsed().min(2 * REPORT));

@@ -25,7 +25,8 @@ const MAX_LINE: u64 = 16 * 1024;
 pub struct WorkerCommand {
     /// The program.
     pub program: PathBuf,
-    /// Its arguments. It must end soon after its stdin is closed, and name itself in heartbeats as [`WorkerId::new`](crate::contract::WorkerId::new) does.
+    /// Its arguments. It must end soon after its stdin is closed, and name itself in heartbeats as
+    /// [`WorkerId::new`](crate::contract::WorkerId::new) does.
     pub args: Vec<String>,
 }
 

@@ -53,7 +53,8 @@ fn fold_old_beats(db: &Connection, now: Timestamp) -> Result<()> {
     if too_many <= 0 {
         return Ok(());
     }
-    // The sum counts as one. Whoever lives has a time that is near, whereas the clock may have been set back since others were heard of.
+    // The sum counts as one. Whoever lives has a time that is near, whereas the clock may have been set back since
+    // others were heard of.
     let mut sum = Heartbeat::of_former_workers();
     let mut farthest = db
         .prepare_cached("SELECT body FROM heartbeats ORDER BY worker = ?1 DESC, abs(seen_at - ?2) DESC LIMIT ?3 + 1")?;

@@ -1,7 +1,8 @@
-//! Networks as data: what loading, kernels, the reference, benchmarks and tests need to know of an architecture, written once.
+//! Networks as data: what loading, kernels, the reference, benchmarks and tests need to know of an architecture,
+//! written once.
 //!
-//! Compiled into the build script too. A further network of a known [`Family`] is one more [`Architecture`] and its description in
-//! `networks.rs`.
+//! Compiled into the build script too. A further network of a known [`Family`] is one more [`Architecture`] and its
+//! description in `networks.rs`.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,15 +11,16 @@ mod networks;
 /// The networks that a bundle may hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Architecture {
-    /// ResNet-18 (He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", 2015) with torchvision's tensor names.
+    /// ResNet-18 (He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", 2015) with torchvision's tensor
+    /// names.
     #[default]
     #[serde(rename = "resnet18")]
     ResNet18,
     /// ResNet-34 of the same paper, with torchvision's tensor names.
     #[serde(rename = "resnet34")]
     ResNet34,
-    /// EfficientNet-Lite0 (Tan & Le, "EfficientNet", 2019, in Google's variant for small machines: ReLU6, no squeeze-and-excitation) with the tensor names of
-    /// its first port to PyTorch.
+    /// EfficientNet-Lite0 (Tan & Le, "EfficientNet", 2019, in Google's variant for small machines: ReLU6, no
+    /// squeeze-and-excitation) with the tensor names of its first port to PyTorch.
     #[serde(rename = "efficientnet-lite0")]
     EfficientNetLite0,
 }
@@ -110,7 +112,8 @@ pub struct Inverted {
 /// Three convolutions, and the block's input added to their output where that has the same shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InvertedBlock {
-    /// The 1x1 convolution that widens; in the first block, which does not, the network's stem, a convolution of the image.
+    /// The 1x1 convolution that widens; in the first block, which does not, the network's stem, a convolution of the
+    /// image.
     pub expand: Conv,
     /// One filter for each channel.
     pub depthwise: Conv,
@@ -148,7 +151,8 @@ pub struct Conv {
 pub enum Padding {
     /// Half the filter on every side, as PyTorch's networks have it.
     Centred,
-    /// TensorFlow's `SAME`: as many as `ceil(side / stride)` outputs need, and where that is an odd number, one more behind than before.
+    /// TensorFlow's `SAME`: as many as `ceil(side / stride)` outputs need, and where that is an odd number, one more
+    /// behind than before.
     Same,
 }
 

@@ -5,7 +5,8 @@ use super::Error;
 /// Bytes of entropy-coded data that are held without their stuffing.
 const WINDOW: usize = 16 << 10;
 
-/// More bytes than any minimum coded unit takes: ten blocks of 64 codes with 16 bits and 15 bits of value, and a look ahead.
+/// More bytes than any minimum coded unit takes: ten blocks of 64 codes with 16 bits and 15 bits of value, and a look
+/// ahead.
 const UNIT: usize = 10 * 64 * 31 / 8 + 16;
 
 /// A window on the data, with room for a read of eight bytes at its end.

@@ -12,8 +12,8 @@ pub(super) const ZIGZAG: [u8; 64] = [
 /// More scans than any encoder writes; each goes over all blocks of the picture.
 const MAX_SCANS: u32 = 256;
 
-/// So often may scans come to the coefficients of one component: to each of the 64 once for each of its 14 bits. Scans of thousands of
-/// times as many may be in a few bytes.
+/// So often may scans come to the coefficients of one component: to each of the 64 once for each of its 14 bits. Scans
+/// of thousands of times as many may be in a few bytes.
 const MAX_VISITS: usize = 64 * 14;
 
 /// How coefficients are coded.
@@ -143,7 +143,8 @@ impl<'a> Parser<'a> {
         self.quantisation[component.quantisation].ok_or(Error::Damaged("a quantisation table is missing"))
     }
 
-    /// What the components are: by Adobe's or JFIF's word or the components' names, as the Independent JPEG Group's library decides.
+    /// What the components are: by Adobe's or JFIF's word or the components' names, as the Independent JPEG Group's
+    /// library decides.
     pub(super) fn colour(&self) -> Colour {
         let ids: Vec<u8> = self.frame().components.iter().map(|c| c.id).collect();
         match (ids.len(), self.adobe) {

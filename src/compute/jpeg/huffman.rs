@@ -34,7 +34,8 @@ impl Code {
         (self.0 >> 8) & 15
     }
 
-    /// Places to go forward in a block: past the zeros to the value, or more than a block has if the rest of it is zeros.
+    /// Places to go forward in a block: past the zeros to the value, or more than a block has if the rest of it is
+    /// zeros.
     #[inline(always)]
     pub(super) const fn steps(self) -> usize {
         (self.0 >> 16 & 0xff) as usize
@@ -57,7 +58,8 @@ impl Code {
         self.0 == Self::LONG.0
     }
 
-    /// The value behind the code at the top of `buffer`: with its top bit 1 as it is, otherwise negative. 0 without bits.
+    /// The value behind the code at the top of `buffer`: with its top bit 1 as it is, otherwise negative. 0 without
+    /// bits.
     #[inline(always)]
     pub(super) const fn value(self, buffer: u64) -> i32 {
         let bits = buffer << self.length();

@@ -1,6 +1,7 @@
-//! Inverse cosine transforms of a block to 8 x 8, 4 x 4, 2 x 2 or one sample, in integers, as the Independent JPEG Group's library rounds
-//! them: after Loeffler, Ligtenberg and Moschytz, with 13 bits for constants and two more between the passes. The smaller ones are
-//! transforms of as many points as they make, of the lowest frequencies: what a smaller picture cannot show drops out.
+//! Inverse cosine transforms of a block to 8 x 8, 4 x 4, 2 x 2 or one sample, in integers, as the Independent JPEG
+//! Group's library rounds them: after Loeffler, Ligtenberg and Moschytz, with 13 bits for constants and two more
+//! between the passes. The smaller ones are transforms of as many points as they make, of the lowest frequencies: what
+//! a smaller picture cannot show drops out.
 
 use super::simd::{Lanes, Simd, sample};
 

@@ -1,17 +1,18 @@
 //! JPEG, decoded at the size that is needed.
 //!
-//! A network sees a photo of 12 megapixels as a square of 64 or 224 pixels. This decoder makes the picture at 1/1, 1/2, 1/4 or 1/8 of its
-//! size, in the frequency domain: of each block of 8 x 8 pixels it takes the lowest 8 x 8, 4 x 4, 2 x 2 or 1 x 1 frequencies, and makes as
-//! many pixels of them, as the Independent JPEG Group's library does from version 7 on (`jidctint.c`). libjpeg-turbo averages instead
-//! (`jidctred.c`), for which it needs nearly all frequencies; whole pictures are the same bytes as its. Like these libraries it lets
-//! subsampled chroma keep more of its own resolution where that spares enlarging it. Coefficients that the size does not need are skipped,
-//! several at once, and so are blocks outside the [`Area`] that is asked for.
+//! A network sees a photo of 12 megapixels as a square of 64 or 224 pixels. This decoder makes the picture at 1/1, 1/2,
+//! 1/4 or 1/8 of its size, in the frequency domain: of each block of 8 x 8 pixels it takes the lowest 8 x 8, 4 x 4, 2 x
+//! 2 or 1 x 1 frequencies, and makes as many pixels of them, as the Independent JPEG Group's library does from version
+//! 7 on (`jidctint.c`). libjpeg-turbo averages instead (`jidctred.c`), for which it needs nearly all frequencies; whole
+//! pictures are the same bytes as its. Like these libraries it lets subsampled chroma keep more of its own resolution
+//! where that spares enlarging it. Coefficients that the size does not need are skipped, several at once, and so are
+//! blocks outside the [`Area`] that is asked for.
 //!
-//! Components are returned as they are stored: neither enlarged to a common size nor converted to RGB. Whoever shrinks them does so
-//! component by component, and converts few pixels instead of many.
+//! Components are returned as they are stored: neither enlarged to a common size nor converted to RGB. Whoever shrinks
+//! them does so component by component, and converts few pixels instead of many.
 //!
-//! Damage that is met is an error, where libjpeg would fill with grey and warn: a label for half a picture would be a wrong one.
-//! What is skipped is not verified.
+//! Damage that is met is an error, where libjpeg would fill with grey and warn: a label for half a picture would be a
+//! wrong one. What is skipped is not verified.
 
 mod bits;
 mod header;

@@ -226,8 +226,8 @@ impl Planes {
     }
 }
 
-/// Samples along a block's side of `component`. Chroma that is stored at half the size or less keeps more of what it has, as far as its
-/// samples are then no finer than luma's: so it need not be enlarged.
+/// Samples along a block's side of `component`. Chroma that is stored at half the size or less keeps more of what it
+/// has, as far as its samples are then no finer than luma's: so it need not be enlarged.
 pub(super) fn side(frame: &Frame, component: &Component, scale: Scale) -> u32 {
     let (across, down) = frame.most();
     let fits = |most: u32, own: u32, side: u32| (most * scale.pixels()).is_multiple_of(own * side * 2);

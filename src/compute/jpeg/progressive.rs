@@ -22,8 +22,8 @@ pub(super) fn bytes_needed(frame: &Frame, scale: Scale) -> u64 {
     bytes.sum()
 }
 
-/// Coefficients of a block that are kept for so many samples along its side. Of one sample only the first is needed, and scans of the
-/// others are skipped as a whole; otherwise all, as later scans depend on which are zero.
+/// Coefficients of a block that are kept for so many samples along its side. Of one sample only the first is needed,
+/// and scans of the others are skipped as a whole; otherwise all, as later scans depend on which are zero.
 const fn kept(side: u32) -> usize {
     if side == 1 { 1 } else { 64 }
 }
@@ -317,7 +317,8 @@ impl Band<'_> {
         Ok(())
     }
 
-    /// Reads a bit for each coefficient that is not zero, from `at` past so many zeros. Returns the place of the zero after them.
+    /// Reads a bit for each coefficient that is not zero, from `at` past so many zeros. Returns the place of the zero
+    /// after them.
     #[inline(always)]
     fn correct(
         &self,

@@ -40,7 +40,8 @@ pub(super) struct Blocks {
     pub(super) down: u32,
 }
 
-/// Decodes the units of a scan. Not a closure, as that would not be sure to be compiled for the processor's instructions.
+/// Decodes the units of a scan. Not a closure, as that would not be sure to be compiled for the processor's
+/// instructions.
 pub(super) trait Coder {
     /// Forgets what was predicted from earlier units.
     fn restart(&mut self);

@@ -115,7 +115,8 @@ impl<'a> Component<'a> {
     }
 }
 
-/// The place of the last coefficient, in the order of the file, of the lowest frequencies that a block of this side is made of.
+/// The place of the last coefficient, in the order of the file, of the lowest frequencies that a block of this side is
+/// made of.
 #[inline(always)]
 const fn last(side: u32) -> usize {
     match side {

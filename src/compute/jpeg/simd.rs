@@ -1,4 +1,5 @@
-//! Eight numbers side by side, for the transforms: by AVX2 where the processor has it, in plain Rust elsewhere. Results are the same.
+//! Eight numbers side by side, for the transforms: by AVX2 where the processor has it, in plain Rust elsewhere. Results
+//! are the same.
 
 use std::{
     array,

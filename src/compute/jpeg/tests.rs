@@ -231,7 +231,8 @@ fn scans_are_limited_in_number() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Files with wrong bytes are decoded or refused, in the same way with all instructions, and within the memory foreseen.
+    /// Files with wrong bytes are decoded or refused, in the same way with all instructions, and within the memory
+    /// foreseen.
     #[test]
     fn no_damage_panics(
         file: prop::sample::Index,
@@ -261,7 +262,8 @@ proptest! {
     }
 }
 
-/// A grey picture whose other coefficients are all zero and have one more bit in each of so many scans, of some bytes each.
+/// A grey picture whose other coefficients are all zero and have one more bit in each of so many scans, of some bytes
+/// each.
 fn many_scans(side: u16, scans: usize) -> Vec<u8> {
     let segment =
         |marker: u8, content: &[u8]| [&[0xff, marker], &(content.len() as u16 + 2).to_be_bytes()[..], content].concat();

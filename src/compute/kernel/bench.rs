@@ -1,4 +1,5 @@
-//! What benchmarks and tests need besides the network: random weights, the machine's peak, and layers alone. Not part of the program.
+//! What benchmarks and tests need besides the network: random weights, the machine's peak, and layers alone. Not part
+//! of the program.
 
 use std::collections::HashMap;
 
@@ -162,7 +163,8 @@ impl Layer {
     }
 }
 
-/// The distinct convolutions of a residual network behind its stem for images of `side`, by the algorithm that the plan chooses; none of others.
+/// The distinct convolutions of a residual network behind its stem for images of `side`, by the algorithm that the plan
+/// chooses; none of others.
 ///
 /// # Panics
 /// If this processor lacks the instructions.

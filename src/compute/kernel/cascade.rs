@@ -1,8 +1,9 @@
 //! A network of inverted residuals, block by block.
 //!
-//! Large images pass a block in strips, each from its input to its output in memory of one thread ([`Block::strip`]), as many images at a time as there are
-//! threads. From the first block on whose widened panels are small enough to be held whole, all images go on together, each panel by one thread
-//! ([`Block::panel`]), so that weights are read once for many pixels; the projection follows when all panels are there.
+//! Large images pass a block in strips, each from its input to its output in memory of one thread ([`Block::strip`]),
+//! as many images at a time as there are threads. From the first block on whose widened panels are small enough to be
+//! held whole, all images go on together, each panel by one thread ([`Block::panel`]), so that weights are read once
+//! for many pixels; the projection follows when all panels are there.
 
 use super::super::architecture::{Inverted, Network};
 use super::calls::Calls;

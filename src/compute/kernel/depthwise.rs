@@ -10,7 +10,8 @@ use super::simd::{Body, Simd};
 /// Largest filter.
 pub(super) const MOST_TAPS: usize = 5;
 
-/// Pixels of a tile: for two vectors, 14 sums and the weights fit 16 registers, and 7 divides the rows of 224 and what becomes of them.
+/// Pixels of a tile: for two vectors, 14 sums and the weights fit 16 registers, and 7 divides the rows of 224 and what
+/// becomes of them.
 const TILE: usize = 7;
 
 /// Folded filters.
@@ -127,7 +128,8 @@ impl<const K: usize, const D: usize, const V: usize> Filter<'_, K, D, V> {
                         }
                     }
                     if S::REGISTERS < 32 {
-                        // What neighbouring columns share is read again: to keep it, the compiler would move sums out of their registers.
+                        // What neighbouring columns share is read again: to keep it, the compiler would move sums out
+                        // of their registers.
                         compiler_fence(Ordering::SeqCst);
                     }
                 }

@@ -1,4 +1,5 @@
-//! Direct convolution as an implicit matrix product: a row is an output pixel, its columns are the input channels under each tap.
+//! Direct convolution as an implicit matrix product: a row is an output pixel, its columns are the input channels under
+//! each tap.
 //!
 //! Rows are ordered by position, then image, so that the rows of a tile hang over the same edge and taps that meet
 //! padding only are skipped: at 2x2 pixels that is 20 of 36.
@@ -138,7 +139,8 @@ impl Body for Finish<'_> {
         for r in 0..count {
             let (position, image) = ((first + r) / data.batch, (first + r) % data.batch);
             let at = (image * pixels + position) * shape.outputs + channel;
-            // SAFETY: `at` is a pixel of this layer's output, and of its residual; only channels that exist are touched.
+            // SAFETY: `at` is a pixel of this layer's output, and of its residual; only channels that exist are
+            // touched.
             unsafe {
                 let (sum, output) = (sums.add(r * S::PANEL), data.output.get().add(at));
                 let residual = (!data.residual.get().is_null()).then(|| data.residual.get().add(at));

@@ -1,9 +1,9 @@
 //! The matrix product under every convolution: a register tile of rows by one panel of packed weights.
 //!
-//! Weights are packed once as panels `[tap][depth][PANEL]`, so the innermost loop reads them in order (Goto & van de Geijn,
-//! "Anatomy of High-Performance Matrix Multiplication", 2008). The other operand is never copied: a row is an offset per tap
-//! into the activations ("implicit GEMM"; Dukhan, "The Indirect Convolution Algorithm", 2019), so one kernel serves direct
-//! convolutions, Winograd planes, the stem and the last layer.
+//! Weights are packed once as panels `[tap][depth][PANEL]`, so the innermost loop reads them in order (Goto & van de
+//! Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). The other operand is never copied: a row is an
+//! offset per tap into the activations ("implicit GEMM"; Dukhan, "The Indirect Convolution Algorithm", 2019), so one
+//! kernel serves direct convolutions, Winograd planes, the stem and the last layer.
 
 use super::simd::{Body, Simd};
 
@@ -24,7 +24,8 @@ pub(super) enum Start {
     Output,
 }
 
-/// Rows times one panel: `output[r][0..PANEL] = start + sum over t, k of input[offsets[r * offset_stride + t] + k] * weights[t][k][0..PANEL]`.
+/// Rows times one panel: `output[r][0..PANEL] = start + sum over t, k of input[offsets[r * offset_stride + t] + k] *
+/// weights[t][k][0..PANEL]`.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     /// Base of the activations.
@@ -51,8 +52,8 @@ impl Product {
     /// Multiplies `rows` rows, in tiles as equal as can be: 13 rows are 7 + 6, never 12 + 1.
     ///
     /// # Safety
-    /// `offsets` holds `rows` rows; each offset plus `depth` lies in the activations; `weights` holds the block; `output` holds `rows` rows;
-    /// a bias holds `PANEL` floats.
+    /// `offsets` holds `rows` rows; each offset plus `depth` lies in the activations; `weights` holds the block;
+    /// `output` holds `rows` rows; a bias holds `PANEL` floats.
     #[inline(always)]
     pub(super) unsafe fn multiply<S: Simd>(self, simd: S, rows: usize) {
         let tiles = rows.div_ceil(S::ROWS);

@@ -98,7 +98,8 @@ impl Block {
         (panels * self.size.ring() + 1) * row_len + self.size.group() * output_side * middle_stride + image
     }
 
-    /// Computes some rows of the output, a group at a time: each panel widens what rows it lacks and filters the group, then the group is narrowed.
+    /// Computes some rows of the output, a group at a time: each panel widens what rows it lacks and filters the group,
+    /// then the group is narrowed.
     ///
     /// # Safety
     /// Input and output are whole images of this block, and the scratch is as [`Block::strip_scratch`] says.

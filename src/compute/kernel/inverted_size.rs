@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::stem::CHANNELS;
 
-/// Floats of a whole image's widened rows of one panel up to which it is small: three quarters of the first-level cache.
+/// Floats of a whole image's widened rows of one panel up to which it is small: three quarters of the first-level
+/// cache.
 const SMALL: usize = 9 << 10;
 
 /// Floats of the widened rows of all panels that are held in a strip: a part of the second-level cache.

@@ -20,7 +20,8 @@ pub(super) struct Conv {
     pub(super) bias: Buffer,
     /// Winograd-domain filters by [`Algorithm`], made when first needed.
     pub(super) transformed: [OnceLock<Buffer>; Algorithm::COUNT],
-    /// Whether the layer has run: the first call, often the only one, does not stop to make what only later ones gain from.
+    /// Whether the layer has run: the first call, often the only one, does not stop to make what only later ones gain
+    /// from.
     used: AtomicBool,
 }
 

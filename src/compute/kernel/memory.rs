@@ -1,6 +1,7 @@
 //! Zeroed, aligned memory for weights and scratch, in huge pages where the kernel gives them.
 //!
-//! A batch of one reads every weight once: with 4 KB pages the walk through them costs more than the arithmetic that hides it.
+//! A batch of one reads every weight once: with 4 KB pages the walk through them costs more than the arithmetic that
+//! hides it.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -16,8 +17,9 @@ const LINE: usize = 64;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LARGE_BLOCK: libc::c_int = 1 << 20;
 
-/// Has the allocator give large blocks back to the system when they are freed, for the life of this process. glibc by itself keeps ever
-/// larger ones (`M_MMAP_THRESHOLD` in mallopt(3)), so that a process that decodes pictures of all sizes grows by half.
+/// Has the allocator give large blocks back to the system when they are freed, for the life of this process. glibc by
+/// itself keeps ever larger ones (`M_MMAP_THRESHOLD` in mallopt(3)), so that a process that decodes pictures of all
+/// sizes grows by half.
 pub fn give_back_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it sets a number of the allocator, under the allocator's own lock.

@@ -1,10 +1,12 @@
 //! Networks at the machine's limit: the whole forward pass in `f32`, on `[batch][row][column][channel]`.
 //!
-//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile. A [`layer`] is a convolution of some [`shape`] with filters from [`pack`];
-//! a [`plan`] says by which algorithm it runs, and [`run`] finds it: [`direct`], or [`winograd`] with its [`planes`], [`tile`], [`transforms`] and [`pairs`].
+//! From the bottom: [`simd`] and [`x86`] are vectors, [`gemm`] the register tile. A [`layer`] is a convolution of some
+//! [`shape`] with filters from [`pack`]; a [`plan`] says by which algorithm it runs, and [`run`] finds it: [`direct`],
+//! or [`winograd`] with its [`planes`], [`tile`], [`transforms`] and [`pairs`].
 //!
-//! A residual network is a [`stem`] and the layers of [`residual`]; [`pass`] runs them on [`threads`], in the [`memory`] that a [`workspace`] plans.
-//! A network of [`inverted`] residuals is a [`cascade`] of blocks, made of [`pointwise`] and [`depthwise`] products.
+//! A residual network is a [`stem`] and the layers of [`residual`]; [`pass`] runs them on [`threads`], in the
+//! [`memory`] that a [`workspace`] plans. A network of [`inverted`] residuals is a [`cascade`] of blocks, made of
+//! [`pointwise`] and [`depthwise`] products.
 //!
 //! Reasons for `unsafe` here: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
 
@@ -164,8 +166,8 @@ impl Kernel {
         Ok(Self { side, features: network.features(), classes: network.classes(), isa, network: compiled })
     }
 
-    /// Features and logits of normalised images `[batch][side][side][3]`. May be called from several threads; as many calls run at a time as the
-    /// kernel was made for, the others wait.
+    /// Features and logits of normalised images `[batch][side][side][3]`. May be called from several threads; as many
+    /// calls run at a time as the kernel was made for, the others wait.
     ///
     /// # Panics
     /// If `images` is not a whole number of images.

@@ -1,5 +1,5 @@
-//! Filters as the kernels read them: batch norm folded in (Ioffe & Szegedy, "Batch Normalization", 2015, at inference an affine map
-//! per channel), then packed by panels.
+//! Filters as the kernels read them: batch norm folded in (Ioffe & Szegedy, "Batch Normalization", 2015, at inference
+//! an affine map per channel), then packed by panels.
 
 use super::memory::{Buffer, Shared};
 use super::threads::Threads;

@@ -17,7 +17,8 @@ impl<const N: usize> Pairs<N> {
     pub(super) const fn new(x: [f32; N]) -> Self {
         let mut pairs = Self { x, others: [[0.0; N]; N], all: [0.0; N], distances: [1.0; N] };
         let mut i = 0;
-        // Each polynomial starts as 1 and is multiplied with `z - q^2` for each pair; `all` lets its leading 1 go in the end.
+        // Each polynomial starts as 1 and is multiplied with `z - q^2` for each pair; `all` lets its leading 1 go in
+        // the end.
         while i < N {
             pairs.others[i][0] = 1.0;
             let (mut j, mut degree) = (0, 0);

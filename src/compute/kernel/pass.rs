@@ -1,5 +1,5 @@
-//! One pass through a residual network, depth first: each stage asks the one before for as many images as it computes at once, so that activations are
-//! read while they are still in a cache.
+//! One pass through a residual network, depth first: each stage asks the one before for as many images as it computes
+//! at once, so that activations are read while they are still in a cache.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -125,7 +125,8 @@ impl<S: Simd> Pass<'_, S> {
             let mut plans = plans[&(index, batch)].iter();
             let mut run = |conv: &Conv, input, residual, output, relu| {
                 let plan = plans.next().expect("one plan for each convolution");
-                // SAFETY: the plans were made in this order for these shapes, this batch and these threads; the buffers hold the largest part.
+                // SAFETY: the plans were made in this order for these shapes, this batch and these threads; the buffers
+                // hold the largest part.
                 unsafe { self.run(conv, plan, Data { batch, input, residual, output, relu }) };
             };
             for (index, block) in stage.blocks.iter().enumerate() {

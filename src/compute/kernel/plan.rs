@@ -6,7 +6,8 @@ use super::shape::Shape;
 /// Tiles of 7x7 outputs from which on F(7, 3) and F(7, 2) are worth their transformed filters.
 const ENOUGH_TILES: usize = 8;
 
-/// Images of 2x2 pixels from which on a Toeplitz matrix, with one row for each image, beats a direct convolution with one for each pixel.
+/// Images of 2x2 pixels from which on a Toeplitz matrix, with one row for each image, beats a direct convolution with
+/// one for each pixel.
 const ENOUGH_IMAGES: usize = 4;
 
 /// How a convolution is computed.
@@ -46,12 +47,12 @@ impl Algorithm {
     /// | 2 | 1, 2 | direct | 4, 6.25 |
     /// | 2 | 3 and more | by parity with F(4, 2) or F(7, 2) | 5.06 or 4.59, the same |
     ///
-    /// Of two tiles the larger one is taken if it saves a twelfth of the multiplications, as its transforms cost more, and if there are
-    /// enough tiles to share its transformed filters, nine times as many as taps.
+    /// Of two tiles the larger one is taken if it saves a twelfth of the multiplications, as its transforms cost more,
+    /// and if there are enough tiles to share its transformed filters, nine times as many as taps.
     ///
-    /// A whole layer of one tile (batch 1) has one row for each filter, too few to hide the latency of a multiply-add: there four
-    /// tiles of F(2x2, 3x3), 4 multiplications, or of parity with F(2, 2), 6.25, are faster. Other filters, and inputs
-    /// that do not fill vectors, are direct.
+    /// A whole layer of one tile (batch 1) has one row for each filter, too few to hide the latency of a multiply-add:
+    /// there four tiles of F(2x2, 3x3), 4 multiplications, or of parity with F(2, 2), 6.25, are faster. Other filters,
+    /// and inputs that do not fill vectors, are direct.
     pub(super) fn choose(shape: &Shape, batch: usize, lanes: usize) -> Self {
         if shape.kernel != 3 || shape.padding != 1 || !shape.inputs.is_multiple_of(lanes) {
             return Self::Direct;
@@ -80,7 +81,8 @@ pub(super) struct Plan {
     pub(super) algorithm: Algorithm,
     /// How it is cut into tasks.
     pub(super) pieces: Pieces,
-    /// Distance from the start of the input to at least [`Shape::inputs`] zeros, read where the filter hangs over the edge.
+    /// Distance from the start of the input to at least [`Shape::inputs`] zeros, read where the filter hangs over the
+    /// edge.
     pub(super) zeros: usize,
     /// Direct: where each row reads, `[row][tap]`. Winograd: the distance of each row of a plane from the first.
     pub(super) offsets: Vec<u32>,
@@ -99,7 +101,8 @@ pub(super) enum Pieces {
     Panel(usize),
 }
 
-/// Cuts `total` into equal parts of at most `most`, as many as a multiple of `threads` where that leaves enough in each: the size of a part.
+/// Cuts `total` into equal parts of at most `most`, as many as a multiple of `threads` where that leaves enough in
+/// each: the size of a part.
 pub(super) fn part(total: usize, most: usize, threads: usize) -> usize {
     let mut parts = total.div_ceil(most);
     let even = parts.next_multiple_of(threads);

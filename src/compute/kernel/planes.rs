@@ -8,7 +8,8 @@ pub(super) const GAP: usize = 32;
 /// Most filter values of any algorithm.
 const MAX_FILTERS: usize = 81;
 
-/// The order of planes in memory, of one for each of `POINTS` by `POINTS` points: those that meet the same filters are neighbours, and so are one product.
+/// The order of planes in memory, of one for each of `POINTS` by `POINTS` points: those that meet the same filters are
+/// neighbours, and so are one product.
 pub(super) struct Planes<const POINTS: usize> {
     /// Place of the plane of a point.
     place: [[usize; POINTS]; POINTS],

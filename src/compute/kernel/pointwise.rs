@@ -1,7 +1,7 @@
 //! Products of rows and a packed matrix with all that follows at once: bias, residual and the bounds of an activation.
 //!
-//! A 1x1 convolution is one: its rows are pixels. So is a small convolution over few channels: the pixels under a row of its filter lie side by side in
-//! memory and are one long tap.
+//! A 1x1 convolution is one: its rows are pixels. So is a small convolution over few channels: the pixels under a row
+//! of its filter lie side by side in memory and are one long tap.
 
 use std::hint::black_box;
 
@@ -91,7 +91,8 @@ impl Matrix {
     /// Multiplies the rows with one panel.
     ///
     /// # Safety
-    /// Each row has as many columns as the matrix, `places` one for each row, and output and residual [`Matrix::width`] floats at each place.
+    /// Each row has as many columns as the matrix, `places` one for each row, and output and residual [`Matrix::width`]
+    /// floats at each place.
     pub(super) unsafe fn multiply<S: Simd>(&self, simd: S, panel: usize, rows: Rows) {
         let columns = self.taps * self.depth;
         let narrow = self.width::<S>(panel) < S::PANEL;
@@ -170,7 +171,8 @@ impl Product {
     }
 }
 
-/// [`Product`] for `R` rows and `V` vectors of outputs, all sums in registers; `AHEAD` fetches the next block meanwhile.
+/// [`Product`] for `R` rows and `V` vectors of outputs, all sums in registers; `AHEAD` fetches the next block
+/// meanwhile.
 struct Tile<const R: usize, const V: usize, const AHEAD: bool>(Product);
 
 impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<R, V, AHEAD> {
@@ -194,7 +196,8 @@ impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<R, V, AHEA
             let mut ahead = weights.wrapping_add(p.taps * p.depth * S::PANEL);
             for tap in 0..p.taps {
                 let mut rows = [p.rows.input; R];
-                // A compiler that knows how the rows lie reads several columns at once, and has no registers left for the sums.
+                // A compiler that knows how the rows lie reads several columns at once, and has no registers left for
+                // the sums.
                 for r in 0..R {
                     rows[r] = black_box(p.rows.input.add(tap * p.rows.tap_stride + r * p.rows.stride));
                 }

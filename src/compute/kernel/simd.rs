@@ -1,8 +1,8 @@
 //! Vector width as one small abstraction: the same kernels run on AVX-512, AVX2 and plain Rust.
 //!
-//! A [`Simd`] value is a token: holding one proves that this processor has the instructions. A [`Body`] is an argument list
-//! with a body generic over the token; [`Simd::launch`] compiles that body once per instruction set. Everything a body calls
-//! is `#[inline(always)]`, or it would be compiled without the instructions.
+//! A [`Simd`] value is a token: holding one proves that this processor has the instructions. A [`Body`] is an argument
+//! list with a body generic over the token; [`Simd::launch`] compiles that body once per instruction set. Everything a
+//! body calls is `#[inline(always)]`, or it would be compiled without the instructions.
 
 /// A loop body that [`Simd::launch`] compiles for one instruction set.
 pub(super) trait Body {
@@ -21,7 +21,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Vector registers.
     const REGISTERS: usize;
-    /// Most rows of a register tile (at most [`super::gemm::MAX_ROWS`]): `2 * ROWS` accumulators, two weights and a broadcast fit the register file.
+    /// Most rows of a register tile (at most [`super::gemm::MAX_ROWS`]): `2 * ROWS` accumulators, two weights and a
+    /// broadcast fit the register file.
     const ROWS: usize;
     /// Output channels side by side in one packed panel of weights, and in one tile: two registers.
     const PANEL: usize = 2 * Self::LANES;
@@ -68,8 +69,9 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 }
 
-/// Plain Rust for any processor. Four lanes are what every 64-bit one has (SSE2, NEON), so the compiler maps each operation to
-/// one instruction; multiply and add stay apart, because a fused one without hardware for it is a library call.
+/// Plain Rust for any processor. Four lanes are what every 64-bit one has (SSE2, NEON), so the compiler maps each
+/// operation to one instruction; multiply and add stay apart, because a fused one without hardware for it is a library
+/// call.
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 

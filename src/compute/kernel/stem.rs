@@ -1,8 +1,9 @@
 //! The first layers as one pass: 7x7 convolution with stride 2, batch norm, ReLU, and 3x3 max-pooling with stride 2.
 //!
-//! Along a row, two neighbouring pixels are six channels of half the width, and the filter has four taps of stride 1 with them, the eighth column
-//! zero: F(4, 4) halves its multiplications. Down the rows the convolution is a plain sum, so each point has one product of depth 7 x 6. The output
-//! of the convolution, the largest of the network, never reaches memory: each row is pooled as it comes back from the points.
+//! Along a row, two neighbouring pixels are six channels of half the width, and the filter has four taps of stride 1
+//! with them, the eighth column zero: F(4, 4) halves its multiplications. Down the rows the convolution is a plain sum,
+//! so each point has one product of depth 7 x 6. The output of the convolution, the largest of the network, never
+//! reaches memory: each row is pooled as it comes back from the points.
 
 use std::ops::Range;
 
@@ -281,7 +282,8 @@ fn image_rows(convolved: usize) -> usize {
     2 * convolved + KERNEL - 2
 }
 
-/// Takes a row of the image to its points. Vectors are longer than a pair: what they write behind it is overwritten by the next row, or is slack.
+/// Takes a row of the image to its points. Vectors are longer than a pair: what they write behind it is overwritten by
+/// the next row, or is slack.
 struct ToPoints {
     row: *const f32,
     /// This row in the first tile of the first point.

@@ -1,7 +1,8 @@
 //! The threads of one network: they share out the tasks of a layer by an atomic ticket.
 //!
-//! A layer lasts well under a millisecond, so between layers a thread spins for a moment before it sleeps; the sleep keeps idle
-//! workers off the processor when several processes share the machine. With one thread there are no atomics at all.
+//! A layer lasts well under a millisecond, so between layers a thread spins for a moment before it sleeps; the sleep
+//! keeps idle workers off the processor when several processes share the machine. With one thread there are no atomics
+//! at all.
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
@@ -54,7 +55,8 @@ impl State {
             return false;
         }
         let _abort = AbortOnPanic;
-        // SAFETY: this ticket is valid, so `run` has set the task before it published the ticket, and waits for us before it returns.
+        // SAFETY: this ticket is valid, so `run` has set the task before it published the ticket, and waits for us
+        // before it returns.
         let task = unsafe { &*(*self.task.get()).expect("a valid ticket has a task") };
         task(index as usize, thread);
         self.done.fetch_add(1, Ordering::AcqRel);
@@ -118,7 +120,8 @@ impl Threads {
         self.helpers.len() + 1
     }
 
-    /// Calls `task(index, thread)` for every index below `tasks`, each once, and returns when all are done. Needs `&mut`: one layer at a time.
+    /// Calls `task(index, thread)` for every index below `tasks`, each once, and returns when all are done. Needs
+    /// `&mut`: one layer at a time.
     pub(super) fn run(&mut self, tasks: usize, task: &Task<'_>) {
         if self.helpers.is_empty() || tasks <= 1 {
             (0..tasks).for_each(|index| task(index, 0));
@@ -126,8 +129,8 @@ impl Threads {
         }
         let count = u32::try_from(tasks).expect("a layer has fewer than 2^32 tasks");
         let state = &*self.state;
-        // SAFETY: no valid ticket is out (the previous `run` waited for all), so nobody reads the cell; the lifetime is erased only
-        // until all tasks are done, below.
+        // SAFETY: no valid ticket is out (the previous `run` waited for all), so nobody reads the cell; the lifetime is
+        // erased only until all tasks are done, below.
         unsafe { *state.task.get() = Some(std::mem::transmute::<&Task<'_>, *const Task<'static>>(task)) };
         state.done.store(0, Ordering::Relaxed);
         state.ticket.store(u64::from(count) << 32, Ordering::SeqCst);

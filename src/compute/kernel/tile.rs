@@ -1,4 +1,5 @@
-//! The two-dimensional transforms of one Winograd tile: a one-dimensional [`Transform`] down the columns, then along the rows.
+//! The two-dimensional transforms of one Winograd tile: a one-dimensional [`Transform`] down the columns, then along
+//! the rows.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -171,7 +172,8 @@ impl<T, const POINTS: usize, const FILTER: usize, const OUTPUTS: usize>
     unsafe fn finish<S: Simd>(&self, simd: S, at: usize, c: usize, mut value: S::Vector) {
         let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
         let width = S::LANES.min(self.channels.saturating_sub(c));
-        // SAFETY: the fields say what the pointers hold; only channels that exist are touched, and no vector has more than 16 lanes.
+        // SAFETY: the fields say what the pointers hold; only channels that exist are touched, and no vector has more
+        // than 16 lanes.
         unsafe {
             let (residual, output) = (self.residual.wrapping_add(at + c), self.output.wrapping_add(at + c));
             if width == S::LANES {

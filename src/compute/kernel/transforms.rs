@@ -1,28 +1,32 @@
 //! One-dimensional minimal filtering algorithms; two-dimensional ones nest them (Winograd, "Arithmetic Complexity
 //! of Computations", 1980; Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
-//! F(m, r) computes `m` outputs of an `r`-tap filter with `m + r - 1` multiplications: the data and the filter are polynomials, evaluated at as many
-//! points, multiplied there, and interpolated. Where an algorithm names no others, the points are 0, 1, -1, then 2 and -2, and infinity.
+//! F(m, r) computes `m` outputs of an `r`-tap filter with `m + r - 1` multiplications: the data and the filter are
+//! polynomials, evaluated at as many points, multiplied there, and interpolated. Where an algorithm names no others,
+//! the points are 0, 1, -1, then 2 and -2, and infinity.
 //!
-//! A stride of two is split by parity (Yepez & Ko, "Stride 2 1-D, 2-D, and 3-D Winograd for Convolutional Neural Networks", 2020): outer taps
-//! meet odd inputs only, a two-tap convolution of stride one, which is F(m, 2); the middle tap meets even inputs only and is a plain product.
+//! A stride of two is split by parity (Yepez & Ko, "Stride 2 1-D, 2-D, and 3-D Winograd for Convolutional Neural
+//! Networks", 2020): outer taps meet odd inputs only, a two-tap convolution of stride one, which is F(m, 2); the middle
+//! tap meets even inputs only and is a plain product.
 
 use super::pairs::Pairs;
 use super::simd::Simd;
 
-/// A one-dimensional algorithm: `POINTS` values of the data meet `FILTER` values of the filter and give `OUTPUTS` outputs.
+/// A one-dimensional algorithm: `POINTS` values of the data meet `FILTER` values of the filter and give `OUTPUTS`
+/// outputs.
 pub(super) trait Transform<const POINTS: usize, const FILTER: usize, const OUTPUTS: usize> {
     /// Distance between the inputs of neighbouring outputs.
     const STRIDE: usize;
 
-    /// Where the data of each point is read, relative to the input that the middle tap of the first output meets: one after the other, from the
-    /// first tap on.
+    /// Where the data of each point is read, relative to the input that the middle tap of the first output meets: one
+    /// after the other, from the first tap on.
     #[inline(always)]
     fn position(index: usize) -> isize {
         index as isize - 1
     }
 
-    /// The value of the filter that a point is multiplied with: each has its own, but where several points share the last.
+    /// The value of the filter that a point is multiplied with: each has its own, but where several points share the
+    /// last.
     #[inline(always)]
     fn filter_of(point: usize) -> usize {
         point.min(FILTER - 1)
@@ -128,8 +132,9 @@ impl Transform<6, 6, 4> for F4 {
 
 /// F(7, 3): 81 multiplications for 441 in two dimensions.
 ///
-/// Its points are 0, ±1/2, ±1, ±3/2 and ±3, without infinity. On random tiles their error, the root of the mean square, is six to eight times
-/// that of F(4, 3), nearly the smallest of all sets of small fractions; 0, ±1/2, ±1, ±2, 3 and infinity give three times as much.
+/// Its points are 0, ±1/2, ±1, ±3/2 and ±3, without infinity. On random tiles their error, the root of the mean square,
+/// is six to eight times that of F(4, 3), nearly the smallest of all sets of small fractions; 0, ±1/2, ±1, ±2, 3 and
+/// infinity give three times as much.
 pub(super) struct F7;
 
 impl F7 {
@@ -161,7 +166,8 @@ impl Transform<9, 9, 7> for F7 {
     }
 }
 
-/// F(4, 4), four outputs of a filter with four taps by seven multiplications for sixteen: the points of F(4, 3), and 1/2.
+/// F(4, 4), four outputs of a filter with four taps by seven multiplications for sixteen: the points of F(4, 3), and
+/// 1/2.
 pub(super) struct F4x4Taps;
 
 impl F4x4Taps {
@@ -277,7 +283,8 @@ impl Transform<9, 6, 4> for Strided4 {
     }
 }
 
-/// Stride two by parity, the odd phase by F(7, 2): 225 multiplications for 441 in two dimensions. Points 0, ±1/2, ±1, ±2 and infinity.
+/// Stride two by parity, the odd phase by F(7, 2): 225 multiplications for 441 in two dimensions. Points 0, ±1/2, ±1,
+/// ±2 and infinity.
 pub(super) struct Strided7;
 
 impl Strided7 {

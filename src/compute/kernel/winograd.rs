@@ -1,9 +1,10 @@
-//! Winograd convolution: transform tiles of the input, multiply each point's plane with that point's filters, transform back.
+//! Winograd convolution: transform tiles of the input, multiply each point's plane with that point's filters, transform
+//! back.
 //!
-//! The products of one panel stay in the first two cache levels and the output transform follows at once (Lavin & Gray 2015 as one fused pass;
-//! compare Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018). Transformed filters are up to nine times as large as the
-//! filters, so a layer with few tiles, bound by memory, or with very many filters transforms them anew each time, a cache-sized block ahead of its
-//! use; others keep them.
+//! The products of one panel stay in the first two cache levels and the output transform follows at once (Lavin & Gray
+//! 2015 as one fused pass; compare Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018).
+//! Transformed filters are up to nine times as large as the filters, so a layer with few tiles, bound by memory, or
+//! with very many filters transforms them anew each time, a cache-sized block ahead of its use; others keep them.
 
 use super::gemm::{Product, Start};
 use super::layer::{Call, Conv, Data, Scratch};
@@ -19,7 +20,8 @@ use super::transforms::{F2, F4, F7, Strided2, Strided4, Strided7, Toeplitz2, Tra
 /// Input channels multiplied at once.
 const DEPTH: usize = 256;
 
-/// Input channels whose filters are transformed at once when they are not kept: `filters` blocks fit the second-level cache.
+/// Input channels whose filters are transformed at once when they are not kept: `filters` blocks fit the second-level
+/// cache.
 const fn fresh_depth(filters: usize) -> usize {
     if filters > 36 { 64 } else { 128 }
 }
@@ -30,8 +32,8 @@ const TILES: usize = 14;
 /// Tiles up to which transforming the filters anew beats reading the transformed ones from memory.
 const FEW_TILES: usize = 4;
 
-/// Transformed filters of more floats, 10 MB, are never kept. The largest layers' would be three quarters of a worker's memory, and to
-/// transform them costs some percent of a pass of eight images.
+/// Transformed filters of more floats, 10 MB, are never kept. The largest layers' would be three quarters of a worker's
+/// memory, and to transform them costs some percent of a pass of eight images.
 const MOST_KEPT: usize = 5 << 19;
 
 /// Calls `$f::<S, T, POINTS, FILTER, OUTPUTS>` for an [`Algorithm`].

@@ -11,7 +11,8 @@ use super::run;
 use super::simd::Simd;
 use super::threads::Threads;
 
-/// Floats of output that any stage but the last computes at once for each thread: what it writes, the next one reads from the second-level cache.
+/// Floats of output that any stage but the last computes at once for each thread: what it writes, the next one reads
+/// from the second-level cache.
 const MOST_AT_ONCE: usize = 256 << 10;
 
 /// Memory and plans for one batch size.
@@ -23,7 +24,8 @@ pub(super) struct Workspace {
     pub(super) at_once: Vec<usize>,
     /// By stage (the last layer is one more) and images at once: one for each convolution, in the order they run.
     pub(super) plans: HashMap<(usize, usize), Vec<Plan>>,
-    /// Between the convolutions of a block. All activations are of one length and end in as many zeros as any has channels.
+    /// Between the convolutions of a block. All activations are of one length and end in as many zeros as any has
+    /// channels.
     pub(super) middle: Buffer,
     /// The stem's output; then what an identity shortcut adds, or a projection gives.
     pub(super) sum: Buffer,
@@ -42,7 +44,8 @@ pub(super) fn grow(buffer: &mut Buffer, len: usize) {
     }
 }
 
-/// Cuts a range into as few parts of at most `most` as can be, as equal as can be: 9 by 8 is 5 + 4, so that none is alone.
+/// Cuts a range into as few parts of at most `most` as can be, as equal as can be: 9 by 8 is 5 + 4, so that none is
+/// alone.
 pub(super) fn even_parts(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let (len, parts) = (range.len(), range.len().div_ceil(most));
     (0..parts).map(move |part| {
@@ -98,7 +101,8 @@ impl Workspace {
         self.batch = batch;
     }
 
-    /// Plans every layer for each number of images that it will get. `zeros` is where the zeros behind each activation are.
+    /// Plans every layer for each number of images that it will get. `zeros` is where the zeros behind each activation
+    /// are.
     fn plan_layers<S: Simd>(&mut self, layers: &Layers, batch: usize, zeros: usize) {
         let threads = self.threads.count();
         let plan = |conv: &Conv, images: usize| {

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use super::simd::{Body, Simd};
 
-/// Implements [`Simd`] for a token. All its safe methods are sound for one reason: the token's field is private, and only
-/// `detect` makes one, after asking the processor.
+/// Implements [`Simd`] for a token. All its safe methods are sound for one reason: the token's field is private, and
+/// only `detect` makes one, after asking the processor.
 macro_rules! implement {
     ($token:ident, $vector:ty, lanes $lanes:literal, registers $registers:literal, rows $rows:literal, $features:literal, ($($detected:tt),+),
      $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident $max:ident $min:ident) => {

@@ -149,8 +149,8 @@ pub fn read_labels(path: &Path) -> Result<String, ImportError> {
     fs::read_to_string(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
 }
 
-/// Writes a bundle to `out`, where nothing may be. It is checked as every bundle is when it is loaded, and appears at once or not at all.
-/// The card's SHA-256 is set here. `others` are further files, by name.
+/// Writes a bundle to `out`, where nothing may be. It is checked as every bundle is when it is loaded, and appears at
+/// once or not at all. The card's SHA-256 is set here. `others` are further files, by name.
 ///
 /// # Errors
 /// [`ImportError`].

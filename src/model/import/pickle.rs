@@ -1,6 +1,8 @@
-//! The part of Python's pickle format (protocols 2 to 4) that PyTorch's files of weights need, and nothing that could run code.
+//! The part of Python's pickle format (protocols 2 to 4) that PyTorch's files of weights need, and nothing that could
+//! run code.
 //!
-//! Values are small copies that point into one arena, so that no pickle can make a value that is deep or large to copy or to drop.
+//! Values are small copies that point into one arena, so that no pickle can make a value that is deep or large to copy
+//! or to drop.
 
 use super::dtype::Dtype;
 

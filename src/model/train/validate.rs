@@ -1,4 +1,5 @@
-//! Cross-validation: how strongly weights should be held back, and how good the layer is on pictures that it was not fitted to.
+//! Cross-validation: how strongly weights should be held back, and how good the layer is on pictures that it was not
+//! fitted to.
 
 use candle_core::Result;
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -9,10 +10,12 @@ use super::logistic::{Layer, Problem, Samples};
 /// Parts that the samples are dealt into; each is judged by a layer that is fitted to the others.
 pub const FOLDS: usize = 5;
 
-/// Strengths of L2 to try, strongest first, for features whose mean square length is 1: powers of the root of 10, `10^(-start / 2)` on.
+/// Strengths of L2 to try, strongest first, for features whose mean square length is 1: powers of the root of 10,
+/// `10^(-start / 2)` on.
 const STRENGTHS: std::ops::RangeInclusive<i32> = 2..=14;
 
-/// Strengths in a row that may be worse than the best so far before the search ends: the loss has one minimum but for noise.
+/// Strengths in a row that may be worse than the best so far before the search ends: the loss has one minimum but for
+/// noise.
 const PATIENCE: usize = 2;
 
 /// A fitted layer, and what cross-validation says of it.
@@ -144,8 +147,8 @@ fn deal(samples: &Samples, seed: u64) -> Vec<Vec<usize>> {
     folds
 }
 
-/// What was done to features: the mean subtracted, then a division, so that the mean square length is 1. The same strengths then fit all
-/// networks, and the search is short. Neither changes what can be learnt.
+/// What was done to features: the mean subtracted, then a division, so that the mean square length is 1. The same
+/// strengths then fit all networks, and the search is short. Neither changes what can be learnt.
 struct Scale {
     mean: Vec<f64>,
     divisor: f64,

@@ -331,7 +331,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// A worker is lost with the messages that it holds; they come back after the visibility time-out, and another is launched.
+    /// A worker is lost with the messages that it holds; they come back after the visibility time-out, and another is
+    /// launched.
     fn fail(&mut self, id: u64) {
         if self.instances.get(&id).is_none_or(|instance| instance.phase != Phase::InService) {
             return;

@@ -116,7 +116,8 @@ pub enum Load {
         #[serde(with = "crate::config::duration")]
         lasts: Duration,
     },
-    /// A day of a public service: quiet at night, busy at `peak`, even on a logarithmic scale, with bursts at random times.
+    /// A day of a public service: quiet at night, busy at `peak`, even on a logarithmic scale, with bursts at random
+    /// times.
     Day {
         /// The lowest rate.
         low: Rate,
@@ -222,7 +223,8 @@ pub(super) struct Arrivals<'a> {
 }
 
 impl<'a> Arrivals<'a> {
-    /// The arrivals of `loads`: `random` ones are Poisson distributed; `noise` is the standard deviation of the rate's logarithm.
+    /// The arrivals of `loads`: `random` ones are Poisson distributed; `noise` is the standard deviation of the rate's
+    /// logarithm.
     #[must_use]
     pub(super) fn new(loads: &'a [Load], noise: f64, random: bool, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);

@@ -1,7 +1,8 @@
 //! The simulation: a load on paper, met by a fleet that the very same [`decide`](super::decide()) scales.
 //!
-//! Messages are a fluid: between two events the queue fills and empties at constant rates, so that the effort depends on the
-//! simulated time and the number of workers, not on the number of messages. Workers, their failures and the decisions are events.
+//! Messages are a fluid: between two events the queue fills and empties at constant rates, so that the effort depends
+//! on the simulated time and the number of workers, not on the number of messages. Workers, their failures and the
+//! decisions are events.
 
 mod chart;
 mod engine;

@@ -186,7 +186,8 @@ mod tests {
         queue.drain(1.0, 2.0, 15.0);
         assert!(queue.is_empty());
         assert_eq!((queue.last_done_s(), queue.waits().count()), (2.0, 20.0));
-        // The first five waited half a second in the middle, the next five from then to 1 1/6 s, the last ten to 2/3 s after theirs.
+        // The first five waited half a second in the middle, the next five from then to 1 1/6 s, the last ten to 2/3 s
+        // after theirs.
         let waits = queue.waits().quantiles();
         assert!((waits.p50 - 2.0 / 3.0).abs() < 1e-9 && (waits.p99 - 7.0 / 6.0).abs() < 1e-9, "{waits:?}");
     }

@@ -32,7 +32,8 @@ pub enum Action {
     Warned(String),
 }
 
-/// Creates or checks everything that `config` names, and tells each step as it is done. With `dry_run` nothing is changed.
+/// Creates or checks everything that `config` names, and tells each step as it is done. With `dry_run` nothing is
+/// changed.
 ///
 /// # Errors
 /// At the first resource that cannot be created or used, naming it, and the IAM permission that is missing.

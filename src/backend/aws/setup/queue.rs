@@ -18,7 +18,8 @@ use crate::backend::{Error, ErrorKind, Result};
 const MAX_RECEIVES: u32 = 10;
 /// How long a received message is hidden in a queue that we create; workers extend it at half of it.
 const VISIBILITY: Duration = Duration::from_secs(30);
-/// How long a new queue keeps messages, and how long its dead letters: the latter keep their age when they move, so they need longer.
+/// How long a new queue keeps messages, and how long its dead letters: the latter keep their age when they move, so
+/// they need longer.
 const RETENTION: Duration = Duration::from_secs(4 * 24 * 3600);
 const DEAD_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 const CREATE_QUEUE: Call = Call::new("create queue", "sqs:CreateQueue");

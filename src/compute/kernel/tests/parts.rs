@@ -1,4 +1,5 @@
-//! Pointwise products, depthwise convolutions and whole inverted networks of any sizes against their definitions in `f64`.
+//! Pointwise products, depthwise convolutions and whole inverted networks of any sizes against their definitions in
+//! `f64`.
 
 use proptest::prelude::*;
 
