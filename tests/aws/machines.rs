@@ -224,7 +224,7 @@ impl<'a> Machines<'a> {
     /// The instances whose machines run and are to go on.
     pub(crate) fn ids(&self) -> Vec<String> {
         let stays = |machine: &Machine| machine.facts.lock().unwrap().target_state == "InService";
-        self.running.iter().filter(|(_, machine)| stays(machine)).map(|(id, _)| id.clone()).collect()
+        self.running.iter().filter(|entry| stays(entry.1)).map(|(id, _)| id.clone()).collect()
     }
 
     /// The desired capacity.
