@@ -130,6 +130,11 @@ impl Browser {
         texts
     }
 
+    /// The texts of all elements, as soon as there is one.
+    async fn shown(&self, css: &str) -> Vec<String> {
+        eventually(css, async || Some(self.texts(css).await).filter(|texts| !texts.is_empty())).await
+    }
+
     async fn text(&self, css: &str) -> String {
         self.texts(css).await.into_iter().next().unwrap_or_default()
     }

@@ -24,17 +24,17 @@ async fn results_are_filtered_shown_deleted_and_reset() {
     eventually("all results", async || (results(&client(), &server.url).await.len() == 12).then_some(())).await;
 
     browser.open(format!("{}/results", server.url)).await;
-    let said = browser.texts(".said .verdict").await;
+    let said = browser.shown(".said .verdict").await;
     assert!(said.iter().any(|text| text.starts_with("not sure: ")), "{said:?}");
     let color = "return getComputedStyle(document.querySelector('.said .verdict.unsure')).color";
     assert_eq!(browser.run(color).await, "rgb(138, 82, 0)", "what is not sure is amber");
     browser.click(".states a[href*=failed]").await;
     browser.says("#shown", "1 failed image").await;
-    assert_eq!(browser.texts("#table th.name").await, ["broken.png"]);
+    assert_eq!(browser.shown("#table th.name").await, ["broken.png"]);
     browser.click(".states a[href='/results']").await;
     browser.click(".counts a[href*='label=frog']").await;
     browser.says("#shown", "labelled “frog”").await;
-    let frogs = browser.texts("#table th.name").await;
+    let frogs = browser.shown("#table th.name").await;
     let rows = results(&client(), &server.url).await;
     let expected = rows.iter().filter(|row| row["label"] == "frog").map(|row| row["image"].as_str().unwrap());
     assert_eq!(frogs, expected.collect::<Vec<_>>());
@@ -58,7 +58,7 @@ async fn results_are_filtered_shown_deleted_and_reset() {
 
 async fn detail_and_delete(browser: &Browser, server: &Server) {
     browser.open(format!("{}/results?q=frog", server.url)).await;
-    let names = browser.texts("#table th.name").await;
+    let names = browser.shown("#table th.name").await;
     browser.click("#table th.name a").await;
     browser.says("h1", &names[0]).await;
     assert_eq!(browser.count(".bars li").await, 5, "the five most likely labels");
