@@ -282,7 +282,7 @@ fn help_is_as_it_was() {
 fn numbers_and_times_are_refused_in_words() {
     for args in [
         &["serve", "--max-workers", "x"][..],
-        &["serve", "--max-workers", "-1"],
+        &["serve", "--max-workers=-1"],
         &["classify", "--max-side", "x", "a"],
         &["classify", "--max-pixels", "1e3", "a"],
         &["classify", "--max-bytes", "big", "a"],

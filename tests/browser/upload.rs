@@ -145,6 +145,8 @@ async fn ten_thousand_files_do_not_freeze_the_page() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_other_pages_and_a_lost_session() {
+    // So many that the upload is on its way for a while.
+    const FILES: usize = 1500;
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&["--no-workers", "--token", "secret"]);
     browser.open(server.url.clone()).await;
@@ -159,7 +161,7 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     log_in("main").await;
     browser.find("#files").await;
     browser.network(false).await;
-    browser.choose_many(500).await;
+    browser.choose_many(FILES).await;
     browser.stored(50).await;
     browser.click("#pause").await;
     browser.says("#summary", "paused").await;
@@ -176,7 +178,7 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     browser.page.delete_all_cookies().await.unwrap();
     browser.click("#pause").await;
     log_in("#login").await;
-    browser.stored(500).await;
+    browser.stored(FILES).await;
     eventually("the end of what was removed", async || {
         let failed = browser.texts("#list li.failed").await;
         (failed.len() == 1 && failed[0].contains("removed")).then_some(())
