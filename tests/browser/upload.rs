@@ -146,7 +146,7 @@ async fn ten_thousand_files_do_not_freeze_the_page() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_other_pages_and_a_lost_session() {
     // So many that the upload is on its way for a while.
-    const FILES: usize = 1500;
+    const FILES: usize = 2000;
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&["--no-workers", "--token", "secret"]);
     browser.open(server.url.clone()).await;
