@@ -1,6 +1,6 @@
 //! Natural order of image names: `2_x` before `10_x`, `a` beside `A`. One function for table keys, pages and tools.
 
-/// The longest sort key that DynamoDB takes, in bytes. A name of [`SHORT`](self::SHORT) bytes or less has none that is
+/// The longest sort key that DynamoDB takes, in bytes. A name of [`SHORT`] bytes or less has none that is
 /// longer.
 pub const MAX_KEY_BYTES: usize = 1024;
 
