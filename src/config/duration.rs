@@ -26,6 +26,6 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
     match Either::deserialize(deserializer)? {
         Either::Seconds(seconds) => Ok(Duration::from_secs(seconds)),
         Either::Text(text) => humantime::parse_duration(&text)
-            .map_err(|e| D::Error::custom(format!("{text:?} is not a duration such as \"30s\": {e}"))),
+            .map_err(|_| D::Error::custom(format!("{text:?} is not a duration such as \"30s\""))),
     }
 }
