@@ -62,7 +62,8 @@ async function submitted(event) {
     return;
   }
   if (!busy()) return;
-  const url = new URL(form.action);
+  // A control may be called "action", and then is what `form.action` gives.
+  const url = new URL(form.getAttribute("action"), location.href);
   if (url.pathname === "/logout") return;
   event.preventDefault();
   if (form.method === "get") url.search = data;
