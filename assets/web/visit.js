@@ -63,7 +63,7 @@ async function submitted(event) {
   }
   if (!busy()) return;
   // A control may be called "action", and then is what `form.action` gives.
-  const url = new URL(form.getAttribute("action"), location.href);
+  const url = new URL(form.getAttribute("action") ?? "", location.href);
   if (url.pathname === "/logout") return;
   event.preventDefault();
   if (form.method === "get") url.search = data;
