@@ -123,11 +123,11 @@ async fn crowd(server: &Server, count: usize, bytes: impl Fn(usize) -> Vec<u8>) 
     connections
 }
 
-/// Sends a byte on each connection from time to time.
-async fn drip(connections: &mut [TcpStream], rounds: usize) {
+/// Sends some bytes on each connection from time to time.
+async fn drip(connections: &mut [TcpStream], rounds: usize, bytes: &[u8]) {
     for _ in 0..rounds {
         for stream in &mut *connections {
-            drop(stream.try_write(b"x"));
+            drop(stream.try_write(bytes));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -187,10 +187,11 @@ async fn strangers_do_not_keep_others_from_the_door() {
 
 type Attack = for<'a> fn(&'a Server) -> LocalBoxFuture<'a, ()>;
 
-const ATTACKS: [(&str, Attack); 11] = [
+const ATTACKS: [(&str, Attack); 12] = [
     ("10,000 idle connections", idle_connections),
     ("slow heads", slow_heads),
     ("slow bodies on every route", slow_bodies),
+    ("bodies that are just fast enough", bodies_just_fast_enough),
     ("clients that take nothing", clients_that_take_nothing),
     ("half-closed clients", half_closed_clients),
     ("names of 900 kB", long_names),
@@ -213,7 +214,7 @@ fn idle_connections(server: &Server) -> LocalBoxFuture<'_, ()> {
 fn slow_heads(server: &Server) -> LocalBoxFuture<'_, ()> {
     Box::pin(async move {
         let mut held = crowd(server, CROWD, |_| b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ".to_vec()).await;
-        drip(&mut held, 4).await;
+        drip(&mut held, 4, b"x").await;
     })
 }
 
@@ -240,7 +241,7 @@ fn slow_bodies(server: &Server) -> LocalBoxFuture<'_, ()> {
             format!("POST {} HTTP/1.1\r\n{kind}Content-Length: 100000\r\n\r\n-", ROUTES[n % ROUTES.len()]).into_bytes()
         };
         let mut held = crowd(server, CROWD, head).await;
-        drip(&mut held, 4).await;
+        drip(&mut held, 4, b"x").await;
         // Those on one route alone, and the one that reads its body at once.
         let login = |_| {
             "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n\
@@ -248,7 +249,21 @@ fn slow_bodies(server: &Server) -> LocalBoxFuture<'_, ()> {
                 .into()
         };
         let mut held = crowd(server, CROWD, login).await;
-        drip(&mut held, 4).await;
+        drip(&mut held, 4, b"x").await;
+    })
+}
+
+/// None of them is ever given up for itself.
+fn bodies_just_fast_enough(server: &Server) -> LocalBoxFuture<'_, ()> {
+    Box::pin(async move {
+        let head = format!("POST / HTTP/1.1\r\n{MULTIPART}Content-Length: 8000000\r\n\r\n");
+        let begun = [head.into_bytes(), part("endless.png", &picture(1))].concat();
+        let mut held = crowd(server, CROWD, |_| begun.clone()).await;
+        drip(&mut held, 4, &[b'-'; 1000]).await;
+        tokio::select! {
+            () = drip(&mut held, usize::MAX, &[b'-'; 1000]) => {}
+            () = Watch::new(server).others(900) => {}
+        }
     })
 }
 

@@ -31,12 +31,12 @@ async function lookup(uploads, names) {
   if (!response.ok) return sleep(2000);
   const { results, missing } = await response.json();
   for (const result of results) tell(uploads, result);
-  if (missing.length && !results.length) await findRemoved(uploads, missing);
-  // Those that are still in work go to the end, so that all are asked about in turn.
-  for (const name of missing) uploads.postpone(name);
+  const asked = results.length ? 0 : await findRemoved(uploads, missing);
+  // Those that are still in work go to the end, so that all are asked about in turn, also one by one.
+  for (const name of [...missing.slice(asked), ...missing.slice(0, asked)]) uploads.postpone(name);
 }
 
-/** Of images without a result, some may have been removed, and will never have one. */
+/** Of images without a result, some may have been removed, and will never have one. Returns how many were asked about. */
 async function findRemoved(uploads, missing) {
   for (let from = 0; from < missing.length; from += SINGLE) {
     const some = missing.slice(from, from + SINGLE);
@@ -44,6 +44,7 @@ async function findRemoved(uploads, missing) {
     const gone = await Promise.all(some.map(isGone));
     some.forEach((name, n) => gone[n] && uploads.labelled(name, "failed", "the image was removed", ""));
     // Most were removed together, by a reset.
-    if (!gone.includes(true)) return;
+    if (!gone.includes(true)) return from + some.length;
   }
+  return missing.length;
 }

@@ -100,12 +100,14 @@ pub enum RulesError {
     },
     /// No steps.
     #[error(
-        "scaling.steps is empty; name at least one, such as {{ depth = 100, add = 2 }}, or use scaling.policy = \"backlog\""
+        "scaling.steps is empty; name at least one, such as {{ depth = 100, add = 2 }}, or use scaling.policy = \
+         \"backlog\""
     )]
     NoSteps,
     /// Steps that do not rise.
     #[error(
-        "scaling.steps must rise: the step at {depth} messages has to come later and add no fewer workers than the one before it"
+        "scaling.steps must rise: the step at {depth} messages has to come later and add no fewer workers than the \
+         one before it"
     )]
     Order {
         /// The offending step's depth.

@@ -142,7 +142,8 @@ impl Raw {
         }
         if aws.bucket == aws.output_bucket {
             return Err(ConfigError::invalid(
-                "aws.output_bucket is the input bucket; its objects would be classified again and again, so name another",
+                "aws.output_bucket is the input bucket; its objects would be classified again and again, so name \
+                 another",
             ));
         }
         if aws.prefix.len() + MAX_NAME_BYTES > MAX_OBJECT_KEY_BYTES {

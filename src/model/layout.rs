@@ -306,7 +306,8 @@ mod tests {
 
     fn card(weights: &[u8]) -> String {
         format!(
-            "name = \"m\"\ninput = 64\nresize = 64\nmean = [0.5, 0.5, 0.5]\nstd = [0.2, 0.2, 0.2]\nsha256 = \"{}\"\nsource = \"s\"\nlicence = \"MIT\"\n",
+            "name = \"m\"\ninput = 64\nresize = 64\nmean = [0.5, 0.5, 0.5]\nstd = [0.2, 0.2, 0.2]\n\
+             sha256 = \"{}\"\nsource = \"s\"\nlicence = \"MIT\"\n",
             hex::encode(sha2::Sha256::digest(weights))
         )
     }
@@ -351,7 +352,8 @@ mod tests {
         let small = weights(2, |tensors| tensors[0].1 = vec![64, 3, 3, 3]);
         assert_eq!(
             error(LABELS_TEXT, &small),
-            "weights.safetensors: tensor conv1.weight has shape [64, 3, 3, 3], but torchvision's ResNet-18 has [64, 3, 7, 7]"
+            "weights.safetensors: tensor conv1.weight has shape [64, 3, 3, 3], but torchvision's ResNet-18 has \
+             [64, 3, 7, 7]"
         );
         let double = weights(2, |tensors| tensors[0].2 = Dtype::F64);
         assert_eq!(

@@ -159,7 +159,8 @@ fn new_card(name: String, base: &Bundle, report: &Report<'_>, folder: &str, seed
         top1: Some((report.accuracy() * 1e4).round() / 100.0),
         min_confidence: Some(report.threshold() as f32),
         source: format!(
-            "last layer fitted by imgcls {} to {} pictures of the folder {folder:?} (seed {seed}) behind the layers of {}; accuracy by {FOLDS}-fold cross-validation",
+            "last layer fitted by imgcls {} to {} pictures of the folder {folder:?} (seed {seed}) behind the layers \
+             of {}; accuracy by {FOLDS}-fold cross-validation",
             env!("CARGO_PKG_VERSION"),
             report.samples.labels.len(),
             base.card.id()

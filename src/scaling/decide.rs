@@ -1,14 +1,13 @@
 //! The scaling decision: from an observation and a memory to a desired capacity and a reason. Pure.
 //!
 //! - `steps` is step scaling as CloudWatch alarms do it: each step adds workers to those that are *warm*, so that a
-//!   backlog which is
-//!   being answered is not answered again, while a deeper one adds the difference. It scales in when the queue stays low, and never
-//!   below the workers that are busy.
+//!   backlog which is being answered is not answered again, while a deeper one adds the difference. It scales in when
+//!   the queue stays low, and never below the workers that are busy.
 //! - `backlog` is AWS's backlog per instance: desired = ceil(messages / (acceptable latency x images a second of one
-//!   worker))
-//!   (Amazon EC2 Auto Scaling, "Scaling policy based on Amazon SQS"). Workers that are starting count as workers. Where nothing waits
-//!   it goes by utilisation: the images that come a second over those that the fleet could do, kept at latency / (latency + warm-up). The
-//!   less a message may wait, the more room there has to be for what comes while further workers boot.
+//!   worker)) (Amazon EC2 Auto Scaling, "Scaling policy based on Amazon SQS"). Workers that are starting count as
+//!   workers. Where nothing waits it goes by utilisation: the images that come a second over those that the fleet
+//!   could do, kept at latency / (latency + warm-up). The less a message may wait, the more room there has to be for
+//!   what comes while further workers boot.
 //!
 //! Both scale in after several low readings in a row, to the most that any of those readings called for. `backlog`
 //! knows what the work needs, so it lets surplus workers go although each of them has a little to do: they finish it,

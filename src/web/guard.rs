@@ -22,7 +22,8 @@ use crate::{
 };
 
 /// Scripts, styles and pictures from here only, nothing inline, and no frame may show a page.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; \
+    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Who asks, as far as it can be known.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +138,8 @@ fn check(hosts: &Hosts, request: &Request) -> Result<Client> {
     for candidate in [Some(host), authority].into_iter().flatten() {
         if !hosts.allows(candidate, ends.map(|ends| ends.local.ip())) {
             return forbidden(format!(
-                "the host {candidate:?} is not served here; if it is yours, start the server with --public-host {candidate}, or add it to web.public_hosts"
+                "the host {candidate:?} is not served here; if it is yours, start the server with --public-host \
+                 {candidate}, or add it to web.public_hosts"
             ));
         }
     }

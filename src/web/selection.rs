@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    Form,
+    Extension, Form,
     extract::{State, rejection::FormRejection},
     response::{IntoResponse, Redirect, Response},
 };
@@ -15,6 +15,7 @@ use super::{
     auth::Admin,
     error::{Error, Result},
     frame::{Frame, render},
+    guard::Client,
     login::local,
     params::MAX_LIMIT,
 };
@@ -77,6 +78,7 @@ impl Selection {
 pub(crate) async fn post(
     State(app): State<Arc<App>>,
     _: Admin,
+    Extension(client): Extension<Client>,
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Result<Response> {
     let Form(form) = form.map_err(|error| Error::new(error.status(), "the form cannot be read"))?;
@@ -94,7 +96,7 @@ pub(crate) async fn post(
         _ => return Err(Error::bad_request(format!("action is {action:?}; it must be delete or again"))),
     };
     app.status.forget();
-    tracing::info!(count, action, "images of the page of results");
+    tracing::info!(count, action, client = %client.address, "images of the page of results");
     let separator = if back.contains('?') { '&' } else { '?' };
     Ok(Redirect::to(&format!("{back}{separator}{what}={count}")).into_response())
 }

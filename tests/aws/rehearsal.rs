@@ -90,7 +90,8 @@ fn instance(account: &Account, dir: &Path, user_data: &Path, metadata: &str, aut
         .env(
             "INSTANCE_SETTINGS",
             // Ports are chosen by the system, times are shorter than a minute, and all machines share this one's cores.
-            "IMGCLS_WEB_LISTEN=127.0.0.1:0 IMGCLS_WORKER_THREADS=1 IMGCLS_WORKER_RECEIVERS=4 IMGCLS_SCALING_INTERVAL=1s \
+            "IMGCLS_WEB_LISTEN=127.0.0.1:0 IMGCLS_WORKER_THREADS=1 IMGCLS_WORKER_RECEIVERS=4 \
+             IMGCLS_SCALING_INTERVAL=1s \
              IMGCLS_SCALING_COOLDOWN_OUT=1s IMGCLS_SCALING_COOLDOWN_IN=2s IMGCLS_SCALING_WARMUP=5s",
         );
     command

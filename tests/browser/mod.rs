@@ -135,6 +135,11 @@ impl Browser {
         eventually(css, async || Some(self.texts(css).await).filter(|texts| !texts.is_empty())).await
     }
 
+    /// Waits until these are the texts of all elements.
+    async fn reads(&self, css: &str, expected: &[&str]) {
+        eventually(&format!("{expected:?} in {css}"), async || (self.texts(css).await == expected).then_some(())).await;
+    }
+
     async fn text(&self, css: &str) -> String {
         self.texts(css).await.into_iter().next().unwrap_or_default()
     }

@@ -331,7 +331,8 @@ fn every_form_is_stored_or_refused() {
     let outcome = runner.run(&multipart(), |(kind, body)| {
         let host = target.host();
         let head = format!(
-            "POST / HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\nContent-Length: {}\r\n",
+            "POST / HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\nContent-Length: \
+             {}\r\n",
             body.len()
         );
         let request = [head.as_bytes(), b"Content-Type: ", &kind, b"\r\n\r\n", &body].concat();

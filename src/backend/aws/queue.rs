@@ -81,8 +81,8 @@ impl SqsQueue {
             None => {
                 tracing::warn!(
                     queue = url,
-                    "the queue has no dead-letter queue: an image that cannot be stored comes back until its message expires; \
-                     `imgcls setup` adds one"
+                    "the queue has no dead-letter queue: an image that cannot be stored comes back until its message \
+                     expires; `imgcls setup` adds one"
                 );
                 None
             }

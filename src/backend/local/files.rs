@@ -118,7 +118,8 @@ impl Files {
             return Ok(());
         }
         let message = format!(
-            "the disk of the data directory {} has less than {} MiB left; make room, remove images, or empty it with `imgcls reset`",
+            "the disk of the data directory {} has less than {} MiB left; make room, remove images, or empty it with \
+             `imgcls reset`",
             self.root.display(),
             HEADROOM >> 20
         );

@@ -156,7 +156,8 @@ impl DeadLetters for Store {
             .write(move |db| {
                 queue_time::settle(db, now)?;
                 let mut redrive = db.prepare_cached(
-                    "UPDATE messages SET spent = 0, receive_count = 0, visible_at = ?1 WHERE spent = 1 AND visible_at <= ?1",
+                    "UPDATE messages SET spent = 0, receive_count = 0, visible_at = ?1 \
+                     WHERE spent = 1 AND visible_at <= ?1",
                 )?;
                 Ok(redrive.execute([now])?)
             })

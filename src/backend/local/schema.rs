@@ -136,7 +136,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
         tx.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).map_err(|e| Error::from(e).of(path))?;
     if !(0..=VERSION).contains(&version) {
         let message = format!(
-            "{} has layout version {version}, this program knows {VERSION}; use a newer imgcls or another data directory",
+            "{} has layout version {version}, this program knows {VERSION}; use a newer imgcls or another data \
+             directory",
             path.display()
         );
         return Err(Error::new(ErrorKind::Refused, message));

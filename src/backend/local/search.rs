@@ -35,24 +35,52 @@ fn hit(db: &Connection, entry: Entry, name: &str) -> Result<Option<Hit>> {
     Hit::of_entry(db, entry)
 }
 
+/// Where a page of names begins.
+struct Start {
+    /// The sort key of the place; `None` at an end of the order.
+    key: Option<String>,
+    /// The first key of the block that the place is in; empty where it is before all of them.
+    edge: String,
+    forward: bool,
+}
+
+impl Start {
+    fn new(db: &Connection, query: &PageQuery) -> Result<Self> {
+        let (place, forward) = query.place()?;
+        let key = match place {
+            Some(Cursor::Name(name)) => Some(sort_key(name.as_str())),
+            _ => None,
+        };
+        let edge = db
+            .prepare_cached("SELECT coalesce(max(first), '') FROM blocks WHERE first <= ?1")?
+            .query_row([key.as_deref().unwrap_or_default()], |row| row.get(0))?;
+        Ok(Self { key, edge, forward })
+    }
+
+    /// The blocks behind the one with the place, and the others.
+    fn ranges(&self) -> (Range, Range) {
+        let edge = if self.forward { self.edge.clone() } else { Range::after(&self.edge) };
+        let before = Range { from: String::new(), to: Some(edge.clone()) };
+        let after = Range { from: edge, to: None };
+        if self.forward { (before, after) } else { (after, before) }
+    }
+
+    /// The key that lines of the block with this first key are compared with; all lines of other blocks are beyond it.
+    fn key_in(&self, first: &str) -> Option<&str> {
+        self.key.as_deref().filter(|_| first == self.edge)
+    }
+
+    /// Whether what has this name comes after `key` on the way.
+    fn is_beyond(&self, key: &str, name: &str) -> bool {
+        sort_key(name).as_str().cmp(key) == if self.forward { Ordering::Greater } else { Ordering::Less }
+    }
+}
+
 /// In the order of the blocks. Blocks behind the one with the place are looked at for the count alone; all ends when
 /// the page is full and the count is high.
 fn by_name(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Result<Found> {
-    let (place, forward) = query.place()?;
-    let key = match place {
-        Some(Cursor::Name(name)) => Some(sort_key(name.as_str())),
-        _ => None,
-    };
-    // The first key of the block that the place is in; empty where it is before all of them.
-    let edge: String = db
-        .prepare_cached("SELECT coalesce(max(first), '') FROM blocks WHERE first <= ?1")?
-        .query_row([key.as_deref().unwrap_or_default()], |row| row.get(0))?;
-    let (behind, onward) = if forward {
-        (Range { from: String::new(), to: Some(edge.clone()) }, Range { from: edge.clone(), to: None })
-    } else {
-        let after = Range::after(&edge);
-        (Range { from: after.clone(), to: None }, Range { from: String::new(), to: Some(after) })
-    };
+    let start = Start::new(db, query)?;
+    let (behind, onward) = start.ranges();
     let range = matcher.range(db)?;
     let (mut found, mut count) = (Found::default(), 0);
     let counted = behind.within(&range).scan(db, true, |_, view| {
@@ -61,24 +89,20 @@ fn by_name(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Result<
         found.behind |= lines > 0;
         Ok(if count > COUNTED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
-    let beyond = if forward { Ordering::Greater } else { Ordering::Less };
-    let read = onward.within(&range).scan(db, forward, |first, view| {
-        let key = key.as_deref().filter(|_| first == edge);
+    let read = onward.within(&range).scan(db, start.forward, |first, view| {
+        let key = start.key_in(first);
         let lines = matcher.mark(view)?;
         for nth in lines.clone() {
-            let line = if forward { nth } else { lines.end - 1 - nth };
+            let line = if start.forward { nth } else { lines.end - 1 - nth };
             if !matcher.holds(line, view) {
                 continue;
             }
             count += 1;
-            let is_beyond = match key {
-                Some(key) => sort_key(matcher.name(line, view)?).as_str().cmp(key) == beyond,
-                None => true,
-            };
-            if !is_beyond {
+            let name = matcher.name(line, view)?;
+            if key.is_some_and(|key| !start.is_beyond(key, name)) {
                 found.behind = true;
             } else if found.hits.len() < query.limit {
-                found.hits.extend(hit(db, view.entry(line), matcher.name(line, view)?)?);
+                found.hits.extend(hit(db, view.entry(line), name)?);
             } else {
                 found.more = true;
                 if count > COUNTED {

@@ -67,9 +67,13 @@ impl Depthwise {
             ($($kernel:literal $stride:literal),+) => {
                 match (self.kernel, self.stride, row.width > S::LANES) {
                     // SAFETY: the caller's promise.
-                    $(($kernel, $stride, true) => unsafe { simd.launch(Filter::<$kernel, $stride, 2>(self, panel, row)) },
+                    $(($kernel, $stride, true) => unsafe {
+                        simd.launch(Filter::<$kernel, $stride, 2>(self, panel, row))
+                    },
                     // SAFETY: as above.
-                    ($kernel, $stride, false) => unsafe { simd.launch(Filter::<$kernel, $stride, 1>(self, panel, row)) },)+
+                    ($kernel, $stride, false) => unsafe {
+                        simd.launch(Filter::<$kernel, $stride, 1>(self, panel, row))
+                    },)+
                     _ => unreachable!("checked when it was made"),
                 }
             };

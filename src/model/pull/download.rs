@@ -26,7 +26,8 @@ const RETRY: Retry = Retry { attempts: 7, first: Duration::from_millis(250), lon
 pub enum DownloadError {
     /// Nothing answers.
     #[error(
-        "nothing answers; behind a proxy set HTTPS_PROXY, or name a mirror as model_mirror; a file from elsewhere can be imported with `imgcls model import`"
+        "nothing answers; behind a proxy set HTTPS_PROXY, or name a mirror as model_mirror; a file from elsewhere \
+         can be imported with `imgcls model import`"
     )]
     NoNetwork(#[source] Option<reqwest::Error>),
     /// It came in part.

@@ -46,7 +46,8 @@ pub enum PullError {
     },
     /// What came is not what is known by that name.
     #[error(
-        "{what} has SHA-256 {found} instead of {expected}; it was removed, so try again, and if it stays so do not trust the source"
+        "{what} has SHA-256 {found} instead of {expected}; it was removed, so try again, and if it stays so do not \
+         trust the source"
     )]
     Digest {
         /// The file.

@@ -75,7 +75,8 @@ async fn serve(mut stream: TcpStream, file: &[u8], answer: Answer, seen: &Mutex<
         (Answer::Part(most), Some(from)) => {
             let (last, size) = (file.len() - 1, file.len());
             let head = format!(
-                "HTTP/1.1 206 Partial\r\nContent-Range: bytes {from}-{last}/{size}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 206 Partial\r\nContent-Range: bytes {from}-{last}/{size}\r\nContent-Length: \
+                 {}\r\nConnection: close\r\n\r\n",
                 size - from
             );
             [head.as_bytes(), &file[from..size.min(from.saturating_add(most))]].concat()

@@ -30,12 +30,14 @@ const WAITING: [&str; 3] = ["Looking in", "Collecting", "WARNING"];
 pub enum WheelError {
     /// There is no Python.
     #[error(
-        "python3 with pip is needed for it and cannot be started; install it, or import a file from elsewhere with `imgcls model import`"
+        "python3 with pip is needed for it and cannot be started; install it, or import a file from elsewhere with \
+         `imgcls model import`"
     )]
     NoPython(#[source] io::Error),
     /// The index does not answer.
     #[error(
-        "pip's index does not answer; behind a proxy set HTTPS_PROXY, or name an index that can be reached as PIP_INDEX_URL"
+        "pip's index does not answer; behind a proxy set HTTPS_PROXY, or name an index that can be reached as \
+         PIP_INDEX_URL"
     )]
     NoNetwork,
     /// It takes for ever.

@@ -34,7 +34,8 @@ pub enum ScenarioError {
     Invalid(String),
     /// A fleet that is too small for its load.
     #[error(
-        "the fleet cannot catch up: {left} messages are left {after} after the load has ended; allow more workers (fleet.max)"
+        "the fleet cannot catch up: {left} messages are left {after} after the load has ended; allow more workers \
+         (fleet.max)"
     )]
     NeverDrains {
         /// Messages that are left.

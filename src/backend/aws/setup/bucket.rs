@@ -58,8 +58,8 @@ impl Setup<'_> {
             Ok(_) => Err(Error::new(
                 ErrorKind::Refused,
                 format!(
-                    "the store of bucket {bucket} ignores If-None-Match, so that uploads of one name could overwrite each other; \
-                     use one that has conditional writes"
+                    "the store of bucket {bucket} ignores If-None-Match, so that uploads of one name could overwrite \
+                     each other; use one that has conditional writes"
                 ),
             )),
             Err(error) if matches!(status(&error), Some(409 | 412)) => {
