@@ -11,6 +11,7 @@ use safetensors::Dtype;
 
 pub use super::layout::Card;
 use super::{
+    kernel::unload,
     layout::{self, LayoutError, Parts},
     shelf::{self, Place, ShelfError},
 };
@@ -77,7 +78,9 @@ impl Bundle {
         const LABELS: &str = include_str!(concat!(env!("IMGCLS_EMBEDDED_MODEL"), "/labels.txt"));
 
         let refused = |source| BundleError::Layout { dir: env!("IMGCLS_EMBEDDED_MODEL").into(), source };
-        Self::from_parts(layout::parse(CARD, LABELS, WEIGHTS).map_err(refused)?)
+        let bundle = Self::from_parts(layout::parse(CARD, LABELS, WEIGHTS).map_err(refused)?);
+        unload(WEIGHTS);
+        bundle
     }
 
     /// The bundle of a model by its name or directory, the one in the binary without either.

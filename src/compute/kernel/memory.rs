@@ -3,7 +3,7 @@
 //! A batch of one reads every weight once: with 4 KB pages the walk through them costs more than the arithmetic that
 //! hides it.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 
 /// Buffers below this many bytes come from the allocator.
@@ -26,6 +26,52 @@ pub fn give_back_large_blocks() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK);
     }
+}
+
+/// Takes `bytes` out of this process's memory where they belong to a mapped file, as what is embedded in a program does.
+/// They are read from it again when they are used again. Elsewhere nothing happens.
+pub fn unload(bytes: &[u8]) {
+    #[cfg(target_os = "linux")]
+    if let Some(pages) = whole_pages(bytes.as_ptr_range())
+        && std::fs::read_to_string("/proc/self/smaps").is_ok_and(|maps| is_unchanged_file(&maps, &pages))
+    {
+        let start = bytes.as_ptr().with_addr(pages.start).cast_mut().cast();
+        // SAFETY: the pages are a file's, none of them was changed in memory and none can be: the file gives the same
+        // bytes again.
+        unsafe { libc::madvise(start, pages.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// The addresses of the pages that lie in `bytes` as a whole, if there are any.
+#[cfg(target_os = "linux")]
+fn whole_pages(bytes: Range<*const u8>) -> Option<Range<usize>> {
+    // SAFETY: it reads a number.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let pages = bytes.start.addr().next_multiple_of(page)..bytes.end.addr() / page * page;
+    (!pages.is_empty()).then_some(pages)
+}
+
+/// Whether `pages` lie in one private mapping of a file that cannot be written and of which memory has no copy of its
+/// own, by the text of `/proc/self/smaps` (proc(5)).
+#[cfg(target_os = "linux")]
+fn is_unchanged_file(maps: &str, pages: &Range<usize>) -> bool {
+    let mut ours = false;
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if let Some((start, end)) = first.split_once('-') {
+            let address = |digits| usize::from_str_radix(digits, 16).unwrap_or(0);
+            let inode = words.nth(2).unwrap_or("0");
+            ours = address(start) <= pages.start
+                && pages.end <= address(end)
+                && second.starts_with("r-")
+                && second.ends_with('p')
+                && inode != "0";
+        } else if ours && first == "Anonymous:" {
+            return second == "0";
+        }
+    }
+    false
 }
 
 /// A fixed-length zeroed array of `f32`.
@@ -151,6 +197,35 @@ impl<T> Shared<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_what_is_a_files_is_unloaded() {
+        static EMBEDDED: [u8; 1 << 16] = {
+            let mut bytes = [0; 1 << 16];
+            let mut n = 0;
+            while n < bytes.len() {
+                bytes[n] = (n % 251) as u8;
+                n += 1;
+            }
+            bytes
+        };
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        assert!(is_unchanged_file(&maps, &whole_pages(EMBEDDED.as_ptr_range()).unwrap()));
+        let heap = EMBEDDED.to_vec();
+        assert!(!is_unchanged_file(&maps, &whole_pages(heap.as_ptr_range()).unwrap()));
+        unload(&EMBEDDED);
+        unload(&heap);
+        unload(&heap[..10]);
+        assert!(EMBEDDED.iter().zip(&heap).enumerate().all(|(n, (a, b))| a == b && usize::from(*a) == n % 251));
+        let maps = "1000-9000 r--p 00000000 fe:00 7 /bin/x\nAnonymous:  0 kB\n\
+                    9000-a000 r--p 00000000 fe:00 7 /bin/x\nAnonymous:  4 kB\n\
+                    a000-b000 rw-p 00000000 fe:00 7 /bin/x\nAnonymous:  0 kB\n\
+                    b000-c000 r--p 00000000 00:00 0\nAnonymous:  0 kB\n";
+        let pages = [0x2000..0x4000, 0x8000..0xa000, 0x9000..0xa000, 0xa000..0xb000, 0xb000..0xc000, 0xc000..0xd000];
+        let found: Vec<bool> = pages.iter().map(|pages| is_unchanged_file(maps, pages)).collect();
+        assert_eq!(found, [true, false, false, false, false, false]);
+    }
 
     #[test]
     fn buffers_are_zeroed_aligned_and_writable_at_any_size() {

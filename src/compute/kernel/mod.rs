@@ -50,7 +50,7 @@ mod x86;
 use super::architecture::{Family, Network};
 use calls::Calls;
 use cascade::{Cascade, Memory};
-pub use memory::give_back_large_blocks;
+pub use memory::{give_back_large_blocks, unload};
 use pass::Residual;
 use residual::Layers;
 use simd::Simd;
