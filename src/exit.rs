@@ -4,8 +4,8 @@ use std::{io, process::ExitCode};
 
 use imgcls::{
     config::ConfigError,
-    model::{BundleError, shelf::ShelfError},
-    roles::ScaleError,
+    model::{BundleError, import::ImportError, shelf::ShelfError},
+    roles::{ScaleError, UsageError},
 };
 
 /// Bad usage, configuration, scenario or model bundle.
@@ -17,8 +17,13 @@ const CANNOT_ACT: u8 = 4;
 
 /// The exit code of a command that failed.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
-    let is_usage =
-        error.chain().any(|cause| cause.is::<ConfigError>() || cause.is::<BundleError>() || cause.is::<ShelfError>());
+    let is_usage = error.chain().any(|cause| {
+        cause.is::<UsageError>()
+            || cause.is::<ConfigError>()
+            || cause.is::<BundleError>()
+            || cause.is::<ShelfError>()
+            || matches!(cause.downcast_ref(), Some(ImportError::Layout { .. }))
+    });
     match error.downcast_ref::<ScaleError>() {
         Some(ScaleError::Usage(_)) => ExitCode::from(USAGE),
         Some(ScaleError::Read(_)) => ExitCode::from(CANNOT_READ),
@@ -28,10 +33,13 @@ pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Whether output could not be written because its reader has gone, which is no failure.
+/// Whether output could not be written because its reader has gone, which is no failure. Connections that break are
+/// errors of their callers, with their causes behind them.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let kind = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<serde_json::Error>()) {
+        (Some(error), _) => Some(error.kind()),
+        (None, Some(error)) => error.io_error_kind(),
+        (None, None) => None,
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
 }

@@ -112,7 +112,8 @@ fn manual(command: &[String]) -> anyhow::Result<ExitCode> {
     program.build();
     let found = command.iter().try_fold(&program, |parent, name| parent.find_subcommand(name));
     let Some(found) = found else {
-        anyhow::bail!("there is no command {:?}; `imgcls --help` lists them", command.join(" "));
+        let message = format!("there is no command {:?}; `imgcls --help` lists them", command.join(" "));
+        return Err(roles::UsageError(message).into());
     };
     let mut page = Vec::new();
     clap_mangen::Man::new(found.clone()).render(&mut page)?;

@@ -280,6 +280,10 @@ impl<'a> Open<'a> {
         };
         let mut decoder = open().map_err(|e| image_error(format, &e))?;
         let (width, height) = decoder.dimensions();
+        if format == Format::Gif {
+            // Its frames have sizes of their own, which may be larger than the picture's.
+            inner_limits.max_alloc = Some(u64::from(width) * u64::from(height) * 4);
+        }
         if width.max(height) <= limits.max_side {
             inner_limits.max_image_width = Some(limits.max_side);
             inner_limits.max_image_height = Some(limits.max_side);
@@ -308,9 +312,9 @@ impl<'a> Open<'a> {
                 // Beside the pixels that are returned, these decoders make some of their own: of four channels, or
                 // colours' numbers.
                 let own = match self.format {
-                    Format::WebP if is_lossy(self.bytes) => 2 * pixels,
-                    Format::WebP => 5 * pixels,
-                    Format::Gif => pixels,
+                    Format::WebP => webp_overhead(self.bytes) * pixels,
+                    // A frame that is narrower than the picture is decoded by itself.
+                    Format::Gif => 5 * pixels,
                     _ => 0,
                 };
                 decoder.total_bytes().saturating_add(own)
@@ -339,20 +343,23 @@ impl<'a> Open<'a> {
     }
 }
 
-/// Whether a WebP has one picture, which is lossy: the first chunk with pixels tells.
-fn is_lossy(webp: &[u8]) -> bool {
+/// Bytes a pixel that the decoder of a WebP takes beside the pixels that it returns, by its first chunk with pixels:
+/// planes of a lossy one; those and a lossless picture for its alpha; a lossless picture, or one of many.
+fn webp_overhead(webp: &[u8]) -> u64 {
     let mut rest = webp.get(12..).unwrap_or_default();
+    let mut planes = 2;
     while let Some((head, behind)) = rest.split_first_chunk::<8>() {
         match &head[..4] {
-            b"VP8 " => return true,
-            b"VP8L" | b"ANMF" => return false,
+            b"VP8 " => return planes,
+            b"ALPH" => planes = 7,
+            b"VP8L" | b"ANMF" => return 5,
             _ => {}
         }
         let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
         // Chunks begin at even places.
         rest = behind.get(length.saturating_add(length % 2)..).unwrap_or_default();
     }
-    false
+    5
 }
 
 fn jpeg_error(error: jpeg::Error) -> DecodeError {

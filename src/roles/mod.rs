@@ -14,6 +14,11 @@ pub mod work;
 
 pub use scale::ScaleError;
 
+/// A command that cannot be carried out as it was given.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
 mod confirm;
 mod files;
 mod notify;

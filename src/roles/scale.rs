@@ -84,9 +84,10 @@ pub struct ScaleArgs {
     simulation: SimulationArgs,
 }
 
-/// The simulation's flags.
+/// The simulation's flags, which say nothing about a fleet that there is: without a load they are refused.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Simulation")]
+#[command(group = clap::ArgGroup::new("load").args(["simulate", "burst", "rate"]).multiple(true))]
 struct SimulationArgs {
     /// Simulate the scenario in FILE, or the load that --burst or --rate describe; touches no backend.
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["dry_run", "every"])]
@@ -98,28 +99,28 @@ struct SimulationArgs {
     #[arg(long, value_name = "RATE", conflicts_with_all = ["dry_run", "every"])]
     rate: Option<Rate>,
     /// How long --rate lasts.
-    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = duration)]
+    #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = duration, requires = "load")]
     lasts: Duration,
     /// Images a second of one worker, instead of the scenario's (80, or `scaling.rate` if it is set).
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", requires = "load")]
     worker_rate: Option<Rate>,
     /// Time to boot a worker, instead of the scenario's (60s).
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "load")]
     boot: Option<Duration>,
     /// Fewest workers, instead of the scenario's (1).
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>, requires = "load")]
     min: Option<u32>,
     /// Most workers, instead of the scenario's (20).
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>, requires = "load")]
     max: Option<u32>,
     /// Price of a worker's hour, instead of the scenario's (0.085, a c6i.large in us-east-1).
-    #[arg(long, value_name = "PRICE", value_parser = amount)]
+    #[arg(long, value_name = "PRICE", value_parser = amount, requires = "load")]
     price: Option<f64>,
     /// Both policies side by side.
-    #[arg(long)]
+    #[arg(long, requires = "load")]
     compare: bool,
     /// Draw queue and fleet over time.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "load")]
     svg: Option<PathBuf>,
 }
 
@@ -185,10 +186,6 @@ pub async fn run(args: ScaleArgs, raw: &Raw) -> anyhow::Result<ExitCode> {
     if args.simulation.asked_for() {
         return simulate(&args, &raw.rules()?);
     }
-    if args.simulation.compare || args.simulation.svg.is_some() {
-        let message = "--compare and --svg belong to a simulation; name a scenario with --simulate FILE";
-        return Err(ScaleError::Usage(message.to_owned()).into());
-    }
     let Scale { stores, rules } = raw.scale()?;
     if matches!(&stores, Stores::Aws(aws) if aws.auto_scaling_group.is_none()) {
         let message = "aws.auto_scaling_group is not set, so there is nothing to scale";
@@ -212,7 +209,8 @@ pub async fn run(args: ScaleArgs, raw: &Raw) -> anyhow::Result<ExitCode> {
 /// Decides at every interval until told to stop. What fails is told and tried again at the next one.
 async fn repeat(backend: &Backend, rules: &Rules, clock: &dyn Clock, json: bool) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_token()?;
-    info!(version = build::VERSION, backend = backend.name, policy = %rules.policy, interval = %humantime::format_duration(rules.interval), "scaling");
+    let (backend_name, interval) = (backend.name, humantime::format_duration(rules.interval));
+    info!(version = build::VERSION, backend = backend_name, policy = %rules.policy, %interval, "scaling");
     let mut interval = tokio::time::interval(rules.interval);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

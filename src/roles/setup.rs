@@ -2,9 +2,9 @@
 
 use std::{io::Write, process::ExitCode};
 
-use anyhow::bail;
 use clap::Args;
 
+use super::UsageError;
 use crate::{
     backend::aws::setup::{Action, Step, setup},
     config::Stores,
@@ -24,7 +24,8 @@ pub struct SetupArgs {
 /// With the local backend, and at the first resource that cannot be created or used.
 pub async fn run(args: SetupArgs, stores: Stores) -> anyhow::Result<ExitCode> {
     let Stores::Aws(aws) = stores else {
-        bail!("only the aws backend needs a setup; say --backend aws, or just `imgcls serve`");
+        let message = "only the aws backend needs a setup; say --backend aws, or just `imgcls serve`";
+        return Err(UsageError(message.to_owned()).into());
     };
     let dry_run = args.dry_run;
     let mut broken_pipe = Ok(());

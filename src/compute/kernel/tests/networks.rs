@@ -46,6 +46,22 @@ fn logits_are_those_of_the_definition_at_any_side_batch_and_number_of_classes() 
     }
 }
 
+/// Where a small block is followed by larger ones: by the vectors' width at one side or another.
+#[test]
+fn inverted_residuals_are_right_at_any_order_of_sizes() {
+    let network = Architecture::EfficientNetLite0.network(10);
+    let weights = Tensors::random(&network);
+    for side in [90, 256, 368] {
+        let image = noise(side * side * 3, 5);
+        let expected = definition::logits(&network, &weights, &image, side);
+        for isa in Isa::available() {
+            let kernel = Kernel::new(&network, &weights, side, isa, Parallel::one(2)).unwrap();
+            let error = error(&kernel.forward(&image).logits, &expected);
+            assert!(error <= 1e-4, "on {isa:?}, side {side}: {error:e}");
+        }
+    }
+}
+
 #[test]
 fn batches_of_any_size_agree_image_by_image_and_calls_may_overlap() {
     for architecture in Architecture::ALL {
