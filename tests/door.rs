@@ -260,9 +260,10 @@ fn bodies_just_fast_enough(server: &Server) -> LocalBoxFuture<'_, ()> {
         let begun = [head.into_bytes(), part("endless.png", &picture(1))].concat();
         let mut held = crowd(server, CROWD, |_| begun.clone()).await;
         drip(&mut held, 4, &[b'-'; 1000]).await;
+        let watch = Watch::new(server);
         tokio::select! {
             () = drip(&mut held, usize::MAX, &[b'-'; 1000]) => {}
-            () = Watch::new(server).others(900) => {}
+            () = watch.others(900) => {}
         }
     })
 }

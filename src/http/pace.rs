@@ -366,7 +366,7 @@ mod tests {
     async fn who_just_keeps_up_owes_its_place() {
         let start = Instant::now();
         let mut meter = Meter::new();
-        let mut wait = |meter: &mut Meter| meter.poll_wait(&mut Context::from_waker(std::task::Waker::noop()));
+        let wait = |meter: &mut Meter| meter.poll_wait(&mut Context::from_waker(std::task::Waker::noop()));
         for _ in 0..100 {
             assert!(wait(&mut meter).1.is_pending());
             tokio::time::advance(Duration::from_secs(1)).await;

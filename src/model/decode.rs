@@ -17,6 +17,7 @@ use super::{
     format::{self, Format, FormatError},
     jpeg::{self, Area, Colour, Instructions, Jpeg, Plane, Scale},
     png::{self, Columns, Png, Rows},
+    webp,
 };
 
 /// Limits for one image, checked before anything is allocated for it.
@@ -312,8 +313,9 @@ impl<'a> Open<'a> {
                 // Beside the pixels that are returned, these decoders make some of their own: of four channels, or
                 // colours' numbers.
                 let own = match self.format {
-                    Format::WebP => webp_overhead(self.bytes) * pixels,
-                    // A frame that is narrower than the picture is decoded by itself.
+                    Format::WebP => webp::bytes_needed(self.bytes, width, height),
+                    Format::Gif if fills_rows(self.bytes, width, height) => pixels,
+                    // The first frame is decoded by itself.
                     Format::Gif => 5 * pixels,
                     _ => 0,
                 };
@@ -343,23 +345,24 @@ impl<'a> Open<'a> {
     }
 }
 
-/// Bytes a pixel that the decoder of a WebP takes beside the pixels that it returns, by its first chunk with pixels:
-/// planes of a lossy one; those and a lossless picture for its alpha; a lossless picture, or one of many.
-fn webp_overhead(webp: &[u8]) -> u64 {
-    let mut rest = webp.get(12..).unwrap_or_default();
-    let mut planes = 2;
-    while let Some((head, behind)) = rest.split_first_chunk::<8>() {
-        match &head[..4] {
-            b"VP8 " => return planes,
-            b"ALPH" => planes = 7,
-            b"VP8L" | b"ANMF" => return 5,
-            _ => {}
+/// Whether the first frame of a GIF fills all rows of the picture that it has, by the blocks before its pixels.
+fn fills_rows(gif: &[u8], width: u32, height: u32) -> bool {
+    let byte = |at: usize| gif.get(at).copied().map(usize::from);
+    let first = || {
+        let flags = byte(10)?;
+        let mut at = 13 + if flags & 0x80 > 0 { 6 << (flags & 7) } else { 0 };
+        // Extensions: a mark, a label and blocks with their lengths before them, until an empty one.
+        while byte(at)? == 0x21 {
+            at += 2;
+            while byte(at)? > 0 {
+                at += 1 + byte(at)?;
+            }
+            at += 1;
         }
-        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        // Chunks begin at even places.
-        rest = behind.get(length.saturating_add(length % 2)..).unwrap_or_default();
-    }
-    5
+        let number = |place: usize| Some((byte(at + place)? | byte(at + place + 1)? << 8) as u32);
+        Some([number(1)?, number(3)?, number(5)?, number(7)?])
+    };
+    matches!(first(), Some([0, top, across, down]) if across == width && top + down <= height)
 }
 
 fn jpeg_error(error: jpeg::Error) -> DecodeError {

@@ -118,6 +118,20 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
+fn a_frame_larger_than_its_picture_is_refused() {
+    let mut file = encode(&picture(), ImageFormat::Gif);
+    let header = measure(&file, &Limits::default()).unwrap();
+    assert_eq!(header.memory, 5 * header.pixels);
+    // The size of the screen, behind the signature.
+    file[6] += 1;
+    let wider = measure(&file, &Limits::default()).unwrap();
+    assert_eq!(wider.memory, 9 * wider.pixels);
+    file[6..10].copy_from_slice(&[10, 0, 10, 0]);
+    let error = decode(&file, &Limits::default()).unwrap_err();
+    assert!(matches!(error, DecodeError::TooMuchMemory(Format::Gif)), "{error}");
+}
+
+#[test]
 fn files_that_are_cut_short_are_errors() {
     for (name, bytes) in fixtures() {
         let image = decode(&bytes, &Limits::default()).unwrap_or_else(|e| panic!("{name}: {e}")).pixels;

@@ -18,6 +18,7 @@ mod score;
 pub mod shelf;
 pub mod thumbnail;
 pub mod train;
+mod webp;
 
 use imgcls_compute::jpeg;
 pub use imgcls_compute::{architecture, kernel};

@@ -204,14 +204,14 @@ mod tests {
                 let mut data = Bits::new(&file, 0);
                 let mut left = 8 * len;
                 while left > 0 {
-                    let (mut cursor, window) = data.unit().unwrap_or_else(|error| panic!("{len} bytes: {error}"));
+                    let (mut cursor, window) = data.unit().unwrap_or_else(|error| panic!("{len} bytes: {error:?}"));
                     let n = bits.min(left);
                     cursor.refill(window);
                     cursor.skip(n as u32);
                     data.advance(cursor);
                     left -= n;
                 }
-                assert_eq!(data.finish().unwrap_or_else(|error| panic!("{len} bytes: {error}")), len);
+                assert_eq!(data.finish().unwrap_or_else(|error| panic!("{len} bytes: {error:?}")), len);
                 // Beyond the end are zeros, and an error after some of them.
                 let beyond = (0..2 * UNIT).find(|_| {
                     let Ok((mut cursor, window)) = data.unit() else { return true };

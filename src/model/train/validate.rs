@@ -249,4 +249,11 @@ mod tests {
         let samples = clouds(8, 3, 6, 1.0);
         assert_eq!(fit(&samples, 5).unwrap(), fit(&samples, 5).unwrap());
     }
+
+    #[test]
+    fn features_that_are_no_numbers_are_no_layer() {
+        let mut samples = clouds(8, 3, 6, 1.0);
+        samples.features[7] = f64::NAN;
+        assert!(fit(&samples, 5).unwrap_err().to_string().contains("not finite"));
+    }
 }

@@ -1,0 +1,379 @@
+//! What the decoder of a WebP takes: a lossless picture may have tens of thousands of prefix codes, whatever its size,
+//! and the decoder keeps a table for each.
+//!
+//! Names and numbers are those of the WebP Lossless Bitstream Specification (RFC 9649, section 3).
+
+/// Bytes a pixel of a lossless picture beside what is returned: it is decoded with alpha, and copied.
+const LOSSLESS: u64 = 5;
+
+/// Bytes a pixel of the planes of a lossy picture.
+const LOSSY: u64 = 2;
+
+/// Bytes a pixel of its alpha, which is a lossless picture of its own, and a copy of that.
+const ALPHA: u64 = 5;
+
+/// Bytes of a code without its table.
+const CODE: u64 = 56;
+
+/// A code's table is indexed by so many bits at most.
+const TABLE_BITS: usize = 10;
+
+/// Symbols of the five codes of a group: green and lengths, red, blue, alpha, distances.
+const ALPHABETS: [usize; 5] = [256 + 24, 256, 256, 256, 40];
+
+/// The order in which the lengths of the code of lengths come.
+const ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// Bytes that decoding the first picture of `webp`, of `width` x `height` pixels, takes beside the pixels that it
+/// returns. What is damaged counts as far as it can be read: so far the decoder comes.
+pub(super) fn bytes_needed(webp: &[u8], width: u32, height: u32) -> u64 {
+    let size = (width, height);
+    let pixels = u64::from(width) * u64::from(height);
+    let (mut a_pixel, mut codes) = (LOSSLESS, 0);
+    let mut rest = webp.get(12..).unwrap_or_default();
+    let mut has_alpha = false;
+    while let Some((head, behind)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let body = &behind[..length.min(behind.len())];
+        match &head[..4] {
+            // The chunks of the first frame are in it, behind its place and size.
+            b"ANMF" => {
+                rest = body.get(16..).unwrap_or_default();
+                continue;
+            }
+            b"ALPH" => {
+                has_alpha = true;
+                if body.first().is_some_and(|method| method & 3 == 1) {
+                    codes += codes_of(&body[1..], size);
+                }
+            }
+            b"VP8 " => {
+                a_pixel = if has_alpha { LOSSY + ALPHA } else { LOSSY };
+                break;
+            }
+            // Behind a signature, the size and flags.
+            b"VP8L" => {
+                codes += codes_of(body.get(5..).unwrap_or_default(), size);
+                break;
+            }
+            _ => {}
+        }
+        // Chunks begin at even places.
+        rest = behind.get(length.saturating_add(length % 2)..).unwrap_or_default();
+    }
+    a_pixel * pixels + codes
+}
+
+/// Bytes of the codes of a lossless picture whose transforms begin here.
+fn codes_of(stream: &[u8], size: (u32, u32)) -> u64 {
+    let mut reader = Reader { bits: Bits { bytes: stream, at: 0 }, most: 0 };
+    // It ends early in a file that does.
+    reader.picture(size);
+    reader.most
+}
+
+/// Bits, the lowest of each byte first.
+struct Bits<'a> {
+    bytes: &'a [u8],
+    /// Of the next bit.
+    at: usize,
+}
+
+impl Bits<'_> {
+    fn bit(&mut self) -> Option<usize> {
+        let byte = *self.bytes.get(self.at / 8)?;
+        let bit = byte >> (self.at % 8) & 1;
+        self.at += 1;
+        Some(usize::from(bit))
+    }
+
+    fn number(&mut self, bits: usize) -> Option<usize> {
+        (0..bits).try_fold(0, |number, place| Some(number | self.bit()? << place))
+    }
+}
+
+/// A prefix code: how many codes there are of each length, and their symbols in order.
+struct Code {
+    counts: [usize; 16],
+    symbols: Vec<u16>,
+}
+
+impl Code {
+    fn new(lengths: &[u8]) -> Self {
+        let mut counts = [0; 16];
+        lengths.iter().for_each(|length| counts[usize::from(*length)] += 1);
+        counts[0] = 0;
+        let mut symbols: Vec<u16> = (0..lengths.len() as u16).filter(|at| lengths[usize::from(*at)] > 0).collect();
+        symbols.sort_by_key(|symbol| lengths[usize::from(*symbol)]);
+        Self { counts, symbols }
+    }
+
+    /// Bytes that the decoder's table takes.
+    fn bytes(&self) -> u64 {
+        let longest = self.counts.iter().rposition(|count| *count > 0).unwrap_or(0);
+        let beyond: usize = self.counts[1 + TABLE_BITS.min(longest)..].iter().sum();
+        let table = if self.symbols.len() > 1 { 4 << longest.min(TABLE_BITS) } else { 0 };
+        CODE + table + 64 * beyond as u64
+    }
+
+    /// The next symbol. A code of one symbol has no bits.
+    fn symbol(&self, bits: &mut Bits<'_>) -> Option<usize> {
+        if let [only] = self.symbols[..] {
+            return Some(usize::from(only));
+        }
+        let (mut code, mut first, mut before) = (0, 0, 0);
+        for count in &self.counts[1..] {
+            code |= bits.bit()?;
+            if code < first + count {
+                return self.symbols.get(before + code - first).map(|symbol| usize::from(*symbol));
+            }
+            before += count;
+            first = (first + count) << 1;
+            code <<= 1;
+        }
+        None
+    }
+}
+
+/// Reads what comes before the pixels of a picture.
+struct Reader<'a> {
+    bits: Bits<'a>,
+    /// Most bytes of codes at a time.
+    most: u64,
+}
+
+impl Reader<'_> {
+    fn picture(&mut self, (mut width, height): (u32, u32)) -> Option<()> {
+        while self.bits.bit()? == 1 {
+            match self.bits.number(2)? {
+                // Predictors and colours: a small picture with a pixel for each block.
+                0 | 1 => {
+                    let block = self.block()?;
+                    self.pixels(width.div_ceil(block), height.div_ceil(block))?;
+                }
+                2 => {}
+                _ => {
+                    let colours = self.bits.number(8)? as u32 + 1;
+                    self.pixels(colours, 1)?;
+                    let packed = match colours {
+                        1 | 2 => 8,
+                        3 | 4 => 4,
+                        5..=16 => 2,
+                        _ => 1,
+                    };
+                    width = width.div_ceil(packed);
+                }
+            }
+        }
+        let cache = self.cache()?;
+        let mut groups = 1;
+        if self.bits.bit()? == 1 {
+            let block = self.block()?;
+            groups = self.pixels(width.div_ceil(block), height.div_ceil(block))? + 1;
+        }
+        let mut bytes = 0;
+        for _ in 0..groups {
+            for code in self.group(cache)? {
+                bytes += code.bytes();
+                self.most = self.most.max(bytes);
+            }
+        }
+        Some(())
+    }
+
+    /// The side of the blocks of a small picture.
+    fn block(&mut self) -> Option<u32> {
+        Some(4 << self.bits.number(3)?)
+    }
+
+    /// Colours in the cache.
+    fn cache(&mut self) -> Option<usize> {
+        Some(if self.bits.bit()? == 1 { 1 << self.bits.number(4)? } else { 0 })
+    }
+
+    fn group(&mut self, cache: usize) -> Option<[Code; 5]> {
+        let [green, red, blue, alpha, distance] = ALPHABETS;
+        Some([self.code(green + cache)?, self.code(red)?, self.code(blue)?, self.code(alpha)?, self.code(distance)?])
+    }
+
+    fn code(&mut self, alphabet: usize) -> Option<Code> {
+        let lengths = if self.bits.bit()? == 1 { self.one_or_two(alphabet)? } else { self.lengths(alphabet)? };
+        Some(Code::new(&lengths))
+    }
+
+    /// Lengths of a code of one or two symbols.
+    fn one_or_two(&mut self, alphabet: usize) -> Option<Vec<u8>> {
+        let mut lengths = vec![0; alphabet];
+        let is_two = self.bits.bit()? == 1;
+        let width = if self.bits.bit()? == 1 { 8 } else { 1 };
+        *lengths.get_mut(self.bits.number(width)?)? = 1;
+        if is_two {
+            *lengths.get_mut(self.bits.number(8)?)? = 1;
+        }
+        Some(lengths)
+    }
+
+    /// Lengths of any code, which have a code of their own.
+    fn lengths(&mut self, alphabet: usize) -> Option<Vec<u8>> {
+        let mut own = [0; 19];
+        let count = 4 + self.bits.number(4)?;
+        for place in &ORDER[..count] {
+            own[*place] = self.bits.number(3)? as u8;
+        }
+        let own = Code::new(&own);
+        let mut left = alphabet;
+        if self.bits.bit()? == 1 {
+            let width = 2 + 2 * self.bits.number(3)?;
+            left = 2 + self.bits.number(width)?;
+        }
+        let mut lengths = vec![0; alphabet];
+        let (mut at, mut last) = (0, 8);
+        while at < alphabet && left > 0 {
+            left -= 1;
+            let (length, times) = match own.symbol(&mut self.bits)? {
+                16 => (last, 3 + self.bits.number(2)?),
+                17 => (0, 3 + self.bits.number(3)?),
+                18 => (0, 11 + self.bits.number(7)?),
+                length => (length as u8, 1),
+            };
+            if length > 0 {
+                last = length;
+            }
+            lengths.get_mut(at..at + times)?.fill(length);
+            at += times;
+        }
+        Some(lengths)
+    }
+
+    /// Reads all pixels of a small picture, and returns the largest number that red and green make: copies of earlier
+    /// pixels bring no larger one.
+    fn pixels(&mut self, width: u32, height: u32) -> Option<usize> {
+        let cache = self.cache()?;
+        let [green, red, blue, alpha, distance] = self.group(cache)?;
+        let (mut left, mut most) = (width as usize * height as usize, 0);
+        while left > 0 {
+            let symbol = green.symbol(&mut self.bits)?;
+            let count = match symbol {
+                ..256 => {
+                    most = most.max(red.symbol(&mut self.bits)? << 8 | symbol);
+                    blue.symbol(&mut self.bits)?;
+                    alpha.symbol(&mut self.bits)?;
+                    1
+                }
+                256..280 => {
+                    let length = self.extra(symbol - 256)?;
+                    let symbol = distance.symbol(&mut self.bits)?;
+                    self.extra(symbol)?;
+                    length
+                }
+                // From the cache.
+                _ => 1,
+            };
+            left = left.checked_sub(count)?;
+        }
+        Some(most)
+    }
+
+    /// A length or distance by its symbol and the bits behind it.
+    fn extra(&mut self, symbol: usize) -> Option<usize> {
+        if symbol < 4 {
+            return Some(symbol + 1);
+        }
+        let bits = (symbol - 2) / 2;
+        let least = (2 + symbol % 2) << bits;
+        Some(least + self.bits.number(bits)? + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes bits, the lowest of each byte first.
+    #[derive(Default)]
+    struct Writer(Vec<u8>, usize);
+
+    impl Writer {
+        fn number(&mut self, value: usize, bits: usize) {
+            for place in 0..bits {
+                if self.1.is_multiple_of(8) {
+                    self.0.push(0);
+                }
+                *self.0.last_mut().unwrap() |= ((value >> place & 1) as u8) << (self.1 % 8);
+                self.1 += 1;
+            }
+        }
+
+        /// A code of one symbol.
+        fn one(&mut self, symbol: usize) {
+            self.number(0b101, 3);
+            self.number(symbol, 8);
+        }
+
+        /// A code of all symbols that its alphabet has, 256 of them, with eight bits each.
+        fn all(&mut self) {
+            // The lengths are 8 all along: a code of one symbol, the last but seven in the order.
+            self.number(0, 1);
+            self.number(12 - 4, 4);
+            for place in &ORDER[..12] {
+                self.number(usize::from(*place == 8), 3);
+            }
+            self.number(0, 1);
+        }
+    }
+
+    /// A picture of one pixel that says to have 65,536 groups of codes, and has some.
+    fn bomb(groups: usize) -> Vec<u8> {
+        let mut stream = Writer::default();
+        // No transform, no cache, groups by blocks of four pixels; that small picture has no cache.
+        stream.number(0b1_00, 3);
+        stream.number(0, 4);
+        for symbol in [255, 255, 0, 0, 0] {
+            stream.one(symbol);
+        }
+        for _ in 0..groups {
+            stream.one(0);
+            (0..3).for_each(|_| stream.all());
+            stream.one(0);
+        }
+        let body = [&[0x2f, 0, 0, 0, 0][..], &stream.0].concat();
+        let chunk = [b"VP8L", &(body.len() as u32).to_le_bytes()[..], &body].concat();
+        [b"RIFF", &(chunk.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunk].concat()
+    }
+
+    #[test]
+    fn codes_count_by_their_tables() {
+        let a_group = 5 * CODE + 3 * (4 << 8);
+        let counted = bytes_needed(&bomb(1000), 1, 1);
+        assert!(counted >= 1000 * a_group && counted < 1001 * a_group + 100, "{counted} for {a_group} each");
+        assert_eq!(bytes_needed(b"RIFF", 10, 10), 500);
+    }
+
+    #[test]
+    fn what_encoders_write_is_read_to_the_pixels() {
+        let fixture = |name: &str| {
+            let path = format!("{}/tests/fixtures/images/{name}.webp", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read(path).unwrap()
+        };
+        for name in ["lossless", "animated", "alpha"] {
+            let file = fixture(name);
+            let at = file.windows(4).position(|four| four == b"VP8L").unwrap() + 8;
+            let bits = u32::from_le_bytes(file[at + 1..at + 5].try_into().unwrap());
+            let size = ((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1);
+            let mut reader = Reader { bits: Bits { bytes: &file[at + 5..], at: 0 }, most: 0 };
+            assert_eq!(reader.picture(size), Some(()), "{name}");
+            let pixels = u64::from(size.0) * u64::from(size.1);
+            let counted = bytes_needed(&file, size.0, size.1);
+            assert!((5 * pixels + 5 * CODE..9 * pixels + 200_000).contains(&counted), "{name}: {counted} bytes");
+        }
+        assert_eq!(bytes_needed(&fixture("lossy"), 10, 10), 200);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_take_it_apart(bytes: Vec<u8>, width in 1u32..2000, height in 1u32..2000) {
+            let file = [&b"RIFF....WEBPVP8L\xff\xff\xff\x00"[..], &bytes].concat();
+            assert!(bytes_needed(&file, width, height) >= 5 * u64::from(width) * u64::from(height));
+        }
+    }
+}
