@@ -19,8 +19,13 @@ const REMEMBERED: usize = 20;
 /// How long one call of a store may take, the store's own retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Images that a worker must have classified before its rate counts: the first ones warm it up.
+/// Images that a worker must have finished with all the work that it can do before its rate counts: the first ones warm
+/// it up.
 const MEASURED_FROM: u64 = 5;
+
+/// For how long it must have had that work, in milliseconds: longer than an image takes from its receive to its result,
+/// since none is finished before.
+const MEASURED_FOR_MS: u64 = 2000;
 
 /// Why there was no decision, or none that could be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -212,12 +217,13 @@ fn recall(memory: Versioned) -> Memory {
     })
 }
 
-/// Images a second of one busy worker: all that those alive did over all the time that they worked.
+/// Images a second of one worker with all the work that it can do: what those alive finished of it, over how long they
+/// had it.
 fn rate(alive: &[&Heartbeat]) -> Option<f64> {
-    let measured = || alive.iter().filter(|beat| beat.done >= MEASURED_FROM && beat.busy_ms > 0);
-    let done: u64 = measured().map(|beat| beat.done).sum();
+    let measured = || alive.iter().filter(|beat| beat.busy_images >= MEASURED_FROM && beat.busy_ms >= MEASURED_FOR_MS);
+    let images: u64 = measured().map(|beat| beat.busy_images).sum();
     let busy_ms: u64 = measured().map(|beat| beat.busy_ms).sum();
-    (busy_ms > 0).then(|| done as f64 * 1000.0 / busy_ms as f64)
+    (busy_ms > 0).then(|| images as f64 * 1000.0 / busy_ms as f64)
 }
 
 async fn read<T>(what: &'static str, call: impl Future<Output = backend::Result<T>>) -> Result<T, TickError> {
