@@ -124,6 +124,9 @@ async fn every_choice_of_the_template_is_taken() {
     let zone = zone["HostedZone"]["Id"].as_str().unwrap().trim_start_matches("/hostedzone/").to_owned();
     let zone = format!("HostedZoneId={zone}");
     account.aws("ssm put-parameter --name /photos/admin --type SecureString --value other");
+    // It begins without a name. A port takes one listener, so that of plain HTTP must stay when the name comes and goes.
+    account.deploy(&binary(dir.path(), "one"), &["TokenParameter=/photos/mine"]);
+    let plain = account.physical_id("PlainListener");
     account.deploy(
         &binary(dir.path(), "one"),
         &[
@@ -138,13 +141,17 @@ async fn every_choice_of_the_template_is_taken() {
         ],
     );
     let resources = account.resources();
-    for name in ["Certificate", "RedirectListener", "SecureListener", "DomainRecord", "ScaleOut", "DepthLow"] {
+    for name in ["Certificate", "PlainListener", "SecureListener", "DomainRecord", "ScaleOut", "DepthLow"] {
         assert!(resources.iter().any(|(_, of)| of == name), "{name} in {resources:?}");
     }
     assert!(account.user_data("photos-web").contains("PUBLIC_HOSTS=photos.example.com\n"));
+    assert_eq!((account.listeners(), account.physical_id("PlainListener")), (vec![80, 443], plain.clone()));
     let printed = account.deploy(&binary(dir.path(), "one"), &[]);
     assert!(printed.contains("No changes to deploy") && printed.contains("/photos/mine"), "{printed}");
     assert!(!printed.contains("Nobody reaches"), "{printed}");
+    account.deploy(&binary(dir.path(), "one"), &["DomainName=", "HostedZoneId="]);
+    assert_eq!((account.listeners(), account.physical_id("PlainListener")), (vec![80], plain));
+    account.deploy(&binary(dir.path(), "one"), &["DomainName=photos.example.com", &zone]);
     let gone = account.undeploy(&["--yes"], "");
     assert!(gone.status.success(), "{}{}", text(&gone.stdout), text(&gone.stderr));
     assert!(text(&gone.stdout).contains("validated its certificate stays"), "{}", text(&gone.stdout));
