@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
 use super::*;
 use crate::{
-    backend::{Tally, local},
+    backend::{Fleet, FleetState, Result, Tally, local},
     clock::ManualClock,
     config::Raw,
 };
@@ -177,6 +180,57 @@ fn a_backlog_is_answered_with_as_many_workers_as_it_takes() {
     let seen = Observation { visible: 100_000, rate: rate(&[&beat]), fleet, ..Observation::default() };
     let rules = Rules { policy: crate::config::Policy::Backlog, max_step: 100, ..Rules::default() };
     assert_eq!(decide(&seen, &rules, &History::default(), Timestamp::default()).target, 21);
+}
+
+/// A group that is to have nobody, with machines that are protected, and what was released of them.
+#[derive(Debug)]
+struct Group {
+    protected: Vec<String>,
+    released: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Fleet for Group {
+    async fn observe(&self) -> Result<FleetState> {
+        let protected = u32::try_from(self.protected.len()).unwrap();
+        Ok(FleetState { max: 4, in_service: protected, protected, ..FleetState::default() })
+    }
+
+    async fn set_desired(&self, _desired: u32) -> Result<SetDesired> {
+        Ok(SetDesired::Accepted)
+    }
+
+    fn protected(&self) -> Vec<String> {
+        self.protected.clone()
+    }
+
+    async fn release(&self, machines: &[String]) -> Result<()> {
+        self.released.lock().extend_from_slice(machines);
+        Ok(())
+    }
+}
+
+/// Of one the worker never says a word, of one it ends every half minute, and one works.
+#[tokio::test]
+async fn a_protected_machine_without_a_sound_worker_is_let_go_after_some_minutes() {
+    let mut world = World::new();
+    let protected = ["i-dead", "i-ending", "i-working"].map(str::to_owned).to_vec();
+    let group = Arc::new(Group { protected, released: Mutex::default() });
+    world.backend.fleet = Arc::clone(&group) as Arc<dyn Fleet>;
+    let booted_at = world.clock.now();
+    for n in 0..=10 {
+        let now = world.clock.now();
+        for (worker, started_at) in [(format!("i-ending-{n}"), now), ("i-working-1".to_owned(), booted_at)] {
+            let beat = Heartbeat { worker: worker.into(), started_at, in_flight: 1, ..Heartbeat::default() };
+            world.backend.workers.beat(&beat).await.unwrap();
+        }
+        assert!(group.released.lock().is_empty(), "after {n} half minutes");
+        world.tick(&Rules::default()).await;
+        world.clock.advance(Duration::from_secs(30));
+    }
+    assert_eq!(*group.released.lock(), ["i-dead", "i-ending"]);
+    let silent: Vec<_> = world.memory().await.silent.into_keys().collect();
+    assert_eq!(silent, ["i-dead", "i-ending"]);
 }
 
 #[tokio::test]

@@ -68,6 +68,10 @@ async fn an_instance_is_protected_and_leaves_through_its_group() {
     let fleet = super::fleet::AutoScalingFleet::new(group.clone(), "app");
     instance.protect(true).await.unwrap();
     assert_eq!(fleet.observe().await.unwrap().protected, 1);
+    assert_eq!(fleet.protected(), std::slice::from_ref(&id));
+    fleet.release(&fleet.protected()).await.unwrap();
+    assert_eq!((fleet.observe().await.unwrap().protected, fleet.protected().len()), (0, 0));
+    instance.protect(true).await.unwrap();
     instance.protect(false).await.unwrap();
     assert_eq!(fleet.observe().await.unwrap().protected, 0);
 
