@@ -33,11 +33,13 @@ LOG_GB = 0.50
 MONTH = {"GB in S3": 0.023, "tag": 0.0065 / 10_000, "GB in DynamoDB": 0.25, "GB of its recovery": 0.20}
 
 # An image: the object, its tags and its output are written, it is looked for and read; its message is sent alone, and comes, stays and
-# goes in batches.
-IMAGE = {"S3 write": 3, "S3 read": 2, "SQS": 1.35, "DynamoDB write": 1, "DynamoDB read": 0}
+# goes in batches; its row is written to the table and to the index of labels.
+IMAGE = {"S3 write": 3, "S3 read": 2, "SQS": 1.35, "DynamoDB write": 2, "DynamoDB read": 0}
 # Every hour: a worker polls and beats every ten seconds or oftener, the scaler reads every half minute, the page is looked at.
 WORKER = {"SQS": 2 * 180, "DynamoDB write": 360}
-# Kept: the object with its tags, the output, the row.
+# Five of the stack, and two of target tracking.
+ALARMS = 7
+# Kept: the object with its tags, the output, the row, which is in the table and in the index; recovery is of the table alone.
 TAGS, OUTPUT_KB, ROW_KB = 5, 0.6, 0.7
 IDLE = {"SQS": 120 * 2 + 3600 / 20, "DynamoDB read": 120 * 4, "DynamoDB write": 12}
 
@@ -60,14 +62,14 @@ def hour(images, kilobytes, rate, uploads, spot):
         "web tier": web * (HOUR["t3.small"] + HOUR["public address"] + 20 * HOUR["GB of gp3"]),
         "workers": worker_hours * (HOUR[kind] + HOUR["public address"] + 8 * HOUR["GB of gp3"]),
         "S3, SQS, DynamoDB": calls(IMAGE, images) + calls(WORKER, worker_hours) + calls(IDLE),
-        "alarms, dashboard, logs": 4 * HOUR["alarm"] + HOUR["dashboard"] + LOG_GB * images * 1e-7,
+        "alarms, dashboard, logs": ALARMS * HOUR["alarm"] + HOUR["dashboard"] + LOG_GB * images * 1e-7,
     }
 
 
 def month(images, kilobytes):
     """What it costs a month to keep so many images and their results."""
     in_s3 = (kilobytes + OUTPUT_KB) / 1e6 * MONTH["GB in S3"] + TAGS * MONTH["tag"]
-    return images * (in_s3 + ROW_KB / 1e6 * (MONTH["GB in DynamoDB"] + MONTH["GB of its recovery"]))
+    return images * (in_s3 + ROW_KB / 1e6 * (2 * MONTH["GB in DynamoDB"] + MONTH["GB of its recovery"]))
 
 
 def main():

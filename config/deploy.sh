@@ -34,17 +34,22 @@ export AWS_REGION=$region AWS_DEFAULT_REGION=$region
 account=$(aws sts get-caller-identity --query Account --output text)
 bucket=$stack-releases-$account-$region
 
+# Whether there is a stack is told by the one error that says so: any other might be taken for a first deployment.
+if ! status=$(aws cloudformation describe-stacks --stack-name "$stack" --query 'Stacks[0].StackStatus' --output text 2>&1); then
+    [[ $status == *"does not exist"* ]] || { echo "cannot look for stack $stack: $status" >&2 && exit 1; }
+    status=
+fi
 # A stack whose creation failed cannot be updated, and has nothing.
-status() {
-    aws cloudformation describe-stacks --stack-name "$stack" --query 'Stacks[0].StackStatus' --output text 2>/dev/null || true
-}
-if [ "$(status)" = ROLLBACK_COMPLETE ]; then
+if [ "$status" = ROLLBACK_COMPLETE ]; then
     echo "removing what is left of stack $stack, whose creation failed"
     aws cloudformation delete-stack --stack-name "$stack"
     aws cloudformation wait stack-delete-complete --stack-name "$stack"
+    status=
 fi
-# Parameters that the stack was given stay.
-[ -n "$(status)" ] || set -- "TokenParameter=/$stack/token" "$@"
+# Parameters that the stack was given stay. One in review was given none: its first deployment was cut short before it began.
+case $status in
+"" | REVIEW_IN_PROGRESS) set -- "TokenParameter=/$stack/token" "$@" ;;
+esac
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -94,6 +94,11 @@ done
 for bucket in $images $outputs; do
     aws s3 rm --only-show-errors --recursive "s3://$bucket"
 done
+# A table that is deleted with recovery on leaves a backup behind for 35 days.
+[ -z "$table" ] ||
+    aws dynamodb update-continuous-backups --table-name "$table" >/dev/null \
+        --point-in-time-recovery-specification PointInTimeRecoveryEnabled=false ||
+    echo "cannot switch the recovery of table $table off; DynamoDB keeps a backup of it for 35 days" >&2
 if [ -n "$stack_id" ]; then
     aws cloudformation delete-stack --stack-name "$stack_id"
     aws cloudformation wait stack-delete-complete --stack-name "$stack_id"

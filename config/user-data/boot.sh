@@ -17,7 +17,7 @@ units=/etc/systemd/system
 # metadata PATH: what the instance knows of itself, by version 2 of the service.
 metadata() {
     local service=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254} token
-    token=$(curl -sSf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$service/latest/api/token")
+    token=$(curl -sSf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$service/latest/api/token") || return
     curl -sSf -m 5 -H "X-aws-ec2-metadata-token: $token" "$service/latest/meta-data/$1"
 }
 
@@ -32,11 +32,29 @@ secret() {
     (umask 077 && printf '%s=%s\n' "$1" "$value" >>"$etc/secrets.env")
 }
 
+# again SECONDS COMMAND...: runs a command until it goes well, with longer and longer pauses, for so long at most.
+again() {
+    local end=$((SECONDS + $1)) pause=1
+    shift
+    until "$@"; do
+        [ $((SECONDS + pause)) -lt "$end" ] || return 1
+        sleep "$pause"
+        [ "$pause" -ge 16 ] || pause=$((pause * 2))
+    done
+}
+
+# complete RESULT: completes the hook that waits for this instance.
+complete() {
+    local id
+    id=$(metadata instance-id) || return
+    aws autoscaling complete-lifecycle-action --region "$AWS_REGION" --auto-scaling-group-name "$LAUNCH_GROUP" \
+        --lifecycle-hook-name "$LAUNCH_HOOK" --instance-id "$id" --lifecycle-action-result "$1"
+}
+
 # launched RESULT: says to the group whether the instance goes into service, where a hook waits for that.
 launched() {
     [ -n "${LAUNCH_HOOK:-}" ] || return 0
-    aws autoscaling complete-lifecycle-action --region "$AWS_REGION" --auto-scaling-group-name "$LAUNCH_GROUP" \
-        --lifecycle-hook-name "$LAUNCH_HOOK" --instance-id "$(metadata instance-id)" --lifecycle-action-result "$1"
+    again 120 complete "$1" || echo "cannot tell $LAUNCH_GROUP $1; hook $LAUNCH_HOOK gives this instance up at its time-out" >&2
 }
 
 # ship_logs UNIT...: sends what the units write to the journal to CloudWatch.
@@ -51,7 +69,7 @@ END
     /opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "file:$config"
 }
 
-# Whatever fails below, the group learns of it at once and does not wait for the hook's time-out.
+# Whatever fails until the services run, the group learns of it at once and does not wait for the hook's time-out.
 ended() {
     [ "$1" -eq 0 ] || launched ABANDON
 }
@@ -78,6 +96,8 @@ install -m 644 "$release"/systemd/* "$units/"
 systemctl daemon-reload
 # Returns when the services have said that they are ready: the model is loaded, the stores are reached.
 systemctl enable --now "${services[@]}"
+# What fails from here on is no reason to lose a machine that serves.
+trap - EXIT
 launched CONTINUE
 
 ship_logs "${services[@]/%.timer/.service}" || echo "logs stay in the journal of this instance" >&2

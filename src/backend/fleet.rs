@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use crate::contract::WorkerId;
 
 /// The app tier as its manager sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,9 +49,15 @@ pub trait Fleet: Send + Sync + Debug {
     /// Sets the desired capacity, clamped to min and max.
     async fn set_desired(&self, desired: u32) -> Result<SetDesired>;
 
-    /// Lets these workers go if the fleet has more than it should, although they may have work: each finishes what it
+    /// The machines that were protected from scale-in when the fleet was last observed, where a manager keeps workers
+    /// with work.
+    fn protected(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Lets these machines go if the fleet has more than it should, although they may have work: each finishes what it
     /// has begun and hands the rest back. Needed only where a manager keeps workers with work.
-    async fn release(&self, _workers: &[WorkerId]) -> Result<()> {
+    async fn release(&self, _machines: &[String]) -> Result<()> {
         Ok(())
     }
 }

@@ -70,6 +70,7 @@ impl From<Heartbeat> for WorkerStatus {
             draining,
             done,
             failed,
+            busy_images: _,
             busy_ms: _,
             minutes,
             labels,

@@ -30,7 +30,11 @@ pub struct Heartbeat {
     pub done: u64,
     /// Images that it recorded as failed.
     pub failed: u64,
-    /// Milliseconds of inference, to tell its rate when busy.
+    /// Images whose result it stored in the time of `busy_ms`, to tell its rate when busy.
+    #[serde(default)]
+    pub busy_images: u64,
+    /// Milliseconds in which it had all the work that it can do at once. Before `busy_images` was told, those of the
+    /// network alone.
     pub busy_ms: u64,
     /// Images by minute since 1970, the last ten minutes.
     pub minutes: BTreeMap<i64, u64>,
@@ -65,6 +69,7 @@ impl Heartbeat {
         self.started_at = former.started_at;
         self.done += former.done;
         self.failed += former.failed;
+        self.busy_images += former.busy_images;
         self.busy_ms += former.busy_ms;
         self.latency.absorb(&former.latency);
         for (label, count) in &former.labels {

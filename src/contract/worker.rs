@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Who works: the machine, which is a host name or the id of an instance, and the process, as in `host-4711` and
-/// `i-0123456789abcdef0-4711`. What is read from a store may be any text.
+/// Who works: the machine, which is a host name or the id of an instance that a group scales, and the process, as in
+/// `host-4711` and `i-0123456789abcdef0-4711`. What is read from a store may be any text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkerId(String);

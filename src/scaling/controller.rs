@@ -1,6 +1,9 @@
 //! Carries the scaling decision out: looks, decides, remembers by compare-and-swap, sets the desired capacity.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -10,7 +13,7 @@ use crate::{
     backend::{self, Backend, Heartbeat, SetDesired, Versioned, status::images_in_the_last_minute, within},
     clock::Clock,
     config::Rules,
-    contract::{Change, Timestamp, WorkerId},
+    contract::{Change, Timestamp},
 };
 
 /// How many decisions are remembered for the status page.
@@ -19,8 +22,20 @@ const REMEMBERED: usize = 20;
 /// How long one call of a store may take, the store's own retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Images that a worker must have classified before its rate counts: the first ones warm it up.
+/// Images that a worker must have finished with all the work that it can do before its rate counts: the first ones warm
+/// it up.
 const MEASURED_FROM: u64 = 5;
+
+/// For how long it must have had that work, in milliseconds: longer than an image takes from its receive to its result,
+/// since none is finished before.
+const MEASURED_FOR_MS: u64 = 2000;
+
+/// A worker that has run for so long is sound: one that ends again and again is not, though each of it is heard of.
+const SOUND: Duration = Duration::from_secs(60);
+
+/// After so long without a sound worker a machine is lost. A restart of a worker, or of the store of heartbeats, is
+/// over long before.
+const LOST: Duration = Duration::from_secs(5 * 60);
 
 /// Why there was no decision, or none that could be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -83,14 +98,19 @@ pub struct Memory {
     pub history: History,
     /// The last changes of the desired capacity, newest first.
     pub decisions: VecDeque<Change>,
+    /// The protected machines without a sound worker, and since when that is so.
+    #[serde(rename = "silent_since_ms")]
+    pub silent: BTreeMap<String, Timestamp>,
 }
 
 /// What is seen, what is remembered, and what is decided on both; nothing has been changed yet.
 struct Plan {
     seen: Observation,
     decision: Decision,
-    /// The workers that may go, if some are to.
-    surplus: Vec<WorkerId>,
+    /// The machines that may go: of workers that are too many, and those that are lost.
+    surplus: Vec<String>,
+    /// What to remember as [`Memory::silent`].
+    silent: BTreeMap<String, Timestamp>,
     memory: Memory,
     version: Option<u64>,
 }
@@ -107,7 +127,7 @@ pub async fn tick(backend: &Backend, rules: &Rules, clock: &dyn Clock) -> Result
     if matches!(outcome.action, Action::Scaled | Action::Nothing) && !surplus.is_empty() {
         // They are asked again at the next reading, so a failure costs a little money and nothing else.
         if let Err(error) = within(CALL_TIMEOUT, backend.fleet.release(&surplus)).await {
-            tracing::warn!(%error, workers = surplus.len(), "cannot let surplus workers go");
+            tracing::warn!(%error, machines = surplus.len(), "cannot let surplus machines go");
         }
     }
     tell(&outcome);
@@ -142,24 +162,53 @@ async fn plan(backend: &Backend, rules: &Rules, now: Timestamp) -> Result<Plan, 
     let version = memory.as_ref().map(|memory| memory.version);
     let memory = memory.map(recall).unwrap_or_default();
     let decision = decide(&seen, rules, &memory.history, now);
-    let surplus = least_busy(&alive, decision.release as usize);
-    Ok(Plan { seen, decision, surplus, memory, version })
+    let silent = silent(&backend.fleet.protected(), &alive, &memory.silent, now);
+    // Those that are silent count among the protected, and go when they are lost.
+    let mut surplus = least_busy(&alive, (decision.release as usize).saturating_sub(silent.len()));
+    surplus.extend(lost(&silent, now));
+    Ok(Plan { seen, decision, surplus, silent, memory, version })
 }
 
-/// The workers that hold the fewest messages, of these the newest.
-fn least_busy(alive: &[&Heartbeat], count: usize) -> Vec<WorkerId> {
+/// The machines of the workers that hold the fewest messages, of these the newest.
+fn least_busy(alive: &[&Heartbeat], count: usize) -> Vec<String> {
     let mut working: Vec<_> = alive.iter().filter(|beat| !beat.draining).collect();
     working.sort_by_key(|beat| (beat.in_flight, std::cmp::Reverse(beat.started_at)));
-    working.into_iter().take(count).map(|beat| beat.worker.clone()).collect()
+    let machines = working.into_iter().take(count).filter_map(|beat| beat.worker.instance());
+    machines.map(str::to_owned).collect()
+}
+
+/// The protected machines without a sound worker, and since when that is so as far as it was seen.
+fn silent(
+    protected: &[String],
+    alive: &[&Heartbeat],
+    before: &BTreeMap<String, Timestamp>,
+    now: Timestamp,
+) -> BTreeMap<String, Timestamp> {
+    let sound = |beat: &&&Heartbeat| now.since(beat.started_at) >= SOUND;
+    let is_silent =
+        |machine: &&String| !alive.iter().filter(sound).any(|beat| beat.worker.instance() == Some(*machine));
+    // A time in the future is from before the clock was set back.
+    let since = |machine: &String| before.get(machine).map_or(now, |since| now.min(*since));
+    protected.iter().filter(is_silent).map(|machine| (machine.clone(), since(machine))).collect()
+}
+
+/// Those that are silent for so long that their protection, which the worker should drop, would stay for ever.
+fn lost(silent: &BTreeMap<String, Timestamp>, now: Timestamp) -> Vec<String> {
+    let lost: Vec<String> =
+        silent.iter().filter(|(_, since)| now.since(**since) >= LOST).map(|(machine, _)| machine.clone()).collect();
+    if !lost.is_empty() {
+        tracing::warn!(machines = ?lost, "no worker of these machines is sound; dropping their protection from scale-in");
+    }
+    lost
 }
 
 async fn carry_out(backend: &Backend, plan: Plan, now: Timestamp) -> Result<Outcome, TickError> {
-    let Plan { seen, decision, memory, version, .. } = plan;
+    let Plan { seen, decision, silent, memory, version, .. } = plan;
     let from = seen.fleet.desired;
     let changes = decision.target != from;
     // A change that fails is not remembered as made, or its cool-down would hold up the next attempt.
     let before = History { last: None, ..memory.history.clone() };
-    let mut next = Memory { history: decision.history.clone(), decisions: memory.decisions };
+    let mut next = Memory { history: decision.history.clone(), decisions: memory.decisions, silent };
     if changes {
         let at = now.date().and_then(|at| at.replace_nanosecond(0).ok()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let at = at.format(&Rfc3339).unwrap_or_default();
@@ -167,7 +216,8 @@ async fn carry_out(backend: &Backend, plan: Plan, now: Timestamp) -> Result<Outc
         next.decisions.truncate(REMEMBERED);
     }
     // What is known already is not written again: an idle machine's disk may sleep.
-    if (changes || !alike(&memory.history, &next.history)) && !remember(backend, version, &next).await? {
+    let is_news = changes || memory.silent != next.silent || !alike(&memory.history, &next.history);
+    if is_news && !remember(backend, version, &next).await? {
         return Ok(outcome(seen, decision, Action::Overtaken));
     }
     if !changes {
@@ -212,12 +262,13 @@ fn recall(memory: Versioned) -> Memory {
     })
 }
 
-/// Images a second of one busy worker: all that those alive did over all the time that they worked.
+/// Images a second of one worker with all the work that it can do: what those alive finished of it, over how long they
+/// had it.
 fn rate(alive: &[&Heartbeat]) -> Option<f64> {
-    let measured = || alive.iter().filter(|beat| beat.done >= MEASURED_FROM && beat.busy_ms > 0);
-    let done: u64 = measured().map(|beat| beat.done).sum();
+    let measured = || alive.iter().filter(|beat| beat.busy_images >= MEASURED_FROM && beat.busy_ms >= MEASURED_FOR_MS);
+    let images: u64 = measured().map(|beat| beat.busy_images).sum();
     let busy_ms: u64 = measured().map(|beat| beat.busy_ms).sum();
-    (busy_ms > 0).then(|| done as f64 * 1000.0 / busy_ms as f64)
+    (busy_ms > 0).then(|| images as f64 * 1000.0 / busy_ms as f64)
 }
 
 async fn read<T>(what: &'static str, call: impl Future<Output = backend::Result<T>>) -> Result<T, TickError> {

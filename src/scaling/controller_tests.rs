@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
 use super::*;
 use crate::{
-    backend::{Tally, local},
+    backend::{Fleet, FleetState, Result, Tally, local},
     clock::ManualClock,
     config::Raw,
 };
@@ -37,6 +40,7 @@ impl World {
                 worker: format!("w{id}").into(),
                 in_flight: u32::from(id < busy),
                 done: 800,
+                busy_images: 800,
                 busy_ms: 10_000,
                 ..Heartbeat::default()
             };
@@ -154,6 +158,79 @@ async fn the_rate_is_measured_from_those_alive() {
     let seen = world.tick(&rules).await.seen;
     assert_eq!((seen.rate, seen.busy), (None, 0));
     assert_eq!(world.memory().await.history.rate, Some(80.0));
+}
+
+#[test]
+fn the_rate_is_that_of_workers_with_all_the_work_that_they_can_do() {
+    let beat = |done, busy_images, busy_ms| Heartbeat { done, busy_images, busy_ms, ..Heartbeat::default() };
+    // A thousand images one by one, and of a backlog 800 in ten seconds.
+    let both = beat(1800, 800, 10_000);
+    assert_eq!(rate(&[&both]), Some(80.0));
+    // One that was never full, one that has been for a moment, one that stores nothing, one of the release before.
+    let (idle, fresh, stuck, old) = (beat(900, 0, 0), beat(20, 20, 900), beat(0, 0, 60_000), beat(16_000, 0, 10_000));
+    assert_eq!(rate(&[&idle, &fresh, &stuck, &old]), None);
+    assert_eq!(rate(&[&idle, &fresh, &stuck, &old, &both, &beat(400, 400, 10_000)]), Some(60.0));
+}
+
+#[test]
+fn a_backlog_is_answered_with_as_many_workers_as_it_takes() {
+    // The network alone did 1,600 images a second, the worker 80.
+    let beat = Heartbeat { done: 1600, busy_images: 1600, busy_ms: 20_000, ..Heartbeat::default() };
+    let fleet = backend::FleetState { max: 100, desired: 1, in_service: 1, ..backend::FleetState::default() };
+    let seen = Observation { visible: 100_000, rate: rate(&[&beat]), fleet, ..Observation::default() };
+    let rules = Rules { policy: crate::config::Policy::Backlog, max_step: 100, ..Rules::default() };
+    assert_eq!(decide(&seen, &rules, &History::default(), Timestamp::default()).target, 21);
+}
+
+/// A group that is to have nobody, with machines that are protected, and what was released of them.
+#[derive(Debug)]
+struct Group {
+    protected: Vec<String>,
+    released: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Fleet for Group {
+    async fn observe(&self) -> Result<FleetState> {
+        let protected = u32::try_from(self.protected.len()).unwrap();
+        Ok(FleetState { max: 4, in_service: protected, protected, ..FleetState::default() })
+    }
+
+    async fn set_desired(&self, _desired: u32) -> Result<SetDesired> {
+        Ok(SetDesired::Accepted)
+    }
+
+    fn protected(&self) -> Vec<String> {
+        self.protected.clone()
+    }
+
+    async fn release(&self, machines: &[String]) -> Result<()> {
+        self.released.lock().extend_from_slice(machines);
+        Ok(())
+    }
+}
+
+/// Of one the worker never says a word, of one it ends every half minute, and one works.
+#[tokio::test]
+async fn a_protected_machine_without_a_sound_worker_is_let_go_after_some_minutes() {
+    let mut world = World::new();
+    let protected = ["i-dead", "i-ending", "i-working"].map(str::to_owned).to_vec();
+    let group = Arc::new(Group { protected, released: Mutex::default() });
+    world.backend.fleet = Arc::clone(&group) as Arc<dyn Fleet>;
+    let booted_at = world.clock.now();
+    for n in 0..=10 {
+        let now = world.clock.now();
+        for (worker, started_at) in [(format!("i-ending-{n}"), now), ("i-working-1".to_owned(), booted_at)] {
+            let beat = Heartbeat { worker: worker.into(), started_at, in_flight: 1, ..Heartbeat::default() };
+            world.backend.workers.beat(&beat).await.unwrap();
+        }
+        assert!(group.released.lock().is_empty(), "after {n} half minutes");
+        world.tick(&Rules::default()).await;
+        world.clock.advance(Duration::from_secs(30));
+    }
+    assert_eq!(*group.released.lock(), ["i-dead", "i-ending"]);
+    let silent: Vec<_> = world.memory().await.silent.into_keys().collect();
+    assert_eq!(silent, ["i-dead", "i-ending"]);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub struct Observation {
     pub in_flight: u64,
     /// Workers that hold messages.
     pub busy: u32,
-    /// Measured images a second of one busy worker, if any was measured.
+    /// Measured images a second of one worker with all the work that it can do, if any was measured.
     pub rate: Option<f64>,
     /// Images that the fleet finished a second, over the last minute.
     pub flow: f64,
@@ -304,8 +304,11 @@ fn backlog(seen: &Observation, rules: &Rules, history: &History) -> Want {
     let total = seen.visible.saturating_add(seen.in_flight);
     let rate = rules.rate.or(history.rate);
     let Some(rate) = rate else {
-        let state =
-            if total > 0 { format!("{state}; a worker's rate is known once one has finished images") } else { state };
+        let state = if total > 0 {
+            format!("{state}; a worker's rate is known once one has had all the work that it can do")
+        } else {
+            state
+        };
         return Want { out: None, low: (total == 0).then_some(0), state };
     };
     let share = rules.latency.as_secs_f64() * rate;

@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fate::Fate,
-    heartbeat::Counters,
     metrics::{Metrics, Stage},
 };
 use crate::model::{Classifier, Input, Score};
@@ -45,13 +44,12 @@ impl Batcher {
         classifier: Arc<Classifier>,
         largest: usize,
         stop: CancellationToken,
-        counters: Arc<Counters>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let (items, receiver) = mpsc::channel(largest * 2);
         std::thread::Builder::new()
             .name("network".to_owned())
-            .spawn(move || serve(&classifier, largest, &stop, &counters, &metrics, receiver))?;
+            .spawn(move || serve(&classifier, largest, &stop, &metrics, receiver))?;
         Ok(Self { items })
     }
 
@@ -71,7 +69,6 @@ fn serve(
     classifier: &Classifier,
     largest: usize,
     stop: &CancellationToken,
-    counters: &Counters,
     metrics: &Metrics,
     mut items: mpsc::Receiver<Item>,
 ) {
@@ -84,7 +81,6 @@ fn serve(
             let started = Instant::now();
             // A defect in the network must not end the thread: its inputs fail, the next batch runs.
             let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| classifier.classify(&inputs, TOP)));
-            counters.busy(started.elapsed());
             metrics.took(Stage::Infer, started);
             match run {
                 Ok(Ok(scores)) => scores.into_iter().map(Ok).collect(),

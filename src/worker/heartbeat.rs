@@ -1,12 +1,16 @@
 //! Heartbeats: what this worker did, counted here and written to the results store every ten seconds.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::lease::Leases;
+use super::{capacity::Capacity, lease::Leases};
 use crate::{
     backend::{Heartbeat, Registry, within},
     clock::Clock,
@@ -27,25 +31,38 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
 pub(crate) struct Counters {
     clock: Arc<dyn Clock>,
     state: Mutex<Heartbeat>,
+    capacity: Mutex<Capacity>,
+}
+
+/// A message that is held for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Counters>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.capacity.lock().ended(Instant::now());
+    }
 }
 
 impl Counters {
-    /// Nothing done yet by `worker`.
+    /// Nothing done yet by `worker`, which runs batches of at most `batch` images.
     #[must_use]
-    pub(crate) fn new(worker: WorkerId, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(worker: WorkerId, batch: usize, clock: Arc<dyn Clock>) -> Self {
         let state = Heartbeat { worker, started_at: clock.now(), ..Heartbeat::default() };
-        Self { clock, state: Mutex::new(state) }
+        Self { clock, state: Mutex::new(state), capacity: Mutex::new(Capacity::new(batch)) }
     }
 
-    /// Counts the network's time.
-    pub(crate) fn busy(&self, time: Duration) {
-        self.state.lock().busy_ms += u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    /// Counts a message as held for as long as the answer lives.
+    pub(crate) fn hold(self: &Arc<Self>) -> Held {
+        self.capacity.lock().begun(Instant::now());
+        Held(Arc::clone(self))
     }
 
     /// Counts a stored result of what was asked for at `asked_at`.
     pub(crate) fn stored(&self, outcome: &Outcome, asked_at: Timestamp) {
         let now = self.clock.now();
         let minute = now.minute();
+        self.capacity.lock().stored();
         let mut state = self.state.lock();
         match outcome {
             Outcome::Labelled { label, .. } => {
@@ -63,9 +80,17 @@ impl Counters {
     #[must_use]
     pub(crate) fn heartbeat(&self, in_flight: usize, draining: bool) -> Heartbeat {
         let now = self.clock.now();
+        let (busy_images, busy) = self.capacity.lock().measured(Instant::now());
         let mut state = self.state.lock();
         prune(&mut state.minutes, now.minute());
-        Heartbeat { seen_at: now, in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX), draining, ..state.clone() }
+        Heartbeat {
+            seen_at: now,
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            draining,
+            busy_images,
+            busy_ms: u64::try_from(busy.as_millis()).unwrap_or(u64::MAX),
+            ..state.clone()
+        }
     }
 
     /// Images done and failed.

@@ -2,11 +2,12 @@
 //!
 //! `run` puts the parts together; `pipeline` receives and follows each message to its `fate`, in its `turn`; `intake`
 //! fetches and decodes; `lease` keeps held messages hidden, `protection` the machine alive; `batch` owns the network's
-//! thread; `publish` writes a result three ways; `acknowledge` deletes what is done; `heartbeat` and `metrics` tell
-//! others how it goes.
+//! thread; `publish` writes a result three ways; `acknowledge` deletes what is done; `capacity` measures how
+//! fast the worker is; `heartbeat` and `metrics` tell others how it goes.
 
 mod acknowledge;
 mod batch;
+mod capacity;
 mod fate;
 mod heartbeat;
 mod intake;

@@ -158,7 +158,8 @@ impl Pipeline {
         messages.sort_by_key(|message| message.receive_count);
         for message in messages {
             let (pipeline, permit) = (Arc::clone(self), room.split(1));
-            let (suspect, held) = (self.turns.suspect(message.receive_count), self.metrics.hold());
+            let suspect = self.turns.suspect(message.receive_count);
+            let held = (self.metrics.hold(), self.counters.hold());
             let span = info_span!("message", id = %message.id, attempt = message.receive_count);
             self.tasks.spawn(
                 async move {

@@ -67,7 +67,8 @@ impl Worker {
     /// # Errors
     /// If its threads cannot be started. Errors of stores never end it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<Summary> {
-        let counters = Arc::new(Counters::new(self.settings.worker.clone(), Arc::clone(&self.clock)));
+        let counters =
+            Arc::new(Counters::new(self.settings.worker.clone(), self.settings.batch, Arc::clone(&self.clock)));
         let leases = Arc::new(Leases::new(Arc::clone(&self.backend.queue)));
         let housekeeping = Housekeeping::start(&self, &counters, &leases, &stop);
         let (settled, acknowledged) = mpsc::channel(256);
@@ -116,13 +117,7 @@ impl Worker {
             &settings,
             STORE_TIMEOUT,
         )?;
-        let batcher = Batcher::start(
-            Arc::clone(&classifier),
-            settings.batch,
-            stop.clone(),
-            Arc::clone(counters),
-            Arc::clone(&metrics),
-        )?;
+        let batcher = Batcher::start(Arc::clone(&classifier), settings.batch, stop.clone(), Arc::clone(&metrics))?;
         Ok(Pipeline {
             protection: Protection::new(instance, Arc::clone(&leases)),
             held: Arc::new(Semaphore::new(most_held(&settings, classifier.preprocessor().input_len()))),

@@ -142,6 +142,25 @@ async fn what_is_no_work_is_dropped_and_the_rest_is_done() {
     assert_eq!((beats[0].done, beats[0].failed, beats[0].draining), (9, 1, true));
 }
 
+/// Two batches of four are what the worker of these tests works on at once; it holds up to 28.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_measures_its_rate_while_it_has_more_than_two_batches_to_do() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    for n in 0..8 {
+        fixture.put(&format!("few-{n}.png"), &picture(n)).await;
+    }
+    fixture.work().await;
+    let beat = fixture.backend.workers.heartbeats().await.unwrap().remove(0);
+    assert_eq!((beat.done, beat.busy_images, beat.busy_ms), (8, 0, 0));
+    for n in 0..60 {
+        fixture.put(&format!("many-{n}.png"), &picture(n)).await;
+    }
+    fixture.work().await;
+    let beat = fixture.backend.workers.heartbeats().await.unwrap().remove(0);
+    // The last ones are never more than two batches.
+    assert!(beat.done == 60 && (1..60).contains(&beat.busy_images), "{beat:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_is_given_up_and_can_be_redriven() {
     let fixture = Fixture::new(Duration::from_secs(30), 1);

@@ -1,8 +1,9 @@
 //! The deployment: template, scripts and units are sound, and an emulator of AWS takes them.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
 use super::{
@@ -65,6 +66,50 @@ fn costs_are_as_computed() {
     assert!(table.lines().count() > 5 && guide.contains(&table), "config/costs.py prints\n{table}");
 }
 
+/// Runs one of the project's scripts with an `aws` that notes its calls and answers by these arms of a `case`: what the
+/// script printed, and the calls.
+fn run_with_stub(script: &str, arguments: &[&str], arms: &str) -> (Output, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (stub, calls) = (dir.path().join("aws"), dir.path().join("calls"));
+    let text = format!("#!/bin/bash\necho \"$*\" >>'{}'\ncase \"$*\" in\n{arms}\nesac\n", calls.display());
+    std::fs::write(&stub, text).unwrap();
+    std::fs::set_permissions(&stub, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new(project(script));
+    command.args(["--stack", STACK]).args(arguments).env("PATH", path).env("AWS_REGION", "eu-central-1");
+    let output = command.output().unwrap();
+    (output, std::fs::read_to_string(calls).unwrap().lines().map(str::to_owned).collect())
+}
+
+/// Or the parameters of a stack that could not be seen for a moment would change.
+#[test]
+fn a_deployment_ends_where_nobody_says_whether_there_is_a_stack() {
+    let dir = tempfile::tempdir().unwrap();
+    let binary = binary(dir.path(), "one");
+    let arguments = ["--binary", binary.to_str().unwrap()];
+    let answer = |said: &str| format!("*describe-stacks*) echo 'An error occurred ({said}' >&2; exit 254 ;;");
+    let (output, calls) = run_with_stub("config/deploy.sh", &arguments, &answer("Throttling): Rate exceeded"));
+    assert!(!output.status.success() && text(&output.stderr).contains("Rate exceeded"), "{output:?}");
+    assert!(calls[calls.len() - 1].contains("describe-stacks"), "{calls:?}");
+    let (_, calls) = run_with_stub("config/deploy.sh", &arguments, &answer("ValidationError): it does not exist"));
+    let deploys = |call: &&String| call.starts_with("cloudformation deploy");
+    let deployed = calls.iter().find(deploys).unwrap();
+    assert!(deployed.contains(&format!("TokenParameter=/{STACK}/token")), "{deployed}");
+}
+
+/// DynamoDB keeps a backup of a table that is deleted with recovery on.
+#[test]
+fn recovery_is_off_before_a_table_goes() {
+    let arms = "*describe-stacks*) echo id ;;\n\
+                *describe-stack-resource*' Table '*) printf 'CREATE_COMPLETE\\tours\\n' ;;\n\
+                *describe-stack-resource*) exit 1 ;;";
+    let (output, calls) = run_with_stub("config/undeploy.sh", &["--yes"], arms);
+    assert!(output.status.success(), "{output:?}");
+    let at = |of: &str| calls.iter().position(|call| call.starts_with(of)).unwrap_or_else(|| panic!("{calls:?}"));
+    let off = at("dynamodb update-continuous-backups --table-name ours");
+    assert!(calls[off].ends_with("PointInTimeRecoveryEnabled=false") && off < at("cloudformation delete-stack"));
+}
+
 /// Everything in the template is created; a second deployment changes nothing, a new version only what it must; nothing
 /// is left behind after the data's end was agreed to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,6 +117,12 @@ async fn a_stack_comes_stays_and_goes() {
     let account = Account::new(ministack().await);
     let dir = tempfile::tempdir().unwrap();
     let at_first = account.belongings();
+    // A deployment that was cut short before it created anything leaves this.
+    account.aws(&format!(
+        "cloudformation create-change-set --stack-name {STACK} --change-set-name first --change-set-type CREATE \
+         --template-body {}",
+        r#"{"Resources":{"Topic":{"Type":"AWS::SNS::Topic"}}}"#
+    ));
     let printed = account.deploy(&binary(dir.path(), "one"), &["AppMax=7"]);
     assert!(printed.contains("page:  http://") && printed.contains("/photos/token"), "{printed}");
     assert!(printed.contains("Nobody reaches the page yet") && printed.contains("AccessCidr="), "{printed}");
@@ -124,6 +175,9 @@ async fn every_choice_of_the_template_is_taken() {
     let zone = zone["HostedZone"]["Id"].as_str().unwrap().trim_start_matches("/hostedzone/").to_owned();
     let zone = format!("HostedZoneId={zone}");
     account.aws("ssm put-parameter --name /photos/admin --type SecureString --value other");
+    // It begins without a name. A port takes one listener, so that of plain HTTP must stay when the name comes and goes.
+    account.deploy(&binary(dir.path(), "one"), &["TokenParameter=/photos/mine"]);
+    let plain = account.physical_id("PlainListener");
     account.deploy(
         &binary(dir.path(), "one"),
         &[
@@ -138,13 +192,17 @@ async fn every_choice_of_the_template_is_taken() {
         ],
     );
     let resources = account.resources();
-    for name in ["Certificate", "RedirectListener", "SecureListener", "DomainRecord", "ScaleOut", "DepthLow"] {
+    for name in ["Certificate", "PlainListener", "SecureListener", "DomainRecord", "ScaleOut", "DepthLow"] {
         assert!(resources.iter().any(|(_, of)| of == name), "{name} in {resources:?}");
     }
     assert!(account.user_data("photos-web").contains("PUBLIC_HOSTS=photos.example.com\n"));
+    assert_eq!((account.listeners(), account.physical_id("PlainListener")), (vec![80, 443], plain.clone()));
     let printed = account.deploy(&binary(dir.path(), "one"), &[]);
     assert!(printed.contains("No changes to deploy") && printed.contains("/photos/mine"), "{printed}");
     assert!(!printed.contains("Nobody reaches"), "{printed}");
+    account.deploy(&binary(dir.path(), "one"), &["DomainName=", "HostedZoneId="]);
+    assert_eq!((account.listeners(), account.physical_id("PlainListener")), (vec![80], plain));
+    account.deploy(&binary(dir.path(), "one"), &["DomainName=photos.example.com", &zone]);
     let gone = account.undeploy(&["--yes"], "");
     assert!(gone.status.success(), "{}{}", text(&gone.stdout), text(&gone.stderr));
     assert!(text(&gone.stdout).contains("validated its certificate stays"), "{}", text(&gone.stdout));

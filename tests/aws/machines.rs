@@ -65,6 +65,8 @@ pub(crate) struct Size {
 struct Departures {
     taken: BTreeSet<String>,
     completed: BTreeSet<String>,
+    /// Calls that completed a launch, each of which is refused at first.
+    launched: BTreeSet<String>,
 }
 
 /// A worker process, and what its metadata service tells it.
@@ -276,6 +278,9 @@ impl Departures {
         match call.operation.as_str() {
             "AutoScaling.CompleteLifecycleAction" => {
                 assert!(body.contains("LifecycleActionResult=CONTINUE"), "{body}");
+                if body.contains("LifecycleHookName=boot") && self.launched.insert(body.to_string()) {
+                    return Verdict::Answer(StatusCode::FORBIDDEN, DENIED);
+                }
                 self.completed.extend(self.taken.iter().filter(|id| told(id)).cloned());
                 Verdict::Answer(StatusCode::OK, COMPLETED)
             }

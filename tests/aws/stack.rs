@@ -140,6 +140,24 @@ impl Account {
         all
     }
 
+    /// The id of one of the stack's resources, which is another one if the resource was replaced.
+    pub(crate) fn physical_id(&self, resource: &str) -> String {
+        let answer = self.aws(&format!(
+            "cloudformation describe-stack-resource --stack-name {STACK} --logical-resource-id {resource}"
+        ));
+        answer["StackResourceDetail"]["PhysicalResourceId"].as_str().unwrap().to_owned()
+    }
+
+    /// The ports of the load balancer, in order.
+    pub(crate) fn listeners(&self) -> Vec<u64> {
+        let balancer = self.physical_id("Balancer");
+        let answer = self.aws(&format!("elbv2 describe-listeners --load-balancer-arn {balancer}"));
+        let mut ports: Vec<_> =
+            answer["Listeners"].as_array().unwrap().iter().map(|l| l["Port"].as_u64().unwrap()).collect();
+        ports.sort_unstable();
+        ports
+    }
+
     /// The user data of the newest version of a launch template.
     pub(crate) fn user_data(&self, template: &str) -> String {
         let answer = self.aws(&format!(

@@ -3,15 +3,12 @@
 use async_trait::async_trait;
 use aws_sdk_autoscaling::{
     Client,
-    types::{AutoScalingGroup, LifecycleState},
+    types::{AutoScalingGroup, Instance, LifecycleState},
 };
 use parking_lot::Mutex;
 
 use super::client::Call;
-use crate::{
-    backend::{Error, ErrorKind, Fleet, FleetState, Result, SetDesired},
-    contract::WorkerId,
-};
+use crate::backend::{Error, ErrorKind, Fleet, FleetState, Result, SetDesired};
 
 const DESCRIBE: Call = Call::new("read Auto Scaling group", "autoscaling:DescribeAutoScalingGroups");
 const RELEASE: Call = Call::new("drop the scale-in protection in", "autoscaling:SetInstanceProtection");
@@ -28,11 +25,13 @@ pub(crate) struct AutoScalingFleet {
     pub(super) group: String,
     /// Smallest and largest capacity as last seen, so that setting the desired one needs no further call.
     bounds: Mutex<Option<(u32, u32)>>,
+    /// Instances in service that were protected as last seen.
+    protected: Mutex<Vec<String>>,
 }
 
 impl AutoScalingFleet {
     pub(crate) fn new(client: Client, group: &str) -> Self {
-        Self { client, group: group.to_owned(), bounds: Mutex::default() }
+        Self { client, group: group.to_owned(), bounds: Mutex::default(), protected: Mutex::default() }
     }
 
     fn bounds(&self) -> parking_lot::MutexGuard<'_, Option<(u32, u32)>> {
@@ -61,6 +60,8 @@ impl Fleet for AutoScalingFleet {
         };
         let state = state(group);
         *self.bounds() = Some((state.min, state.max));
+        let protected = group.instances().iter().filter(|instance| is_protected(instance));
+        *self.protected.lock() = protected.filter_map(|instance| instance.instance_id().map(str::to_owned)).collect();
         Ok(state)
     }
 
@@ -96,18 +97,26 @@ impl Fleet for AutoScalingFleet {
         }
     }
 
+    fn protected(&self) -> Vec<String> {
+        self.protected.lock().clone()
+    }
+
     /// Their lifecycle hook waits until they have drained.
-    async fn release(&self, workers: &[WorkerId]) -> Result<()> {
+    async fn release(&self, machines: &[String]) -> Result<()> {
         self.named()?;
-        let ids: Vec<&str> = workers.iter().filter_map(WorkerId::instance).collect();
-        for some in ids.chunks(RELEASED_AT_ONCE) {
+        for some in machines.chunks(RELEASED_AT_ONCE) {
             let set = self.client.set_instance_protection().auto_scaling_group_name(&self.group);
-            let set = set.set_instance_ids(Some(some.iter().map(|id| (*id).to_owned()).collect()));
+            let set = set.set_instance_ids(Some(some.to_vec()));
             let set = set.protected_from_scale_in(false).send().await;
             set.map_err(|e| RELEASE.error(&self.group, &e))?;
         }
         Ok(())
     }
+}
+
+/// Whether the instance is in service and the group may not take it away.
+fn is_protected(instance: &Instance) -> bool {
+    instance.lifecycle_state() == Some(&LifecycleState::InService) && instance.protected_from_scale_in() == Some(true)
 }
 
 fn state(group: &AutoScalingGroup) -> FleetState {
@@ -122,7 +131,7 @@ fn state(group: &AutoScalingGroup) -> FleetState {
         match instance.lifecycle_state() {
             Some(LifecycleState::InService) => {
                 state.in_service += 1;
-                state.protected += u32::from(instance.protected_from_scale_in() == Some(true));
+                state.protected += u32::from(is_protected(instance));
             }
             Some(LifecycleState::Pending | LifecycleState::PendingWait | LifecycleState::PendingProceed) => {
                 state.pending += 1;

@@ -36,7 +36,7 @@ const COMPLETE: Call = Call::new("complete the lifecycle action of", "autoscalin
 const GROUP: Call = Call::new("read Auto Scaling group", "autoscaling:DescribeAutoScalingGroups");
 const TERMINATE: Call = Call::new("terminate", "autoscaling:TerminateInstanceInAutoScalingGroup");
 
-/// An EC2 instance, or where there is no metadata service, a host that nobody manages.
+/// An EC2 instance of a group, or where none is configured or there is no metadata service, a host that nobody manages.
 #[derive(Debug)]
 pub(crate) struct Ec2Instance {
     id: String,
@@ -60,13 +60,17 @@ impl Ec2Instance {
     }
 
     pub(super) async fn with(autoscaling: Client, imds: imds::Client, config: &Aws) -> Result<Self> {
+        // Without a configured group nothing scales, and nobody has to be asked for leave. The name is the host's then:
+        // containers share an instance, and each of them may have its worker as process 1.
+        let Some(group) = &config.auto_scaling_group else {
+            return Ok(Self { id: host_name(), managed: None, imds, autoscaling });
+        };
         let asked = timeout(DECIDE, imds.get(ID)).await;
-        let id = asked.ok().and_then(Result::ok).map(String::from).filter(|id| !id.is_empty());
-        let mut this = Self { id: id.clone().unwrap_or_else(host_name), managed: None, imds, autoscaling };
-        // Without a configured group nothing scales, and nobody has to be asked for leave.
-        if let (Some(group), true) = (&config.auto_scaling_group, id.is_some()) {
-            this.managed = this.membership(group).await?;
-        }
+        let Some(id) = asked.ok().and_then(Result::ok).map(String::from).filter(|id| !id.is_empty()) else {
+            return Ok(Self { id: host_name(), managed: None, imds, autoscaling });
+        };
+        let mut this = Self { id, managed: None, imds, autoscaling };
+        this.managed = this.membership(group).await?;
         Ok(this)
     }
 

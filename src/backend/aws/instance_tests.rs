@@ -68,6 +68,10 @@ async fn an_instance_is_protected_and_leaves_through_its_group() {
     let fleet = super::fleet::AutoScalingFleet::new(group.clone(), "app");
     instance.protect(true).await.unwrap();
     assert_eq!(fleet.observe().await.unwrap().protected, 1);
+    assert_eq!(fleet.protected(), std::slice::from_ref(&id));
+    fleet.release(&fleet.protected()).await.unwrap();
+    assert_eq!((fleet.observe().await.unwrap().protected, fleet.protected().len()), (0, 0));
+    instance.protect(true).await.unwrap();
     instance.protect(false).await.unwrap();
     assert_eq!(fleet.observe().await.unwrap().protected, 0);
 
@@ -93,6 +97,8 @@ async fn signs_of_an_end_are_told() {
     facts.lock().unwrap().insert("autoscaling/target-lifecycle-state", "InService".into());
     let imds = metadata(Arc::clone(&facts)).await;
     let instance = Ec2Instance::with(clients.autoscaling.clone(), imds, &config).await.unwrap();
+    // Nothing scales it, so it may be one of several containers on the instance, which the host's name tells apart.
+    assert_eq!(instance.id(), host_name());
     assert!(tokio::time::timeout(Duration::from_millis(300), instance.leaving()).await.is_err());
     facts.lock().unwrap().insert("autoscaling/target-lifecycle-state", "Terminated".into());
     assert!(instance.leaving().await.contains("Terminated"));
