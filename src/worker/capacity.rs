@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Counts results, and time, while more messages are held than two batches.
+/// Counts results, and time, while more messages are held than leave room for a receive of every receiver: two batches,
+/// or fewer where inputs are large.
 ///
 /// Only then do the network, the decoders and the calls of stores all have something to do, and only then do receivers
 /// wait for room, so that a message more makes no image finish sooner. Images over time is then the worker's rate, with
@@ -23,10 +24,10 @@ pub(super) struct Capacity {
 }
 
 impl Capacity {
-    /// Of a worker that runs batches of at most `batch` images and holds no message yet.
+    /// Of a worker that has enough to do with more than `enough` messages and holds none yet.
     #[must_use]
-    pub(super) fn new(batch: usize) -> Self {
-        Self { enough: batch * 2, held: 0, since: None, time: Duration::ZERO, images: 0 }
+    pub(super) fn new(enough: usize) -> Self {
+        Self { enough, held: 0, since: None, time: Duration::ZERO, images: 0 }
     }
 
     /// Counts a message that is held from `now` on.
@@ -71,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_worker_with_a_backlog_is_as_fast_as_its_results_come() {
-        let (start, mut capacity) = (Instant::now(), Capacity::new(16));
+        let (start, mut capacity) = (Instant::now(), Capacity::new(32));
         for _ in 0..52 {
             capacity.begun(start);
         }
@@ -90,7 +91,7 @@ mod tests {
 
     #[test]
     fn spells_shorter_than_a_millisecond_add_up() {
-        let (mut now, mut capacity) = (Instant::now(), Capacity::new(1));
+        let (mut now, mut capacity) = (Instant::now(), Capacity::new(2));
         capacity.begun(now);
         capacity.begun(now);
         for _ in 0..10_000 {
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn one_image_at_a_time_tells_nothing() {
-        let (mut now, mut capacity) = (Instant::now(), Capacity::new(16));
+        let (mut now, mut capacity) = (Instant::now(), Capacity::new(32));
         for _ in 0..100 {
             capacity.begun(now);
             now += Duration::from_millis(30);

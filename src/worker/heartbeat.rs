@@ -45,11 +45,11 @@ impl Drop for Held {
 }
 
 impl Counters {
-    /// Nothing done yet by `worker`, which runs batches of at most `batch` images.
+    /// Nothing done yet by `worker`, which has enough to do with more than `enough` messages.
     #[must_use]
-    pub(crate) fn new(worker: WorkerId, batch: usize, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(worker: WorkerId, enough: usize, clock: Arc<dyn Clock>) -> Self {
         let state = Heartbeat { worker, started_at: clock.now(), ..Heartbeat::default() };
-        Self { clock, state: Mutex::new(state), capacity: Mutex::new(Capacity::new(batch)) }
+        Self { clock, state: Mutex::new(state), capacity: Mutex::new(Capacity::new(enough)) }
     }
 
     /// Counts a message as held for as long as the answer lives.

@@ -67,14 +67,15 @@ impl Worker {
     /// # Errors
     /// If its threads cannot be started. Errors of stores never end it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<Summary> {
-        let counters =
-            Arc::new(Counters::new(self.settings.worker.clone(), self.settings.batch, Arc::clone(&self.clock)));
+        let most = most_held(&self.settings, self.classifier.preprocessor().input_len());
+        let enough = most.saturating_sub(self.settings.receivers * RECEIVE);
+        let counters = Arc::new(Counters::new(self.settings.worker.clone(), enough, Arc::clone(&self.clock)));
         let leases = Arc::new(Leases::new(Arc::clone(&self.backend.queue)));
         let housekeeping = Housekeeping::start(&self, &counters, &leases, &stop);
         let (settled, acknowledged) = mpsc::channel(256);
         let (queue, metrics) = (Arc::clone(&self.backend.queue), Arc::clone(&self.metrics));
         let deleting = tokio::spawn(acknowledge::run(queue, Arc::clone(&leases), metrics, acknowledged));
-        let pipeline = Arc::new(self.pipeline(&counters, leases, settled, stop)?);
+        let pipeline = Arc::new(self.pipeline(most, &counters, leases, settled, stop)?);
 
         let receivers = TaskTracker::new();
         for _ in 0..pipeline.settings.receivers {
@@ -101,9 +102,10 @@ impl Worker {
         Ok(Summary { done, failed })
     }
 
-    /// The pipeline, with its threads.
+    /// The pipeline for `most` messages at a time, with its threads.
     fn pipeline(
         self,
+        most: usize,
         counters: &Arc<Counters>,
         leases: Arc<Leases>,
         settled: mpsc::Sender<crate::backend::Receipt>,
@@ -120,7 +122,7 @@ impl Worker {
         let batcher = Batcher::start(Arc::clone(&classifier), settings.batch, stop.clone(), Arc::clone(&metrics))?;
         Ok(Pipeline {
             protection: Protection::new(instance, Arc::clone(&leases)),
-            held: Arc::new(Semaphore::new(most_held(&settings, classifier.preprocessor().input_len()))),
+            held: Arc::new(Semaphore::new(most)),
             turns: Arc::default(),
             tasks: TaskTracker::new(),
             counters: Arc::clone(counters),
