@@ -54,6 +54,7 @@ mod router;
 mod selection;
 mod serve;
 mod shared;
+mod shares;
 mod slow;
 mod spool;
 mod status;
@@ -97,10 +98,10 @@ pub struct App {
     /// Requests that may have a part with a large head.
     part_heads: Arc<Semaphore>,
     /// Requests that may have many files.
-    many_files: Arc<Semaphore>,
+    many_files: Arc<shares::Shares>,
     waiters: Arc<classify::Waiters>,
     features: features::Features,
-    image_memory: Arc<outgoing::Memory>,
+    image_memory: Arc<shares::Shares>,
     thumbnails: thumbnails::Thumbnails,
     metrics: metrics::Metrics,
     refusals: refusals::Refusals,
@@ -128,7 +129,7 @@ impl App {
             many_files: multipart::many_files(),
             waiters: classify::Waiters::new(Arc::clone(&backend.results)),
             features: features::Features::default(),
-            image_memory: outgoing::Memory::new(&config.limits),
+            image_memory: outgoing::memory(&config.limits),
             thumbnails: thumbnails::Thumbnails::open(&config.data_dir.join("thumbnails"))?,
             metrics: metrics::Metrics::new(),
             refusals: refusals::Refusals::default(),

@@ -67,7 +67,7 @@ async fn who_takes_an_image_slowly_gives_way() {
     }
     let takers = async |enough: fn(usize) -> bool| {
         let reached = async {
-            while !enough(server.app.image_memory.takers()) {
+            while !enough(server.app.image_memory.holders()) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -79,15 +79,18 @@ async fn who_takes_an_image_slowly_gives_way() {
     takers(|n| n < 2).await;
 }
 
+fn many(count: u32) -> Vec<(String, Vec<u8>)> {
+    (0..count).map(|n| (format!("{n}.txt"), b"no picture".to_vec())).collect()
+}
+
 /// What is kept of each file until the answer is taken is little, and of 20,000 in each of many requests it is much.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn few_requests_may_have_many_files_at_a_time() {
     let server = Server::start(|_| {}).await;
-    let many = |count: u32| (0..count).map(|n| (format!("{n}.txt"), b"no picture".to_vec())).collect::<Vec<_>>();
     let (status, answer) = server.upload(many(1000)).await;
     assert_eq!((status, answer["files"].as_array().unwrap().len()), (StatusCode::UNSUPPORTED_MEDIA_TYPE, 1000));
-    let all = server.app.many_files.available_permits();
-    let held = server.app.many_files.acquire_many(all as u32).await.unwrap();
+    let all = server.app.many_files.left();
+    let held = server.app.many_files.take(all as u32, Duration::ZERO).await.unwrap();
     let answer = server.upload(many(1000)).await.1;
     let files = answer["files"].as_array().unwrap();
     assert!((100..1000).contains(&files.len()), "{}", files.len());
@@ -96,5 +99,35 @@ async fn few_requests_may_have_many_files_at_a_time() {
     assert_eq!(server.upload(vec![("1.png".into(), picture(1))]).await.0, StatusCode::OK);
     drop(held);
     assert_eq!(server.upload(many(1000)).await.1["files"].as_array().unwrap().len(), 1000);
-    assert_eq!(server.app.many_files.available_permits(), all);
+    assert_eq!(server.app.many_files.left(), all);
+}
+
+/// Who has begun a form with many files and sends on drop by drop, has its room no longer than others need it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_forms_with_many_files_give_way() {
+    let server = Server::start(|_| {}).await;
+    let part = "--X\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.txt\"\r\n\r\nno picture\r\n";
+    let begun = format!(
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=X\r\n\
+         Content-Length: 10000000\r\n\r\n{}",
+        part.repeat(400)
+    );
+    let mut slow = tokio::task::JoinSet::new();
+    for _ in 0..server.app.many_files.left() {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        slow.spawn(async move {
+            while stream.write_all(&[b'-'; 1000]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+    let all_held = async {
+        while server.app.many_files.left() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all_held).await.unwrap();
+    assert_eq!(server.upload(many(1000)).await.1["files"].as_array().unwrap().len(), 1000);
+    assert!(server.app.many_files.left() > 0);
 }
