@@ -150,3 +150,15 @@ impl App {
 async fn ask<T>(question: impl Future<Output = backend::Result<T>>) -> error::Result<T> {
     Ok(within(STORE_TIMEOUT, question).await?)
 }
+
+/// Does `work` to its end even if the client that asked for it goes away, and returns what came of it.
+///
+/// # Errors
+/// Those of the work, and 503 if it panics.
+async fn see_through<T: Send + 'static>(
+    app: &App,
+    work: impl Future<Output = error::Result<T>> + Send + 'static,
+) -> error::Result<T> {
+    let ended = app.tasks.spawn(work).await;
+    ended.unwrap_or_else(|_| Err(Error::unavailable("the work ended abruptly; ask for it again")))
+}

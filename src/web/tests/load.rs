@@ -1,6 +1,10 @@
 //! Many clients at once, and slow ones.
 
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
 use super::*;
+use crate::backend::{self, Reset, Tally};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_may_ask_for_readiness_at_once() {
@@ -130,4 +134,46 @@ async fn slow_forms_with_many_files_give_way() {
     tokio::time::timeout(Duration::from_secs(60), all_held).await.unwrap();
     assert_eq!(server.upload(many(1000)).await.1["files"].as_array().unwrap().len(), 1000);
     assert!(server.app.many_files.left() > 0);
+}
+
+/// Stores whose reset goes on when it is told to.
+#[derive(Debug, Default)]
+struct LongReset {
+    begun: Notify,
+    go: Notify,
+    settled: Notify,
+}
+
+#[async_trait]
+impl Reset for LongReset {
+    async fn reset(&self, _: &Tally) -> backend::Result<()> {
+        self.begun.notify_one();
+        self.go.notified().await;
+        Ok(())
+    }
+
+    async fn settle(&self, _: &Tally) -> backend::Result<()> {
+        self.settled.notify_one();
+        Ok(())
+    }
+}
+
+/// Load balancers give connections up after a minute or two, and what was asked for is done all the same.
+#[tokio::test]
+async fn a_reset_is_seen_through_without_its_client() {
+    let reset = Arc::new(LongReset::default());
+    let server = Server::start_with(|_| {}, |stores| stores.reset = Arc::clone(&reset) as Arc<dyn Reset>).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"POST /reset HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    let soon = Duration::from_secs(30);
+    tokio::time::timeout(soon, reset.begun.notified()).await.unwrap();
+    drop(stream);
+    let gone = async {
+        while !server.get("/metrics").await.text().await.unwrap().contains("http_connections 1\n") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(soon, gone).await.unwrap();
+    reset.go.notify_one();
+    tokio::time::timeout(soon, reset.settled.notified()).await.unwrap();
 }
