@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    App,
+    App, ask,
     body::{BodyError, BoundedBody, Unused},
     error::{Error, Result},
     outcome::{Fate, FileOutcome},
@@ -300,6 +300,10 @@ async fn take(app: &App, mut writer: Writer, chunk: &axum::body::Bytes) -> Readi
     }
     if !full {
         return Reading::Taken(writer);
+    }
+    // What many leave here before it is stored fills a disk, too.
+    if let Err(error) = ask(app.backend.images.check_room()).await {
+        return Reading::Refused(error);
     }
     match writer.flush().await {
         Ok(writer) => Reading::Taken(writer),
