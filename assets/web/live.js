@@ -51,6 +51,7 @@ export async function fetchPage(url, request = {}) {
 async function follow() {
   const parts = ["#shown", "#table", "#facets", "#live", "#detail"].filter($);
   if (!parts.length) return true;
+  if ($("dialog[open]")) return false;
   const url = location.href;
   const { response, page } = await fetchPage(url);
   // What was removed will not be there next time either.

@@ -219,9 +219,8 @@ export class Uploads extends EventTarget {
     if (!rest.length) return this.#changed();
     if (status === 401) {
       this.#requeue(rest);
-      this.#close("Log in to go on", async () => {
-        if (!(await this.#login())) this.pause(true);
-      });
+      // Who has declined to log in, is asked when the upload is to go on.
+      if (!this.paused) this.#close("Log in to go on", async () => (await this.#login()) || this.pause(true));
     } else if (!answer?.files && passes(status)) {
       await this.#unsent(rest, status, retryAfter);
     } else {

@@ -205,7 +205,11 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     browser.says("p.done", "1 deleted").await;
     browser.page.delete_all_cookies().await.unwrap();
     // By script: the form to log in may stand before it already.
-    browser.run("document.querySelector('#pause').click()").await;
+    let resume = "document.querySelector('#pause').click()";
+    browser.run(resume).await;
+    browser.click("#login [type=button]").await;
+    browser.says("#summary", "paused").await;
+    browser.run(resume).await;
     browser.log_in("#login", "secret").await;
     browser.stored(FILES).await;
     eventually("the end of what was removed", async || {
