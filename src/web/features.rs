@@ -29,7 +29,7 @@ const MOST_MEMORY: u64 = 256 << 20;
 pub(crate) struct Features {
     classifier: OnceCell<Arc<Classifier>>,
     /// Room for one image at a time: the labels' network runs in workers, and this is no second fleet.
-    room: Arc<Semaphore>,
+    pub(super) room: Arc<Semaphore>,
 }
 
 impl Default for Features {

@@ -69,8 +69,8 @@ pub(crate) fn wrong_kind() -> Error {
     )
 }
 
-/// Reads `body` to its end as one image that its sender calls `name`, nothing if empty, and stores it. The connection is
-/// known by its `activity`.
+/// Reads `body` to its end as one image that its sender calls `name`, nothing if empty, and stores it. The connection
+/// is known by its `activity`.
 pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, name: &str, activity: Activity) -> Received {
     let mut files = Files::new(activity);
     let unused = body.unused();
@@ -123,8 +123,8 @@ pub(crate) fn activity(request: &Parts) -> Activity {
     request.extensions.get().cloned().unwrap_or_else(Activity::new)
 }
 
-/// Reads `body` to its end, with a share of the memory for it and for the image in it. It is the sender's while the body
-/// comes, by whose `activity` it is known.
+/// Reads `body` to its end, with a share of the memory for it and for the image in it. While the body
+/// comes, the share is its sender's, who is known by its `activity`.
 async fn json(app: &App, body: Body, activity: Activity) -> Result<(Vec<u8>, OwnedSemaphorePermit)> {
     let most = body.size_hint().upper().unwrap_or(u64::MAX).min(MAX_JSON_BYTES as u64);
     let held = app.image_memory.hold(outgoing::share(app, 2 * most).await?, activity);
