@@ -133,6 +133,15 @@ async fn drip(connections: &mut [TcpStream], rounds: usize, bytes: &[u8]) {
     }
 }
 
+/// Sends just enough on each connection for a while, and then until `others` have ended.
+async fn drip_beside(mut connections: Vec<TcpStream>, others: impl Future<Output = ()>) {
+    drip(&mut connections, 4, &[b'A'; 1000]).await;
+    tokio::select! {
+        () = drip(&mut connections, usize::MAX, &[b'A'; 1000]) => {}
+        () = others => {}
+    }
+}
+
 const MULTIPART: &str =
     "Host: localhost\r\nAccept: application/json\r\nContent-Type: multipart/form-data; boundary=X\r\n";
 
@@ -187,11 +196,12 @@ async fn strangers_do_not_keep_others_from_the_door() {
 
 type Attack = for<'a> fn(&'a Server) -> LocalBoxFuture<'a, ()>;
 
-const ATTACKS: [(&str, Attack); 12] = [
+const ATTACKS: [(&str, Attack); 13] = [
     ("10,000 idle connections", idle_connections),
     ("slow heads", slow_heads),
     ("slow bodies on every route", slow_bodies),
     ("bodies that are just fast enough", bodies_just_fast_enough),
+    ("images in JSON, drop by drop", images_in_json),
     ("clients that take nothing", clients_that_take_nothing),
     ("half-closed clients", half_closed_clients),
     ("names of 900 kB", long_names),
@@ -219,26 +229,17 @@ fn slow_heads(server: &Server) -> LocalBoxFuture<'_, ()> {
 }
 
 fn slow_bodies(server: &Server) -> LocalBoxFuture<'_, ()> {
-    const ROUTES: [&str; 10] = [
-        "/",
-        "/classify",
-        "/login",
-        "/logout",
-        "/api/results/lookup",
-        "/requeue",
-        "/queue/redrive",
-        "/queue/drop",
-        "/results",
-        "/nowhere",
-    ];
+    const ROUTES: &str =
+        "/ /classify /login /logout /api/results/lookup /requeue /queue/redrive /queue/drop /results /no";
     Box::pin(async move {
+        let routes: Vec<&str> = ROUTES.split(' ').collect();
         let head = |n: usize| {
-            let kind = match ROUTES[n % ROUTES.len()] {
+            let kind = match routes[n % routes.len()] {
                 "/" | "/classify" => MULTIPART,
                 "/api/results/lookup" => "Host: localhost\r\nContent-Type: application/json\r\n",
                 _ => "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n",
             };
-            format!("POST {} HTTP/1.1\r\n{kind}Content-Length: 100000\r\n\r\n-", ROUTES[n % ROUTES.len()]).into_bytes()
+            format!("POST {} HTTP/1.1\r\n{kind}Content-Length: 100000\r\n\r\n-", routes[n % routes.len()]).into_bytes()
         };
         let mut held = crowd(server, CROWD, head).await;
         drip(&mut held, 4, b"x").await;
@@ -258,13 +259,19 @@ fn bodies_just_fast_enough(server: &Server) -> LocalBoxFuture<'_, ()> {
     Box::pin(async move {
         let head = format!("POST / HTTP/1.1\r\n{MULTIPART}Content-Length: 8000000\r\n\r\n");
         let begun = [head.into_bytes(), part("endless.png", &picture(1))].concat();
-        let mut held = crowd(server, CROWD, |_| begun.clone()).await;
-        drip(&mut held, 4, &[b'-'; 1000]).await;
-        let watch = Watch::new(server);
-        tokio::select! {
-            () = drip(&mut held, usize::MAX, &[b'-'; 1000]) => {}
-            () = watch.others(900) => {}
-        }
+        let held = crowd(server, CROWD, |_| begun.clone()).await;
+        drip_beside(held, Watch::new(server).others(900)).await;
+    })
+}
+
+/// Two of them have all the memory for images.
+fn images_in_json(server: &Server) -> LocalBoxFuture<'_, ()> {
+    const BEGUN: &str = "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                         Content-Length: 16777216\r\n\r\n{\"inputs\": \"";
+    Box::pin(async move {
+        let image = client().get(format!("{}/images/0.png", server.url)).send();
+        let shown = async { assert_eq!(image.await.unwrap().status(), StatusCode::OK) };
+        drip_beside(crowd(server, 2, |_| BEGUN.into()).await, shown).await;
     })
 }
 

@@ -42,7 +42,8 @@ async function choose(uploads, files, isFolder) {
 async function dropped(uploads, transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return choose(uploads, [...transfer.files], false);
-  const walk = async (entry, isFolder) => {
+  let unreadable = 0;
+  const look = async (entry, isFolder) => {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
       if (isFolder && !(await isWanted(file))) leave(1);
@@ -56,7 +57,10 @@ async function dropped(uploads, transfer) {
       for (const child of some) await walk(child, true);
     }
   };
+  const walk = (entry, isFolder) => look(entry, isFolder).catch(() => (unreadable += 1));
   for (const entry of entries) await walk(entry, false);
+  const what = unreadable === 1 ? "One file or folder" : `${unreadable.toLocaleString()} files or folders`;
+  problem("drop", unreadable && `${what} of what was dropped cannot be read; choose it with the buttons.`);
 }
 
 /** Has the form of this page, if it has one, add to the upload. */
@@ -82,6 +86,7 @@ export function listen(uploads) {
   form.ondrop = (event) => {
     event.preventDefault();
     over(-depth);
-    dropped(uploads, event.dataTransfer).catch(() => problem("drop", "Some of what was dropped cannot be read; choose it with the buttons."));
+    problem("drop", "");
+    dropped(uploads, event.dataTransfer);
   };
 }

@@ -38,8 +38,7 @@ async function refresh() {
   const state = JSON.stringify([results, labels, queue, $("#live") && [workers, fleet, scaling]]);
   if (state === shown) return;
   const same = shown === "" && said === String(results.total);
-  shown = state;
-  if (!same) await follow();
+  if (same || (await follow())) shown = state;
 }
 
 /** Asks for a page as people get it. */
@@ -48,15 +47,19 @@ export async function fetchPage(url, request = {}) {
   return { response, page: new DOMParser().parseFromString(await response.text(), "text/html") };
 }
 
-/** Fetches the page again and shows what is new of it. */
+/** Fetches the page again and shows what is new of it; returns whether that was done. What a dialog asks about stays as it is. */
 async function follow() {
   const parts = ["#shown", "#table", "#facets", "#live", "#detail"].filter($);
-  if (!parts.length) return;
+  if (!parts.length) return true;
+  if ($("dialog[open]")) return false;
   const url = location.href;
   const { response, page } = await fetchPage(url);
-  if (!response.ok || location.href !== url) return;
+  // What was removed will not be there next time either.
+  if (response.status === 404) return true;
+  if (!response.ok || location.href !== url || $("dialog[open]")) return false;
   for (const part of parts) replace($(part), page.querySelector(part));
   localise();
+  return true;
 }
 
 /** What has the focus, as a selector that finds it on the fresh page, too. */

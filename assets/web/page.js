@@ -18,23 +18,36 @@ export function problem(key, text) {
   $("#notice").hidden = !shown;
 }
 
-let session = null;
+/** What the form to log in says. */
+const ENDED = ["Your session has ended", "Log in, and the upload goes on."];
+const ASKED = ["Log in", "The upload goes on meanwhile."];
+const ADMIN = ["The admin token is needed", "Log in with it, and the page is shown."];
 
-/** A session that ends while files are queued: log in here, and they go on. */
-export function login() {
+let session = null;
+/** Whether the form is there because the session has ended, and not because somebody wants another one. */
+let ended = false;
+
+/** Logs in without leaving the page; resolves to whether that was done. `admin` is for that token, `asked` for another session. */
+export function login({ admin = false, asked = false } = {}) {
   session ??= new Promise((resolve) => {
     const dialog = $("#login");
-    dialog.oncancel = (event) => event.preventDefault();
-    dialog.onclose = resolve;
+    const alert = dialog.querySelector("[role=alert]");
+    [dialog.querySelector("h2").textContent, dialog.querySelector("p").textContent] = admin ? ADMIN : asked ? ASKED : ENDED;
+    dialog.querySelector("[type=button]").onclick = () => dialog.close();
+    dialog.onclose = () => resolve(dialog.returnValue === "yes");
     dialog.querySelector("form").onsubmit = async (event) => {
       event.preventDefault();
       const body = new URLSearchParams(new FormData(event.target));
+      if (admin) body.set("admin", "true");
       const response = await fetch("/login", { method: "POST", body, ...asJson }).catch(() => null);
-      const said = response?.status === 401 ? "This token is wrong." : (await response?.json().catch(() => null))?.error;
-      if (response?.ok) dialog.close();
-      else dialog.querySelector("[role=alert]").textContent = said ?? "The server does not answer; try again.";
+      const wrong = { 401: "This token is wrong.", 403: "This is not the admin token." }[response?.status];
+      const said = wrong ?? (await response?.json().catch(() => null))?.error;
+      if (response?.ok) dialog.close("yes");
+      else alert.textContent = said ?? "The server does not answer; try again.";
     };
-    dialog.querySelector("[role=alert]").textContent = "";
+    alert.textContent = "";
+    dialog.returnValue = "";
+    ended = !admin && !asked;
     dialog.showModal();
   }).finally(() => {
     session = null;
@@ -45,7 +58,7 @@ export function login() {
 
 /** There is a session again, whoever began it. */
 export function loggedIn() {
-  if (session) $("#login").close();
+  if (session && ended) $("#login").close("yes");
 }
 
 /** Asks before something is done that cannot be undone; resolves to whether it shall be. */

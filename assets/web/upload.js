@@ -11,6 +11,8 @@ const SHORTEST = 0.5;
 const LONGEST = 30;
 /** A file that the server takes and then says nothing about is sent so often. */
 const ATTEMPTS = 5;
+/** A request on which nothing moves for so many milliseconds is given up. The server gives its store one minute for a file. */
+const STALLED_MS = 3 * 60_000;
 /** The rate is that of so many milliseconds. */
 const RATE_MS = 15_000;
 
@@ -75,7 +77,7 @@ export class Uploads extends EventTarget {
   #failures = 0;
   #login;
 
-  /** `login` resolves when there is a session again. */
+  /** `login` resolves to whether there is a session again. */
   constructor(login) {
     super();
     this.#login = login;
@@ -217,7 +219,8 @@ export class Uploads extends EventTarget {
     if (!rest.length) return this.#changed();
     if (status === 401) {
       this.#requeue(rest);
-      this.#close("Log in to go on", () => this.#login());
+      // Who has declined to log in, is asked when the upload is to go on.
+      if (!this.paused) this.#close("Log in to go on", async () => (await this.#login()) || this.pause(true));
     } else if (!answer?.files && passes(status)) {
       await this.#unsent(rest, status, retryAfter);
     } else {
@@ -237,7 +240,13 @@ export class Uploads extends EventTarget {
       for (const { file, path } of batch) form.append("file", file, path);
       const request = new XMLHttpRequest();
       this.#requests.add(request);
+      let stalled = null;
+      const moves = () => {
+        clearTimeout(stalled);
+        stalled = setTimeout(() => request.abort(), STALLED_MS);
+      };
       const end = () => {
+        clearTimeout(stalled);
         this.#requests.delete(request);
         let answer = null;
         try {
@@ -247,7 +256,9 @@ export class Uploads extends EventTarget {
         }
         resolve({ status: request.status, answer, retryAfter: Number(request.getResponseHeader("Retry-After")) || 0 });
       };
+      request.upload.onload = moves;
       request.upload.onprogress = (event) => {
+        moves();
         let left = event.loaded;
         for (const entry of batch) {
           this.#sent(entry, Math.max(0, Math.min(entry.file.size, left)));
@@ -255,11 +266,11 @@ export class Uploads extends EventTarget {
         }
         this.#changed();
       };
-      request.onload = request.onerror = request.onabort = request.ontimeout = end;
+      request.onload = request.onerror = request.onabort = end;
       request.open("POST", "/");
-      request.timeout = 15 * 60_000;
       request.setRequestHeader("Accept", "application/json");
       request.send(form);
+      moves();
     });
   }
 

@@ -9,19 +9,24 @@ let opened = () => {};
 let here = "";
 const page = () => location.pathname + location.search;
 
+/** How many pages were asked for: only the last of them is shown. */
+let visits = 0;
+
 /** Shows another page of the service in this document, so that an upload goes on. */
 async function visit(url, request, push) {
-  let loaded;
-  try {
-    loaded = await fetchPage(url, request);
-  } catch {
-    return problem("page", "That page cannot be loaded now.");
-  }
-  problem("page", "");
+  visits += 1;
+  const number = visits;
+  const loaded = await fetchPage(url, request).catch(() => null);
+  if (number !== visits) return;
+  problem("page", !loaded && "That page cannot be loaded now.");
+  if (!loaded) return;
   const { response, page: fresh } = loaded;
-  if (new URL(response.url).pathname === "/login") {
-    await login();
-    return visit(url, request, push);
+  const at = new URL(response.url);
+  if (response.status === 401 || at.pathname === "/login") {
+    const asked = new URL(url, location.href).pathname === "/login";
+    const done = await login({ admin: at.searchParams.get("admin") === "true", asked });
+    if (done && number === visits) await visit(asked ? "/" : url, request, push);
+    return;
   }
   for (const part of ["header nav", "main"]) {
     const other = fresh.querySelector(part);
@@ -48,18 +53,30 @@ function clicked(event) {
 
 const count = (n) => (n === 1 ? "this image" : `these ${n.toLocaleString()} images`);
 
+/** Submits what a form said when it was asked about: it may be gone, or say something else by now. */
+function post(action, data) {
+  const form = document.createElement("form");
+  form.hidden = true;
+  form.setAttribute("method", "post");
+  form.setAttribute("action", action);
+  for (const [name, value] of data) {
+    form.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
+  }
+  document.body.append(form);
+  form.requestSubmit();
+  document.body.removeChild(form);
+}
+
 async function submitted(event) {
   const { target: form, submitter } = event;
   if (event.defaultPrevented || form.method === "dialog" || form.enctype === "multipart/form-data") return;
   const data = new URLSearchParams(new FormData(form, submitter));
   if (submitter?.value === "delete" && !data.has("confirmed")) {
     event.preventDefault();
+    const action = form.getAttribute("action");
     if (!(await confirmed(`Delete ${count(data.getAll("image").length)}?`))) return;
-    const said = Object.assign(document.createElement("input"), { type: "hidden", name: "confirmed", value: "yes" });
-    form.append(said);
-    form.requestSubmit(submitter);
-    said.remove();
-    return;
+    data.set("confirmed", "yes");
+    return post(action, data);
   }
   if (!busy()) return;
   // A control may be called "action", and then is what `form.action` gives.

@@ -69,7 +69,7 @@ pub struct Limits {
 pub struct Web {
     /// Address and port; port 0 takes a free one.
     pub listen: String,
-    /// Opens everything but `/healthcheck`, `/readyz` and `/version`; empty for none.
+    /// Opens everything but `/healthcheck` and the bare states of `/readyz`; empty for none.
     pub token: Secret,
     /// Guards reset, delete, requeue and dead letters; empty for the same as `token`.
     pub admin_token: Secret,

@@ -12,7 +12,7 @@ use super::{ConfigError, Network, Secret, layers::variable, raw};
 pub struct Web {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Opens everything but `/healthcheck`, `/readyz` and `/version`; `None`: everything is open.
+    /// Opens everything but `/healthcheck` and the bare states of `/readyz`; `None`: everything is open.
     pub token: Option<Secret>,
     /// Guards reset, delete, requeue and dead letters; `None`: the same as `token`.
     pub admin_token: Option<Secret>,

@@ -4,19 +4,18 @@ use std::{
     future::Future as _,
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use axum::{BoxError, body::Bytes};
 use hyper::body::{Body, Frame, SizeHint};
-use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
+
+use super::activity::Activity;
 
 /// A client that owes us so much time is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,6 +52,13 @@ impl Debt {
         since.checked_sub(self.owed).unwrap_or(since)
     }
 
+    /// So much of the time that we have waited is not the client's.
+    fn excuse(&mut self, time: Duration) {
+        if let Some(since) = &mut self.waiting {
+            *since += time;
+        }
+    }
+
     /// The client has sent or taken `bytes`.
     fn pay(&mut self, bytes: usize) {
         if let Some(since) = self.waiting.take() {
@@ -87,82 +93,19 @@ impl Meter {
         (self.pressed.wait(), self.alarm.as_mut().poll(cx))
     }
 
+    /// So much of the time that we have waited is not the client's.
+    fn excuse(&mut self, time: Duration) {
+        if time.is_zero() || self.debt.waiting.is_none() {
+            return;
+        }
+        self.debt.excuse(time);
+        self.pressed.excuse(time);
+        self.alarm.as_mut().reset(self.debt.wait() + PATIENCE);
+    }
+
     fn pay(&mut self, bytes: usize) {
         self.debt.pay(bytes);
         self.pressed.pay(bytes);
-    }
-}
-
-/// What a connection does, as far as it matters to who may stay when places run out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Doing {
-    /// No request is under way, since then.
-    Idle(Instant),
-    /// A request is under way that waits for us.
-    Served,
-    /// A request is under way that waits for the client; its debt counts from then.
-    Owing(Instant),
-}
-
-#[derive(Debug)]
-struct State {
-    idle_since: Instant,
-    serving: bool,
-    reading: Option<Instant>,
-    writing: Option<Instant>,
-    gave_up: bool,
-}
-
-/// One connection's activity, shared by all who take part in it.
-#[derive(Debug, Clone)]
-pub(crate) struct Activity {
-    state: Arc<Mutex<State>>,
-    cut: CancellationToken,
-}
-
-impl Activity {
-    /// Of a connection that begins now.
-    pub(crate) fn new() -> Self {
-        let (idle_since, serving) = (Instant::now(), false);
-        let state = State { idle_since, serving, reading: None, writing: None, gave_up: false };
-        Self { state: Arc::new(Mutex::new(state)), cut: CancellationToken::new() }
-    }
-
-    /// Ends the connection: what it holds is needed by others.
-    pub(crate) fn cut(&self) {
-        self.cut.cancel();
-    }
-
-    /// Waits until the connection is to end.
-    pub(super) async fn is_cut(&self) {
-        self.cut.cancelled().await;
-    }
-
-    /// What the connection does now.
-    pub(crate) fn doing(&self) -> Doing {
-        let state = self.state.lock();
-        match (state.reading, state.writing, state.serving) {
-            (Some(reading), Some(writing), _) => Doing::Owing(reading.min(writing)),
-            (Some(since), None, _) | (None, Some(since), _) => Doing::Owing(since),
-            (None, None, true) => Doing::Served,
-            (None, None, false) => Doing::Idle(state.idle_since),
-        }
-    }
-
-    /// Whether the body of a request came too slowly.
-    pub(crate) fn gave_up(&self) -> bool {
-        self.state.lock().gave_up
-    }
-
-    /// A request has come.
-    pub(crate) fn begin(&self) {
-        self.state.lock().serving = true;
-    }
-
-    fn end(&self) {
-        let mut state = self.state.lock();
-        state.serving = false;
-        state.idle_since = Instant::now();
     }
 }
 
@@ -189,17 +132,17 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        this.meter.excuse(this.activity.take_excused());
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
             let (since, given_up) = this.meter.poll_wait(cx);
-            let mut state = this.activity.state.lock();
-            state.reading = Some(since);
+            this.activity.waits_to_read(since);
             ready!(given_up);
-            state.gave_up = true;
+            this.activity.give_up();
             return Poll::Ready(Some(Err(Slow.into())));
         };
-        let bytes = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref().map(Bytes::len));
-        this.meter.pay(bytes.unwrap_or(0));
-        this.activity.state.lock().reading = None;
+        let bytes = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref().map(Bytes::len)).unwrap_or(0);
+        this.meter.pay(bytes);
+        this.activity.has_read(bytes);
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
@@ -214,7 +157,7 @@ where
 
 impl<B> Drop for PacedBody<B> {
     fn drop(&mut self) {
-        self.activity.state.lock().reading = None;
+        self.activity.has_read(0);
     }
 }
 
@@ -270,12 +213,13 @@ impl<S> PacedStream<S> {
     fn poll_taken(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let Poll::Ready(written) = written else {
             let (since, given_up) = self.meter.poll_wait(cx);
-            self.activity.state.lock().writing = Some(since);
+            self.activity.waits_to_write(since);
             ready!(given_up);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         };
-        self.meter.pay(*written.as_ref().unwrap_or(&0));
-        self.activity.state.lock().writing = None;
+        let bytes = *written.as_ref().unwrap_or(&0);
+        self.meter.pay(bytes);
+        self.activity.has_written(bytes);
         Poll::Ready(written)
     }
 }
@@ -320,6 +264,7 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
 
     use super::*;
+    use crate::http::activity::Doing;
 
     /// Reads a body of these chunks, each of which comes after its pause, and returns the sizes read, `None` for an
     /// error.
@@ -375,6 +320,28 @@ mod tests {
         let (since, given_up) = wait(&mut meter);
         assert!(given_up.is_pending());
         assert_eq!((since - start).as_millis(), 12_500, "of 100 s its bytes paid for an eighth");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_owes_the_time_that_they_wait_for_us() {
+        let activity = Activity::new();
+        activity.begin();
+        let silent = axum::body::Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let mut body = PacedBody::new(silent, activity.clone());
+        let mut poll = async |time| {
+            let read = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            tokio::time::timeout(Duration::from_secs(time), read).await.is_ok()
+        };
+        assert!(!poll(20).await);
+        let seen = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            activity.doing()
+        };
+        assert_eq!(activity.excuse(seen).await, Doing::Served);
+        let begun = Instant::now();
+        assert!(!poll(5).await, "25 s of its own");
+        assert_eq!(activity.doing(), Doing::Owing(begun - Duration::from_secs(20)));
+        assert!(poll(6).await, "30 s of its own");
     }
 
     #[tokio::test(start_paused = true)]

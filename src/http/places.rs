@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::pace::{Activity, Doing};
+use super::activity::{Activity, Doing};
 
 /// A connection without a request keeps its place for so long: its first bytes may be on their way.
 const GRACE: Duration = Duration::from_millis(50);

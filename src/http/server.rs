@@ -25,8 +25,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{
+    activity::Activity,
     files,
-    pace::{Activity, Answer, PacedBody, PacedStream},
+    pace::{Answer, PacedBody, PacedStream},
     places::{Kind, Place, Places},
 };
 

@@ -38,8 +38,8 @@ pub struct ServeArgs {
     /// Address or name, and port; port 0 takes a free one. Default: 127.0.0.1:8080.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     listen: Option<String>,
-    /// Opens everything but `/healthcheck`, `/readyz` and `/version`; needed to listen wider than loopback. Other users
-    /// see it in the process list: prefer the variable `IMGCLS_WEB_TOKEN`.
+    /// Opens everything but `/healthcheck` and the bare states of `/readyz`; needed to listen wider than loopback.
+    /// Other users see it in the process list: prefer the variable `IMGCLS_WEB_TOKEN`.
     #[arg(long)]
     token: Option<String>,
     /// Listen wider than loopback without a token: anybody who reaches the port may upload, read and delete.

@@ -22,7 +22,7 @@ use super::{
     App,
     accept::Accept,
     error::{Error, Result, result_address},
-    features,
+    features::{self, Turn},
     outcome::{Fate, FileOutcome},
     params::parameters_of_call,
     raw::{self, Kind},
@@ -215,21 +215,22 @@ pub(crate) async fn post(State(app): State<Arc<App>>, accept: Accept, request: R
     let with_features = tell == Tell::Result { features: true };
     let mut outcomes = upload::store(&app, &name, request).await?;
     let deadline = Instant::now() + app.config.web.classify_timeout;
+    let turn = with_features.then(|| Arc::new(Turn::until(deadline)));
     if outcomes.files.len() == 1
         && let Some(outcome) = outcomes.files.pop()
     {
         let file = outcome.file.clone();
-        return one(labelled(&app, outcome, deadline, with_features).await?, &file, tell);
+        return one(labelled(&app, outcome, deadline, turn.as_deref()).await?, &file, tell);
     }
     let many = outcomes.many.take();
     let pending: FuturesUnordered<_> = outcomes
         .files
         .into_iter()
         .map(|outcome| {
-            let app = Arc::clone(&app);
+            let (app, turn) = (Arc::clone(&app), turn.clone());
             async move {
                 let file = outcome.file.clone();
-                let line = match labelled(&app, outcome, deadline, with_features).await {
+                let line = match labelled(&app, outcome, deadline, turn.as_deref()).await {
                     Ok(result) => Line::Result { file, result },
                     Err(error) => Line::Error(error.about(&file)),
                 };
@@ -265,11 +266,16 @@ fn one(labelled: Labelled, file: &str, tell: Tell) -> Result<Response> {
     })
 }
 
-/// Waits for the result of a stored file, and has its features computed if they are wanted.
-async fn labelled(app: &Arc<App>, outcome: FileOutcome, deadline: Instant, with_features: bool) -> Result<Labelled> {
+/// Waits for the result of a stored file, and has its features computed if they are wanted and it is their turn.
+async fn labelled(
+    app: &Arc<App>,
+    outcome: FileOutcome,
+    deadline: Instant,
+    features: Option<&Turn>,
+) -> Result<Labelled> {
     let result = result_of(app, outcome, deadline).await?;
-    let features = match &result.outcome {
-        Outcome::Labelled { .. } if with_features => Some(features::of(app, &result.image).await?),
+    let features = match (&result.outcome, features) {
+        (Outcome::Labelled { .. }, Some(turn)) => Some(features::of(app, &result.image, turn).await?),
         _ => None,
     };
     Ok(Labelled { result, features })

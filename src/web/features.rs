@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use tokio::{
-    sync::{OnceCell, Semaphore},
+    sync::{Mutex, OnceCell, Semaphore},
     task::spawn_blocking,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
     App,
     error::{Error, Result},
     outgoing::{self, PATIENCE},
+    see_through,
 };
 use crate::{
     contract::ImageName,
@@ -28,7 +29,7 @@ const MOST_MEMORY: u64 = 256 << 20;
 pub(crate) struct Features {
     classifier: OnceCell<Arc<Classifier>>,
     /// Room for one image at a time: the labels' network runs in workers, and this is no second fleet.
-    room: Arc<Semaphore>,
+    pub(super) room: Arc<Semaphore>,
 }
 
 impl Default for Features {
@@ -37,27 +38,47 @@ impl Default for Features {
     }
 }
 
-/// The features of a stored image.
+/// The turn of a request's images, one after another: those of one request do not all wait before those of the next.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    one: Mutex<()>,
+    until: Instant,
+}
+
+impl Turn {
+    /// Of a request that waits until then.
+    pub(crate) fn until(until: Instant) -> Self {
+        Self { one: Mutex::new(()), until }
+    }
+}
+
+/// The features of a stored image, once it is its `turn`.
 ///
 /// # Errors
 /// 503 where too many ask, 422 for an image that has none.
-pub(crate) async fn of(app: &Arc<App>, image: &ImageName) -> Result<Vec<f32>> {
-    let busy = || Error::unavailable("too many ask for features; ask again, or compute them with `imgcls classify`");
-    let Ok(Ok(room)) = timeout(PATIENCE, Arc::clone(&app.features.room).acquire_owned()).await else {
-        return Err(busy().of_image(image));
-    };
-    let classifier = Arc::clone(app.features.classifier.get_or_try_init(|| load(app)).await?);
-    let (stored, share) = outgoing::fetch(app, image).await?;
+pub(crate) async fn of(app: &Arc<App>, image: &ImageName, turn: &Turn) -> Result<Vec<f32>> {
+    let Ok(_turn) = timeout_at(turn.until, turn.one.lock()).await else { return Err(busy().of_image(image)) };
+    // A client that does not take the answer stops this request, and must not stop those of others.
+    let computed = see_through(app, compute(Arc::clone(app), image.clone())).await;
+    computed.map_err(|error| error.of_image(image))
+}
+
+fn busy() -> Error {
+    Error::unavailable("too many ask for features; ask again, or compute them with `imgcls classify`")
+}
+
+async fn compute(app: Arc<App>, image: ImageName) -> Result<Vec<f32>> {
+    let room = timeout(PATIENCE, Arc::clone(&app.features.room).acquire_owned()).await;
+    let room = room.ok().and_then(std::result::Result::ok).ok_or_else(busy)?;
+    let classifier = Arc::clone(app.features.classifier.get_or_try_init(|| load(&app)).await?);
+    let (stored, share) = outgoing::fetch(&app, &image).await?;
     let limits = app.config.limits;
     let computed = spawn_blocking(move || {
         let features = features(&classifier, &stored.bytes, &limits);
         drop((stored, share, room));
         features
     });
-    match computed.await {
-        Ok(features) => features.map_err(|error| error.of_image(image)),
-        Err(_) => Err(Error::unavailable("the features were not computed").of_image(image)),
-    }
+    computed.await.map_err(|_| Error::unavailable("the features were not computed"))?
 }
 
 async fn load(app: &App) -> Result<Arc<Classifier>> {

@@ -12,7 +12,6 @@ use axum::{
 use headers::CacheControl;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     App, ask,
@@ -20,9 +19,10 @@ use super::{
     error::{Error, Result},
     etag,
     guard::Client,
-    outgoing::fetch,
+    outgoing,
     params::{NoParameters, image_in},
     range::{self, Part},
+    shares::Held,
     thumbnails::{self, Wanted},
 };
 use crate::{backend, contract::ImageName, http::Activity, model::format};
@@ -39,20 +39,20 @@ pub(crate) async fn get(
     if let Some(wanted) = Wanted::new(&uri)? {
         return thumbnails::get(&app, &image, wanted, &headers).await;
     }
-    let (stored, share) = fetch(&app, &image).await?;
+    let (stored, share) = outgoing::fetch(&app, &image).await?;
+    let held = app.image_memory.hold(share, activity);
     // A name may get other bytes after a reset, so a copy is asked about each time.
     let cache = CacheControl::new().with_private().with_no_cache();
     let etag = etag::strong(&stored.bytes);
     let part = range::wanted(&headers, etag.as_ref(), stored.bytes.len() as u64);
-    let mut response =
-        etag::conditional(&headers, cache, etag, || body(&app, stored.bytes, part, (share, activity), &image));
+    let mut response = etag::conditional(&headers, cache, etag, || body(stored.bytes, part, held, &image));
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     Ok(response)
 }
 
-/// `taker` has the share of memory that the image takes, and is known by what its connection does.
-fn body(app: &App, bytes: Vec<u8>, part: Part, taker: (OwnedSemaphorePermit, Activity), image: &ImageName) -> Response {
+/// `held` is the share of memory that the image takes.
+fn body(bytes: Vec<u8>, part: Part, held: Held, image: &ImageName) -> Response {
     let format = format::sniff(&bytes);
     let disposition = if format.is_ok() { "inline" } else { "attachment" };
     let disposition =
@@ -77,8 +77,7 @@ fn body(app: &App, bytes: Vec<u8>, part: Part, taker: (OwnedSemaphorePermit, Act
         (header::CONTENT_DISPOSITION, disposition),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
     ];
-    let (share, activity) = taker;
-    (status, headers, range, app.image_memory.body(bytes, share, activity)).into_response()
+    (status, headers, range, outgoing::body(bytes, held)).into_response()
 }
 
 /// What was removed.

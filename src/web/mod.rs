@@ -54,6 +54,7 @@ mod router;
 mod selection;
 mod serve;
 mod shared;
+mod shares;
 mod slow;
 mod spool;
 mod status;
@@ -97,10 +98,10 @@ pub struct App {
     /// Requests that may have a part with a large head.
     part_heads: Arc<Semaphore>,
     /// Requests that may have many files.
-    many_files: Arc<Semaphore>,
+    many_files: Arc<shares::Shares>,
     waiters: Arc<classify::Waiters>,
     features: features::Features,
-    image_memory: Arc<outgoing::Memory>,
+    image_memory: Arc<shares::Shares>,
     thumbnails: thumbnails::Thumbnails,
     metrics: metrics::Metrics,
     refusals: refusals::Refusals,
@@ -128,7 +129,7 @@ impl App {
             many_files: multipart::many_files(),
             waiters: classify::Waiters::new(Arc::clone(&backend.results)),
             features: features::Features::default(),
-            image_memory: outgoing::Memory::new(&config.limits),
+            image_memory: outgoing::memory(&config.limits),
             thumbnails: thumbnails::Thumbnails::open(&config.data_dir.join("thumbnails"))?,
             metrics: metrics::Metrics::new(),
             refusals: refusals::Refusals::default(),
@@ -148,4 +149,16 @@ impl App {
 /// A store's answer, or an error if it takes too long.
 async fn ask<T>(question: impl Future<Output = backend::Result<T>>) -> error::Result<T> {
     Ok(within(STORE_TIMEOUT, question).await?)
+}
+
+/// Does `work` to its end even if the client that asked for it goes away, and returns what came of it.
+///
+/// # Errors
+/// Those of the work, and 503 if it panics.
+async fn see_through<T: Send + 'static>(
+    app: &App,
+    work: impl Future<Output = error::Result<T>> + Send + 'static,
+) -> error::Result<T> {
+    let ended = app.tasks.spawn(work).await;
+    ended.unwrap_or_else(|_| Err(Error::unavailable("the work ended abruptly; ask for it again")))
 }

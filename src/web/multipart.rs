@@ -10,16 +10,18 @@ use tokio::{
 };
 
 use super::{
-    App,
+    App, ask,
     body::{BodyError, BoundedBody, Unused},
     error::{Error, Result},
     outcome::{Fate, FileOutcome},
     part::{self, Echo},
+    shares::{Held, Shares},
     spool::Writer,
 };
 use crate::{
     backend::Upload,
     contract::{ImageName, name::NameError},
+    http::Activity,
     model::format::{self, FormatError, HEAD_BYTES},
 };
 
@@ -35,12 +37,12 @@ const FEW_FILES_BYTES: usize = 128 << 10;
 /// So many requests at a time may have many files: each may keep some 15 MB until its answer is taken.
 const MANY_FILES: usize = 8;
 
-/// Another request with many files waits for so long.
-const MANY_FILES_PATIENCE: Duration = Duration::from_secs(3);
+/// Another request with many files waits for so long: by then it is known which of them are slow.
+const MANY_FILES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Permits for many files in a request.
-pub(crate) fn many_files() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MANY_FILES))
+pub(crate) fn many_files() -> Arc<Shares> {
+    Shares::new(MANY_FILES, "room for many files")
 }
 
 /// A refused file is read to its end, since others may follow it, but no further than this.
@@ -69,14 +71,15 @@ pub(crate) struct Received {
     /// Whether all of it came; if not, the last entry says why.
     pub(crate) complete: bool,
     /// To be held until nothing of many files is kept any more.
-    pub(crate) many: Option<OwnedSemaphorePermit>,
+    pub(crate) many: Option<Held>,
 }
 
-/// Reads all parts and stores the files among them. A file that cannot be stored does not keep the others from it.
-pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, boundary: String) -> Received {
+/// Reads all parts and stores the files among them. A file that cannot be stored does not keep the others from it. The
+/// connection is known by its `activity`.
+pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, boundary: String, activity: Activity) -> Received {
     let unused = body.unused();
     let mut multipart = multer::Multipart::new(body, boundary);
-    let mut files = Files::default();
+    let mut files = Files::new(activity);
     let mut complete = true;
     for parts in 0.. {
         let read = match multipart.next_field().await {
@@ -148,7 +151,7 @@ async fn read_part(
             Ok(Some(chunk)) => {
                 unused.clear();
                 match reading {
-                    Reading::Taken(writer) => reading = take(app, writer, &chunk).await,
+                    Reading::Taken(writer) => reading = files.take(app, writer, &chunk).await,
                     Reading::Refused(error) if refused > MAX_REFUSED_BYTES => return Err(Cut { file, error }),
                     Reading::Refused(_) | Reading::Skipped => refused += chunk.len() as u64,
                 }
@@ -202,21 +205,34 @@ impl Slot {
     }
 }
 
-/// The files of a request in their order: those whose fate is known, and those after the first whose fate is not.
-#[derive(Debug, Default)]
+/// The files of a request in their order: those whose fate is known, and those after the first whose fate is not. While
+/// they wait for us, their sender owes nothing.
+#[derive(Debug)]
 pub(crate) struct Files {
+    activity: Activity,
     known: Vec<FileOutcome>,
     storing: VecDeque<Slot>,
     echo: Echo,
     /// What all of them take.
     bytes: usize,
-    many: Option<OwnedSemaphorePermit>,
+    many: Option<Held>,
 }
 
 impl Files {
+    /// None so far; their sender is known by its `activity`.
+    pub(crate) fn new(activity: Activity) -> Self {
+        let (known, storing) = (Vec::new(), VecDeque::new());
+        Self { activity, known, storing, echo: Echo::default(), bytes: 0, many: None }
+    }
+
+    /// Takes more of a file.
+    pub(crate) async fn take(&self, app: &App, writer: Writer, chunk: &axum::body::Bytes) -> Reading {
+        self.activity.excuse(take(app, writer, chunk)).await
+    }
+
     /// Begins to store a file, once there is a place for it.
     pub(crate) async fn keep(&mut self, app: &Arc<App>, writer: Writer, file: String) {
-        let permit = acquire(&app.storing).await;
+        let permit = self.activity.excuse(acquire(&app.storing)).await;
         let shown = self.echo.of(&file);
         self.bytes += shown.len() + FATE_BYTES;
         let task = app.tasks.spawn(keep(Arc::clone(app), writer, file, permit));
@@ -231,13 +247,14 @@ impl Files {
     }
 
     /// Sees to it that there may be another file.
-    async fn admit(&mut self, many: &Arc<Semaphore>) -> Result<(), Cut> {
+    async fn admit(&mut self, many: &Arc<Shares>) -> Result<(), Cut> {
         if self.bytes > FEW_FILES_BYTES && self.many.is_none() {
-            let permit = timeout(MANY_FILES_PATIENCE, acquire(many)).await;
-            self.many = Some(permit.ok().flatten().ok_or_else(|| {
+            let share = self.activity.excuse(many.take(1, MANY_FILES_PATIENCE)).await;
+            let share = share.ok_or_else(|| {
                 let why = "too many requests have many files; send the rest in another request, fewer at a time";
                 Cut::between_parts(Error::unavailable(why))
-            })?);
+            })?;
+            self.many = Some(many.hold(share, self.activity.clone()));
         }
         Ok(())
     }
@@ -252,16 +269,19 @@ impl Files {
     }
 
     /// The fates of all, once they are known.
-    pub(crate) async fn finish(mut self) -> Vec<FileOutcome> {
-        for slot in self.storing {
-            self.known.push(slot.outcome().await);
-        }
-        self.known
+    pub(crate) async fn finish(self) -> Vec<FileOutcome> {
+        let Self { activity, mut known, storing, .. } = self;
+        let rest = async {
+            for slot in storing {
+                known.push(slot.outcome().await);
+            }
+        };
+        activity.excuse(rest).await;
+        known
     }
 }
 
-/// Takes more of a file.
-pub(crate) async fn take(app: &App, mut writer: Writer, chunk: &axum::body::Bytes) -> Reading {
+async fn take(app: &App, mut writer: Writer, chunk: &axum::body::Bytes) -> Reading {
     let known = writer.head().len() == HEAD_BYTES;
     let full = writer.push(chunk);
     let limit = app.config.limits.max_bytes;
@@ -280,6 +300,10 @@ pub(crate) async fn take(app: &App, mut writer: Writer, chunk: &axum::body::Byte
     }
     if !full {
         return Reading::Taken(writer);
+    }
+    // What many leave here before it is stored fills a disk, too.
+    if let Err(error) = ask(app.backend.images.check_room()).await {
+        return Reading::Refused(error);
     }
     match writer.flush().await {
         Ok(writer) => Reading::Taken(writer),

@@ -6,6 +6,7 @@ use axum::{
 };
 use clap::ValueEnum;
 use percent_encoding::percent_decode_str;
+use unicode_normalization::UnicodeNormalization as _;
 
 use super::error::{Error, Result};
 use crate::{
@@ -128,11 +129,18 @@ impl PageParams {
     /// 400 that names the parameter.
     pub(crate) fn filter(&self) -> Result<Filter> {
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        let folder = match self.folder.trim_matches('/') {
+        // Names are stored composed, and some keyboards and systems decompose.
+        let composed = |text: &str| text.nfc().collect::<String>();
+        let folder = match composed(self.folder.trim_matches('/')).as_str() {
             "" => None,
             folder => Some(folder.parse().map_err(|error| Error::bad_request(format!("folder: {error}")))?),
         };
-        Ok(Filter { text: some(self.q.trim()), label: some(&self.label), state: choice("state", &self.state)?, folder })
+        Ok(Filter {
+            text: some(&composed(self.q.trim())),
+            label: some(&self.label),
+            state: choice("state", &self.state)?,
+            folder,
+        })
     }
 }
 
@@ -211,6 +219,8 @@ mod tests {
             folder: Some("a/b".parse().unwrap()),
         };
         assert_eq!(query, PageQuery { limit: 50, filter, ..PageQuery::default() });
+        let decomposed = params(&[("q", "e\u{301}"), ("folder", "e\u{301}/")]).filter().unwrap();
+        assert_eq!(decomposed, params(&[("q", "\u{e9}"), ("folder", "\u{e9}")]).filter().unwrap());
         assert!(params(&[("after", "a"), ("limit", "1000")]).query().is_ok());
         assert!(params(&[("order", "newest"), ("before", "12")]).query().is_ok());
         for (pairs, says) in [

@@ -1,6 +1,6 @@
 //! Dead letters, and classifying again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use askama::Template;
 use axum::{
@@ -22,14 +22,18 @@ use super::{
     frame::{Frame, render},
     guard::Client,
     params::{NoParameters, parameters_of_call},
+    see_through,
 };
 use crate::{
-    backend::{DeadLetter, Which, requeue},
+    backend::{DeadLetter, Which, requeue, within},
     contract::event,
 };
 
 /// Dead letters shown.
 const SHOWN: usize = 100;
+
+/// All dead letters are tried again or dropped within this time: on AWS the queue's own tasks for that are waited for.
+const DEAD_TIMEOUT: Duration = Duration::from_secs(100);
 
 #[derive(Template)]
 #[template(path = "dead.html")]
@@ -83,9 +87,16 @@ pub(crate) async fn redrive(
     Extension(client): Extension<Client>,
     accept: Accept,
 ) -> Result<Response> {
-    let redriven = ask(app.backend.dead_letters.redrive()).await?;
-    tracing::info!(redriven, client = %client.address, "dead letters are tried again");
-    Ok(done(&app, accept, "redriven", redriven))
+    let work = {
+        let app = Arc::clone(&app);
+        async move {
+            let redriven = within(DEAD_TIMEOUT, app.backend.dead_letters.redrive()).await?;
+            tracing::info!(redriven, client = %client.address, "dead letters are tried again");
+            app.status.forget();
+            Ok(redriven)
+        }
+    };
+    Ok(done(accept, "redriven", see_through(&app, work).await?))
 }
 
 /// `POST /queue/drop`
@@ -96,13 +107,19 @@ pub(crate) async fn drop_dead(
     Extension(client): Extension<Client>,
     accept: Accept,
 ) -> Result<Response> {
-    let dropped = ask(app.backend.dead_letters.drop_all()).await?;
-    tracing::info!(dropped, client = %client.address, "dead letters are dropped");
-    Ok(done(&app, accept, "dropped", dropped))
+    let work = {
+        let app = Arc::clone(&app);
+        async move {
+            let dropped = within(DEAD_TIMEOUT, app.backend.dead_letters.drop_all()).await?;
+            tracing::info!(dropped, client = %client.address, "dead letters are dropped");
+            app.status.forget();
+            Ok(dropped)
+        }
+    };
+    Ok(done(accept, "dropped", see_through(&app, work).await?))
 }
 
-fn done(app: &App, accept: Accept, what: &str, count: u64) -> Response {
-    app.status.forget();
+fn done(accept: Accept, what: &str, count: u64) -> Response {
     if accept.html { Redirect::to("/queue/dead").into_response() } else { Json(json!({ what: count })).into_response() }
 }
 
@@ -133,9 +150,16 @@ pub(crate) async fn classify_again(
     let text = if in_address.is_empty() { in_form } else { in_address };
     let which = Which::from_str(&text, false)
         .map_err(|_| Error::bad_request(format!("which is {text:?}; it must be all, failed, missing or stale")))?;
-    let requeued = requeue(&app.backend, which, &app.model.name).await?;
-    tracing::info!(requeued, ?which, client = %client.address, "images are classified again");
-    app.status.forget();
+    let work = {
+        let app = Arc::clone(&app);
+        async move {
+            let requeued = requeue(&app.backend, which, &app.model.name).await?;
+            tracing::info!(requeued, ?which, client = %client.address, "images are classified again");
+            app.status.forget();
+            Ok(requeued)
+        }
+    };
+    let requeued = see_through(&app, work).await?;
     if accept.html {
         return Ok(Redirect::to("/status").into_response());
     }

@@ -4,22 +4,25 @@
 use std::{convert::Infallible, sync::Arc};
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody as _},
     extract::Request,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     App,
     body::BoundedBody,
     error::{Error, Result},
     multipart::{self, Files, Reading, Received},
+    outgoing,
     part::{self, Name},
     spool::Writer,
 };
+use crate::http::Activity;
 
 /// Largest JSON with an image in it: it is kept whole, with the image beside it.
 const MAX_JSON_BYTES: usize = 16 << 20;
@@ -66,9 +69,10 @@ pub(crate) fn wrong_kind() -> Error {
     )
 }
 
-/// Reads `body` to its end as one image that its sender calls `name`, nothing if empty, and stores it.
-pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, name: &str) -> Received {
-    let mut files = Files::default();
+/// Reads `body` to its end as one image that its sender calls `name`, nothing if empty, and stores it. The connection
+/// is known by its `activity`.
+pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, name: &str, activity: Activity) -> Received {
+    let mut files = Files::new(activity);
     let unused = body.unused();
     let mut reading = match part::usable(name) {
         Name::Unusable { error, .. } => Reading::Refused(error),
@@ -86,7 +90,7 @@ pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, name: &str) 
         reading = match body.next().await {
             Some(Ok(chunk)) => {
                 unused.clear();
-                multipart::take(app, writer, &chunk).await
+                files.take(app, writer, &chunk).await
             }
             Some(Err(error)) => Reading::Refused(error.into()),
             None if writer.size() == 0 => Reading::Skipped,
@@ -114,13 +118,16 @@ struct Parameters {
     function_to_apply: Option<String>,
 }
 
-/// The same request with the image of its JSON as its body, and how many labels are asked for.
-///
-/// # Errors
-/// For what is no such JSON, what is larger than 16 MiB, and what asks for something else.
-pub(crate) async fn out_of_json(app: &App, request: Request) -> Result<(Request, Option<usize>)> {
-    let (mut parts, body) = request.into_parts();
-    let share = app.image_memory.share(2 * MAX_JSON_BYTES as u64).await?;
+/// Returns the activity of the connection that a request came on.
+pub(crate) fn activity(request: &Parts) -> Activity {
+    request.extensions.get().cloned().unwrap_or_else(Activity::new)
+}
+
+/// Reads `body` to its end, with a share of the memory for it and for the image in it. While the body
+/// comes, the share is its sender's, who is known by its `activity`.
+async fn json(app: &App, body: Body, activity: Activity) -> Result<(Vec<u8>, OwnedSemaphorePermit)> {
+    let most = body.size_hint().upper().unwrap_or(u64::MAX).min(MAX_JSON_BYTES as u64);
+    let held = app.image_memory.hold(outgoing::share(app, 2 * most).await?, activity);
     let mut body = BoundedBody::new(body, MAX_JSON_BYTES as u64, Arc::clone(&app.part_heads));
     let unused = body.unused();
     let mut text = Vec::new();
@@ -134,10 +141,21 @@ pub(crate) async fn out_of_json(app: &App, request: Request) -> Result<(Request,
             }
         }
     }
+    Ok((text, held.without_client()))
+}
+
+/// The same request with the image of its JSON as its body, and how many labels are asked for.
+///
+/// # Errors
+/// For what is no such JSON, what is larger than 16 MiB, and what asks for something else.
+pub(crate) async fn out_of_json(app: &App, request: Request) -> Result<(Request, Option<usize>)> {
+    let (mut parts, body) = request.into_parts();
+    let (text, share) = json(app, body, activity(&parts)).await?;
     let expected =
         "send {\"inputs\": \"the image in base64\", \"parameters\": {\"top_k\": 5}}, or the image itself as the body";
     let Inputs { inputs, parameters } = serde_json::from_slice(&text)
         .map_err(|_| Error::bad_request(format!("this JSON is not understood; {expected}")))?;
+    drop(text);
     if parameters.function_to_apply.is_some_and(|function| function != "softmax") {
         return Err(Error::bad_request("function_to_apply must be softmax; results hold nothing else"));
     }

@@ -1,6 +1,6 @@
 //! Emptying everything, after a confirmation.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use askama::Template;
 use axum::{
@@ -8,6 +8,7 @@ use axum::{
     extract::{Query, State, rejection::QueryRejection},
     response::{IntoResponse, Redirect, Response},
 };
+use tokio::time::timeout;
 
 use super::{
     App,
@@ -18,11 +19,12 @@ use super::{
     frame::{Frame, render},
     guard::Client,
     params::NoParameters,
+    see_through,
 };
 use crate::backend::{ResetReport, Tally, Totals};
 
 /// A reset of a large store takes its time; it goes on even if nobody waits for it any more.
-const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Template)]
 #[template(path = "reset.html")]
@@ -53,35 +55,7 @@ pub(crate) async fn post(
     Extension(client): Extension<Client>,
     accept: Accept,
 ) -> Result<Response> {
-    let task = app.tasks.spawn({
-        let reset = Arc::clone(&app.backend.reset);
-        async move {
-            let removed = Tally::default();
-            let reset = tokio::time::timeout(TIMEOUT, reset.reset(&removed)).await;
-            reset.map(|reset| reset.map(|()| removed.report()))
-        }
-    });
-    let report = task
-        .await
-        .map_err(|_| Error::unavailable("the reset ended abruptly; reset again"))?
-        .map_err(|_| Error::unavailable("the reset takes too long; reset again"))??;
-    // What is left is hidden already, so nobody waits for it: neither this request nor a server that stops.
-    let (reset, stopping) = (Arc::clone(&app.backend.reset), app.stopping.clone());
-    app.tasks.spawn(async move {
-        let removed = Tally::default();
-        let settled = tokio::select! {
-            settled = tokio::time::timeout(TIMEOUT, reset.settle(&removed)) => settled,
-            () = stopping.cancelled() => return,
-        };
-        match settled {
-            Ok(Ok(())) => tracing::info!(removed = ?removed.report(), "the second sweep of the reset is done"),
-            Ok(Err(error)) => tracing::warn!(%error, "the second sweep of the reset failed; what it left is hidden"),
-            Err(_) => tracing::warn!("the second sweep of the reset takes too long; what it left is hidden"),
-        }
-    });
-    tracing::info!(?report, client = %client.address, "everything is reset");
-    app.status.forget();
-    app.thumbnails.forget(None);
+    let report = see_through(&app, reset(Arc::clone(&app), client)).await?;
     if !accept.html {
         return Ok(Json(report).into_response());
     }
@@ -89,6 +63,35 @@ pub(crate) async fn post(
     let ResetReport { images, outputs, messages, results } = report;
     let done = format!("/reset/done?images={images}&outputs={outputs}&messages={messages}&results={results}");
     Ok(Redirect::to(&done).into_response())
+}
+
+/// Empties everything, and begins the second sweep.
+async fn reset(app: Arc<App>, client: Client) -> Result<ResetReport> {
+    let removed = Tally::default();
+    timeout(TIMEOUT, app.backend.reset.reset(&removed))
+        .await
+        .map_err(|_| Error::unavailable("the reset takes too long; reset again"))??;
+    // What is left is hidden already, so nobody waits for it: neither this request nor a server that stops.
+    app.tasks.spawn(settle(Arc::clone(&app)));
+    let report = removed.report();
+    tracing::info!(?report, client = %client.address, "everything is reset");
+    app.status.forget();
+    app.thumbnails.forget(None);
+    Ok(report)
+}
+
+/// Removes what came while the reset went on and is of before it, unless the server stops.
+async fn settle(app: Arc<App>) {
+    let removed = Tally::default();
+    let settled = tokio::select! {
+        settled = timeout(TIMEOUT, app.backend.reset.settle(&removed)) => settled,
+        () = app.stopping.cancelled() => return,
+    };
+    match settled {
+        Ok(Ok(())) => tracing::info!(removed = ?removed.report(), "the second sweep of the reset is done"),
+        Ok(Err(error)) => tracing::warn!(%error, "the second sweep of the reset failed; what it left is hidden"),
+        Err(_) => tracing::warn!("the second sweep of the reset takes too long; what it left is hidden"),
+    }
 }
 
 /// `GET /reset/done`: what a reset removed.

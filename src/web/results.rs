@@ -85,6 +85,15 @@ pub(crate) async fn one(
     Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, "1")], Json(Entry::waiting(image))).into_response())
 }
 
+/// `GET /api/results/lookup`: an image may have this name, too.
+pub(crate) async fn one_named_lookup(
+    app: Extract<Arc<App>>,
+    parameters: NoParameters,
+    headers: HeaderMap,
+) -> Result<Response> {
+    one(app, Ok(Path("lookup".to_owned())), parameters, headers).await
+}
+
 /// The names to look up: `{"names": […]}` or the list alone.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]

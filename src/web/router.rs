@@ -31,7 +31,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/results/{*name}", get(detail::page))
         .route("/api/results", get(results::list))
         .route("/api/results/{*name}", get(results::one))
-        .route("/api/results/lookup", post(results::lookup))
+        .route("/api/results/lookup", get(results::one_named_lookup).post(results::lookup))
         .route("/api/results.csv", get(csv::get))
         .route("/api/counts", get(results::counts))
         .route("/images/{*name}", get(images::get).delete(images::delete))

@@ -11,7 +11,6 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     App,
@@ -24,6 +23,7 @@ use super::{
     outgoing,
     params::parameters_of_call,
     raw::{self, Kind},
+    shares::Held,
 };
 
 /// What became of a request's files, in the request's order.
@@ -33,7 +33,7 @@ pub(crate) struct Outcomes {
     pub(crate) files: Vec<FileOutcome>,
     /// Held where they are many, until the answer is taken.
     #[serde(skip)]
-    pub(crate) many: Option<OwnedSemaphorePermit>,
+    pub(crate) many: Option<Held>,
 }
 
 impl Outcomes {
@@ -104,8 +104,8 @@ pub(crate) async fn store(app: &Arc<App>, name: &str, request: Request) -> Resul
         }
     };
     let Received { files, complete, many } = match kind {
-        Brings::Form(boundary) => multipart::receive(app, &mut body, boundary).await,
-        Brings::Image => raw::receive(app, &mut body, name).await,
+        Brings::Form(boundary) => multipart::receive(app, &mut body, boundary, raw::activity(&parts)).await,
+        Brings::Image => raw::receive(app, &mut body, name, raw::activity(&parts)).await,
     };
     for file in &files {
         app.metrics.uploaded(file);

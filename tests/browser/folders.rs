@@ -51,3 +51,28 @@ async fn a_folder_keeps_its_paths() {
     browser.says("#shown", "3 images in tree/dog/").await;
     browser.end().await;
 }
+
+/// Drops a folder with a file that cannot be read before one that can.
+const DROP: &str = r##"
+  const [bytes] = arguments;
+  const lost = { isFile: true, file: (taken, refused) => refused(new Error("lost")) };
+  const picture = new File([new Uint8Array(bytes)], "a.png", { type: "image/png" });
+  const kept = { isFile: true, fullPath: "/folder/a.png", file: (taken) => taken(picture) };
+  const batches = [[lost, kept], []];
+  const folder = { isFile: false, createReader: () => ({ readEntries: (taken) => taken(batches.shift()) }) };
+  const drop = new Event("drop", { cancelable: true });
+  drop.dataTransfer = { items: [{ webkitGetAsEntry: () => folder }] };
+  document.querySelector("#upload").dispatchEvent(drop);
+"##;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_does_not_keep_the_others() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--no-workers"]);
+    browser.open(server.url.clone()).await;
+    browser.find("#files").await;
+    browser.page.execute(DROP, vec![picture(1).into()]).await.unwrap();
+    browser.says("#summary", "1 of 1 stored").await;
+    browser.says("#notice", "One file or folder of what was dropped cannot be read").await;
+    browser.end().await;
+}

@@ -56,6 +56,32 @@ async fn results_are_filtered_shown_deleted_and_reset() {
     browser.end().await;
 }
 
+/// Pages cannot be fetched while `down` is true.
+const DOWN: &str = r##"
+  const real = window.fetch;
+  [window.down, window.failed] = [true, 0];
+  window.fetch = (url, request) => {
+    if (!window.down || request?.headers?.Accept !== "text/html") return real(url, request);
+    window.failed += 1;
+    return Promise.reject(new TypeError("down"));
+  };
+"##;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_fetched_is_shown_later() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--no-workers"]);
+    browser.open(format!("{}/results?state=waiting", server.url)).await;
+    browser.run(DOWN).await;
+    upload(&client(), &server.url, [("new.png".to_owned(), picture(7))]).await;
+    eventually("a page that does not come", async || (browser.run("return failed > 1").await == true).then_some(()))
+        .await;
+    // Nothing else changes from now on.
+    browser.run("window.down = false").await;
+    browser.reads("#table th.name", &["new.png"]).await;
+    browser.end().await;
+}
+
 async fn detail_and_delete(browser: &Browser, server: &Server) {
     browser.open(format!("{}/results?q=frog", server.url)).await;
     let names = browser.shown("#table th.name").await;
@@ -83,7 +109,15 @@ async fn detail_and_delete(browser: &Browser, server: &Server) {
     browser.says("#chosen", &format!("{} images", names.len())).await;
     browser.click(".selected [value=delete]").await;
     browser.says("#confirm h2", &format!("these {} images", names.len())).await;
+    // What was asked about is done, even if the table is a fresh one by now ...
+    browser.run("const t = document.querySelector('#table'); t.replaceWith(t.cloneNode(true))").await;
     browser.click("#confirm .danger").await;
     browser.says("p.done", "deleted").await;
     assert_eq!(left().await, 0);
+    // ... and the next time it is asked again.
+    browser.open(format!("{}/results", server.url)).await;
+    browser.click("#table tbody input").await;
+    browser.click(".selected [value=delete]").await;
+    browser.says("#confirm h2", "Delete this image?").await;
+    browser.click("#confirm .quiet").await;
 }

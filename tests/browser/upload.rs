@@ -71,6 +71,17 @@ impl Browser {
         .await;
     }
 
+    /// Logs in by the form that is or comes there.
+    async fn log_in(&self, form: &str, token: &str) {
+        eventually("a form to log in", async || {
+            let field = self.page.find(By::Css(format!("{form} input[type=password]"))).await.ok()?;
+            field.clear().await.ok()?;
+            field.send_keys(token).await.ok()
+        })
+        .await;
+        self.click(&format!("{form} button")).await;
+    }
+
     pub(super) async fn network(&self, offline: bool) {
         let mut conditions = NetworkConditions::new();
         conditions.offline = offline;
@@ -144,6 +155,23 @@ async fn ten_thousand_files_do_not_freeze_the_page() {
     browser.end().await;
 }
 
+/// Holds the status page back until `late()`, and counts pages of results that are shown.
+const LATE_STATUS: &str = r##"
+  const real = window.fetch;
+  window.shown = 0;
+  new MutationObserver(() => (window.shown += 1)).observe(document.body, { childList: true });
+  window.fetch = (url, request) => {
+    if (new URL(url, location.href).pathname !== "/status") return real(url, request);
+    return new Promise((come) => {
+      window.late = async () => {
+        const response = await real(url, request);
+        come(response.clone());
+        await response.text();
+      };
+    });
+  };
+"##;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_other_pages_and_a_lost_session() {
     // So many that the upload is on its way for a while.
@@ -151,15 +179,7 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&["--no-workers", "--token", "secret"]);
     browser.open(server.url.clone()).await;
-    let log_in = async |form: &str| {
-        eventually("a form to log in", async || {
-            let field = browser.page.find(By::Css(format!("{form} input[type=password]"))).await.ok()?;
-            field.send_keys("secret").await.ok()
-        })
-        .await;
-        browser.click(&format!("{form} button")).await;
-    };
-    log_in("main").await;
+    browser.log_in("main", "secret").await;
     browser.find("#files").await;
     browser.network(false).await;
     browser.choose_many(FILES).await;
@@ -169,6 +189,13 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     browser.click("header a[href='/results']").await;
     browser.says("main h1", "Results").await;
     assert_eq!(browser.page.current_url().await.unwrap().path(), "/results");
+    // The last click counts, whichever page comes first.
+    browser.run(LATE_STATUS).await;
+    browser.click("header a[href='/status']").await;
+    browser.click("header a[href='/results']").await;
+    eventually("the page of results", async || (browser.run("return window.shown").await == 1).then_some(())).await;
+    browser.run("return window.late()").await;
+    assert_eq!(browser.text("main h1").await, "Results");
     // What changes something does not end it either.
     browser.click(".states a[href*=waiting]").await;
     browser.says("#shown", "waiting images").await;
@@ -178,13 +205,49 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
     browser.says("p.done", "1 deleted").await;
     browser.page.delete_all_cookies().await.unwrap();
     // By script: the form to log in may stand before it already.
-    browser.run("document.querySelector('#pause').click()").await;
-    log_in("#login").await;
+    let resume = "document.querySelector('#pause').click()";
+    browser.run(resume).await;
+    browser.click("#login [type=button]").await;
+    browser.says("#summary", "paused").await;
+    browser.run(resume).await;
+    browser.log_in("#login", "secret").await;
     browser.stored(FILES).await;
     eventually("the end of what was removed", async || {
         let failed = browser.texts("#list li.failed").await;
         (failed.len() == 1 && failed[0].contains("removed")).then_some(())
     })
     .await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_asked_for_the_admin_token_may_decline() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--no-workers", "--token", "user", "--set", "web.admin_token=admin"]);
+    browser.open(server.url.clone()).await;
+    browser.log_in("main", "user").await;
+    browser.find("#files").await;
+    browser.network(false).await;
+    browser.choose_many(2000).await;
+    browser.stored(50).await;
+    browser.click("#pause").await;
+    browser.says("#summary", "paused").await;
+    browser.click("header a[href='/status']").await;
+    browser.click("a[href='/queue/dead']").await;
+    browser.says("#login h2", "The admin token is needed").await;
+    // The session of the user is no answer to that.
+    browser.run("performance.clearResourceTimings()").await;
+    let polls = "return performance.getEntriesByType('resource').filter((r) => r.name.endsWith('/api/status')).length";
+    eventually("some polls", async || (browser.run(polls).await.as_u64()? > 2).then_some(())).await;
+    browser.click("#login [type=button]").await;
+    assert_eq!(browser.count("dialog[open]").await, 0);
+    assert_eq!(browser.page.current_url().await.unwrap().path(), "/status");
+    browser.click("a[href='/queue/dead']").await;
+    browser.log_in("#login", "user").await;
+    browser.says("#login [role=alert]", "not the admin token").await;
+    browser.log_in("#login", "admin").await;
+    browser.says("main h1", "Dead letters").await;
+    browser.click("#pause").await;
+    browser.stored(2000).await;
     browser.end().await;
 }

@@ -235,6 +235,16 @@ async fn a_part_of_an_image_is_to_be_had() {
 }
 
 #[tokio::test]
+async fn an_image_may_be_called_lookup() {
+    let server = Server::start(|_| {}).await;
+    assert_eq!(server.get("/api/results/lookup").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(server.upload(vec![("lookup".into(), picture(1))]).await.0, StatusCode::OK);
+    let answer = server.get("/api/results/lookup").await;
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    assert_eq!(answer.json::<Value>().await.unwrap(), json!({ "image": "lookup", "state": "waiting" }));
+}
+
+#[tokio::test]
 async fn tells_its_version() {
     let server = Server::start(|_| {}).await;
     let version: Value = server.get("/version").await.json().await.unwrap();

@@ -42,6 +42,27 @@ async fn classify_answers_with_labels() {
     assert_eq!(server.app.waiters.len(), 0);
 }
 
+/// Those of one request are computed one after another, so that they do not all wait for so long at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn features_that_are_not_to_be_had_take_no_others_along() {
+    let server = Server::start(|_| {}).await;
+    server.work();
+    let room = Arc::clone(&server.app.features.room).acquire_owned().await.unwrap();
+    let files = (0..3).map(|n| (format!("{n}.png"), picture(n))).collect();
+    let request = server.client.post(format!("{}/classify?features=true", server.url)).multipart(form(files));
+    let mut answer = request.send().await.unwrap();
+    let first = answer.chunk().await.unwrap().unwrap();
+    drop(room);
+    assert!(serde_json::from_slice::<Value>(&first).unwrap()["error"].is_string(), "{first:?}");
+    let mut rest = Vec::new();
+    while let Some(chunk) = answer.chunk().await.unwrap() {
+        rest.extend_from_slice(&chunk);
+    }
+    let lines = rest.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let lines: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+    assert!(lines.len() == 2 && lines.iter().all(|line| line["features"].is_array()), "{lines:?}");
+}
+
 #[tokio::test]
 async fn classify_says_when_it_takes_too_long() {
     let server = Server::start(|c| c.web.classify_timeout = Duration::from_millis(100)).await;

@@ -40,11 +40,17 @@ struct Server {
 
 impl Server {
     async fn start(change: impl FnOnce(&mut Serve)) -> Self {
+        Self::start_with(change, |_| {}).await
+    }
+
+    /// The same with other stores.
+    async fn start_with(change: impl FnOnce(&mut Serve), stores: impl FnOnce(&mut Backend)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Raw { data_dir: dir.path().join("data"), ..Raw::default() }.serve().unwrap();
         change(&mut config);
         let Stores::Local(local) = &config.stores else { panic!("{:?}", config.stores) };
-        let (backend, _) = local::open(local, Arc::new(SystemClock)).unwrap();
+        let (mut backend, _) = local::open(local, Arc::new(SystemClock)).unwrap();
+        stores(&mut backend);
         let model = ModelFacts { name: "test".into(), labels: vec!["cat".into()], note: "A note.".into() };
         let app = App::new(backend.clone(), config, model, Arc::new(SystemClock)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

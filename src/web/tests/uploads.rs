@@ -1,6 +1,12 @@
 //! Uploads: many, odd and broken ones.
 
+use async_trait::async_trait;
+
 use super::*;
+use crate::{
+    backend::{self, ErrorKind, Images, Put, StoredImage, Upload},
+    contract::{ImageName, ObjectEvent},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_files_in_one_request() {
@@ -128,4 +134,59 @@ async fn odd_requests_get_a_clear_answer_and_the_server_serves_on() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(says), "{told}\n{answer}");
     }
     assert_eq!(server.get("/healthcheck").await.text().await.unwrap(), "Healthy");
+}
+
+/// A store that takes every image, and says that it has no room.
+#[derive(Debug)]
+struct Full(Arc<dyn Images>);
+
+#[async_trait]
+impl Images for Full {
+    fn location(&self, image: &ImageName) -> String {
+        self.0.location(image)
+    }
+
+    fn image_of(&self, event: &ObjectEvent) -> Option<ImageName> {
+        self.0.image_of(event)
+    }
+
+    fn event_for(&self, image: &ImageName) -> ObjectEvent {
+        self.0.event_for(image)
+    }
+
+    async fn put(&self, upload: &Upload) -> backend::Result<Put> {
+        self.0.put(upload).await
+    }
+
+    async fn check_room(&self) -> backend::Result<()> {
+        Err(backend::Error::new(ErrorKind::Full, "the disk is full"))
+    }
+
+    async fn get(&self, image: &ImageName, max_bytes: u64) -> backend::Result<StoredImage> {
+        self.0.get(image, max_bytes).await
+    }
+
+    async fn exists(&self, image: &ImageName) -> backend::Result<bool> {
+        self.0.exists(image).await
+    }
+
+    async fn list(&self, after: Option<&ImageName>, limit: usize) -> backend::Result<Vec<ImageName>> {
+        self.0.list(after, limit).await
+    }
+
+    async fn delete(&self, image: &ImageName) -> backend::Result<bool> {
+        self.0.delete(image).await
+    }
+}
+
+/// Hundreds of uploads that are never finished could fill the disk before any is stored.
+#[tokio::test]
+async fn uploads_in_progress_leave_room_on_the_disk() {
+    let full = |stores: &mut Backend| stores.images = Arc::new(Full(Arc::clone(&stores.images)));
+    let server = Server::start_with(|_| {}, full).await;
+    let mut large = picture(1);
+    large.resize(1 << 20, 0);
+    let (status, answer) = server.upload(vec![("large.png".into(), large)]).await;
+    assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE, "{answer}");
+    assert!(answer["files"][0]["error"].as_str().unwrap().contains("the disk is full"), "{answer}");
 }
