@@ -20,8 +20,8 @@ run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data
 test: ## All tests
 	$(CARGO) test --locked --workspace
 
-screenshots: ## The README's pictures of the page, anew
-	$(CARGO) test --locked --test it browser::pictures:: -- --ignored --nocapture
+screenshots: ## The README's pictures of the page, anew; PHOTOS=directory for the one of photos
+	PHOTOS='$(PHOTOS)' $(CARGO) test --locked --test it browser::pictures:: -- --ignored --nocapture
 
 soak: ## Ten minutes of whatever can befall the system; SOAK_SECONDS=… for as long, SOAK_SEED=… to repeat a schedule
 	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test it soak:: -- --nocapture

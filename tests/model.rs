@@ -95,9 +95,9 @@ fn imported_weights_are_a_model_by_directory_and_by_name() {
         run(with_cache(cache.path(), &[&args[..], &["--out", out, "--input", "64"]].concat()))
     };
     let (code, _, err) = import(&short, "resnet18");
-    assert!(code == Some(1) && err.contains("has 2 labels, but the last layer") && err.contains("has 3 rows"), "{err}");
+    assert!(code == Some(2) && err.contains("has 2 labels, but the last layer") && err.contains("has 3 rows"), "{err}");
     let (code, _, err) = import(&labels, "resnet34");
-    assert!(code == Some(1) && err.contains("no tensor layer") && err.contains("ResNet-34"), "{err}");
+    assert!(code == Some(2) && err.contains("no tensor layer") && err.contains("ResNet-34"), "{err}");
     let (code, _, err) = import(&labels, "vgg16");
     assert!(code == Some(2) && err.contains("no architecture of that name"), "{err}");
     assert!(!Path::new(out).exists());

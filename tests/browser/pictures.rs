@@ -82,7 +82,25 @@ async fn screenshots() {
     tokio::time::sleep(Duration::from_secs(40)).await;
     browser.open(format!("{}/status", server.url)).await;
     keep(&browser, "status").await;
+    if let Some(folder) = std::env::var_os("PHOTOS").filter(|folder| !folder.is_empty()) {
+        photos(&browser, Path::new(&folder)).await;
+    }
     browser.end().await;
+}
+
+/// The results of photos by the best model that can be had, as a first run shows them.
+async fn photos(browser: &Browser, folder: &Path) {
+    let best = std::process::Command::new(crate::support::binary()).args(["model", "best"]).output().unwrap();
+    let server = Server::start(&["--model", std::str::from_utf8(&best.stdout).unwrap().trim()]);
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let files: Vec<_> =
+        files.map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap())).collect();
+    let count = files.len();
+    upload(&client(), &server.url, files).await;
+    eventually("all labels", async || (results(&client(), &server.url).await.len() == count).then_some(())).await;
+    browser.size(1180, 560, 1.0, false).await;
+    browser.open(format!("{}/results?order=name", server.url)).await;
+    keep(browser, "photos").await;
 }
 
 /// Chooses folders of many pictures, and waits until some are labelled.

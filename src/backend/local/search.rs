@@ -1,6 +1,6 @@
 //! Searches: what matches a filter, read from the index's blocks.
 
-use std::{cmp::Ordering, collections::BinaryHeap, ops::ControlFlow};
+use std::{cmp::Ordering, ops::ControlFlow};
 
 use rusqlite::Connection;
 
@@ -118,7 +118,7 @@ fn by_name(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Result<
 }
 
 /// A match and where it stands in an order by numbers, the first the least; what is found from behind is turned round.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place(u32, i64);
 
 impl Place {
@@ -135,6 +135,43 @@ impl Place {
     }
 }
 
+/// The first few matches of an order by numbers, whatever order they come in.
+struct First {
+    most: usize,
+    /// All of them, and others behind them until the next time that these are dropped.
+    kept: Vec<(Place, String, i64)>,
+    /// What comes behind this one is not among the first.
+    last: Option<Place>,
+}
+
+impl First {
+    fn new(most: usize) -> Self {
+        Self { most, kept: Vec::with_capacity(4 * most), last: None }
+    }
+
+    /// Whether it may be one of the first.
+    fn wants(&self, place: Place) -> bool {
+        self.last.is_none_or(|last| place < last)
+    }
+
+    fn push(&mut self, place: Place, name: String, number: i64) {
+        self.kept.push((place, name, number));
+        // One by one, a heap would sort each of a million that come in the wrong order.
+        if self.kept.len() >= 4 * self.most {
+            self.kept.select_nth_unstable(self.most - 1);
+            self.kept.truncate(self.most);
+            self.last = Some(self.kept[self.most - 1].0);
+        }
+    }
+
+    /// Returns them in order.
+    fn into_sorted(mut self) -> Vec<(Place, String, i64)> {
+        self.kept.sort_unstable();
+        self.kept.truncate(self.most);
+        self.kept
+    }
+}
+
 /// In an order that the blocks do not have: all are read, and the best matches kept.
 fn by_number(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Result<Found> {
     let (place, forward) = query.place()?;
@@ -144,7 +181,8 @@ fn by_number(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Resul
         Cursor::Name(_) => Place(0, i64::MIN),
     });
     let place = place.map(|place| place.turned(forward));
-    let (mut best, mut count) = (BinaryHeap::<(Place, String, i64)>::new(), 0);
+    // One more than are shown tells that there are more.
+    let (mut first, mut count) = (First::new(query.limit + 1), 0);
     let mut found = Found::default();
     matcher.range(db)?.scan(db, true, |_, view| {
         for line in matcher.mark(view)? {
@@ -154,22 +192,20 @@ fn by_number(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Resul
             count += 1;
             let entry = view.entry(line);
             let here = Place::new(query.order, entry.confidence, entry.number).turned(forward);
-            if place.as_ref().is_some_and(|place| here <= *place) {
+            if place.is_some_and(|place| here <= place) {
                 found.behind = true;
-            } else if best.len() <= query.limit || best.peek().is_some_and(|(worst, ..)| here < *worst) {
+            } else if first.wants(here) {
                 // Of images that wait there is no row to tell the name.
                 let name =
                     if entry.code == Code::WAITING { matcher.name(line, view)?.to_owned() } else { String::new() };
-                best.push((here, name, entry.number));
-                if best.len() > query.limit + 1 {
-                    best.pop();
-                }
+                first.push(here, name, entry.number);
             }
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    found.more = best.len() > query.limit;
-    for (_, name, number) in best.into_sorted_vec().into_iter().take(query.limit) {
+    let first = first.into_sorted();
+    found.more = first.len() > query.limit;
+    for (_, name, number) in first.into_iter().take(query.limit) {
         let code = if name.is_empty() { Code::FAILED } else { Code::WAITING };
         found.hits.extend(hit(db, Entry { number, confidence: 0.0, code }, &name)?);
     }
