@@ -64,7 +64,7 @@ def commands(binary):
     # Nobody classifies meanwhile: what is compared is how files come in.
     yield "imgcls", [binary, "serve", "--no-workers", "--listen", "127.0.0.1:0", "--data-dir"], "form", "/"
     if dufs := shutil.which("dufs"):
-        yield "dufs", [dufs, "--allow-upload", "--bind", "127.0.0.1", "--port", port()], "put", "/"
+        yield "dufs", [dufs, "--allow-upload", "--log-format", "", "--bind", "127.0.0.1", "--port", port()], "put", "/"
     if miniserve := shutil.which("miniserve"):
         yield "miniserve", [miniserve, "--upload-files", "--interfaces", "127.0.0.1", "--port", port()], "form", "/upload?path=/"
 

@@ -20,13 +20,14 @@ pub(super) struct Stop {
 }
 
 /// Lowers `function`, which returns its value and gradient at a point, from `point` on, and returns the lowest point
-/// found.
+/// found. `precondition` multiplies a vector with an estimate of the inverse Hessian, the better the fewer steps.
 ///
 /// # Errors
 /// The function's.
 pub(super) fn minimise<E>(
     mut point: Vec<f64>,
     stop: Stop,
+    precondition: impl Fn(&mut [f64]),
     mut function: impl FnMut(&[f64]) -> Result<(f64, Vec<f64>), E>,
 ) -> Result<Vec<f64>, E> {
     let (mut value, mut gradient) = function(&point)?;
@@ -35,10 +36,9 @@ pub(super) fn minimise<E>(
         if gradient.iter().all(|g| g.abs() <= stop.gradient) {
             break;
         }
-        let direction = memory.direction(&gradient);
+        let direction = memory.direction(&gradient, &precondition);
         let slope = dot(&direction, &gradient);
-        // Without curvature, the first step has the length 1.
-        let mut length = if memory.pairs.is_empty() { 1.0 / dot(&gradient, &gradient).sqrt().max(1.0) } else { 1.0 };
+        let mut length = 1.0;
         let mut found = None;
         for _ in 0..HALVINGS {
             let next: Vec<f64> = point.iter().zip(&direction).map(|(p, d)| p + length * d).collect();
@@ -50,7 +50,7 @@ pub(super) fn minimise<E>(
             length /= 2.0;
         }
         let Some((next, next_value, next_gradient)) = found else { break };
-        memory.add(difference(&next, &point), difference(&next_gradient, &gradient));
+        memory.add(difference(&next, &point), difference(&next_gradient, &gradient), &precondition);
         (point, value, gradient) = (next, next_value, next_gradient);
     }
     Ok(point)
@@ -67,10 +67,12 @@ struct Pair {
     change: Vec<f64>,
     /// `1 / (step · change)`.
     rho: f64,
+    /// What the preconditioner's length of the change has to be multiplied with to be that of the step.
+    scale: f64,
 }
 
 impl Memory {
-    fn add(&mut self, step: Vec<f64>, change: Vec<f64>) {
+    fn add(&mut self, step: Vec<f64>, change: Vec<f64>, precondition: impl Fn(&mut [f64])) {
         let curvature = dot(&step, &change);
         // Rounding may leave none, and the inverse must stay positive.
         if curvature <= f64::EPSILON * dot(&change, &change) {
@@ -79,11 +81,14 @@ impl Memory {
         if self.pairs.len() == MEMORY {
             self.pairs.pop_front();
         }
-        self.pairs.push_back(Pair { step, change, rho: 1.0 / curvature });
+        let mut inverse = change.clone();
+        precondition(&mut inverse);
+        let scale = curvature / dot(&change, &inverse);
+        self.pairs.push_back(Pair { step, change, rho: 1.0 / curvature, scale });
     }
 
     /// Minus the inverse Hessian times the gradient: the two-loop recursion.
-    fn direction(&self, gradient: &[f64]) -> Vec<f64> {
+    fn direction(&self, gradient: &[f64], precondition: impl Fn(&mut [f64])) -> Vec<f64> {
         let mut out: Vec<f64> = gradient.iter().map(|g| -g).collect();
         let mut alphas = Vec::with_capacity(self.pairs.len());
         for pair in self.pairs.iter().rev() {
@@ -91,9 +96,9 @@ impl Memory {
             add_scaled(&mut out, -alpha, &pair.change);
             alphas.push(alpha);
         }
+        precondition(&mut out);
         if let Some(last) = self.pairs.back() {
-            let scale = 1.0 / (last.rho * dot(&last.change, &last.change));
-            out.iter_mut().for_each(|v| *v *= scale);
+            out.iter_mut().for_each(|v| *v *= last.scale);
         }
         for (pair, alpha) in self.pairs.iter().zip(alphas.iter().rev()) {
             let beta = pair.rho * dot(&pair.change, &out);
@@ -123,11 +128,17 @@ mod tests {
     fn finds_the_minimum_of_an_ill_conditioned_bowl() {
         // Curvatures from 1 to 10,000 around (0, 1, 2, …).
         let curvature = |at: usize| 10f64.powf(at as f64 / 4.75);
-        let found = minimise(vec![0.0; 20], Stop { gradient: 1e-9, steps: 1000 }, |x| {
-            let value = x.iter().enumerate().map(|(i, x)| curvature(i) / 2.0 * (x - i as f64).powi(2)).sum();
-            let gradient = x.iter().enumerate().map(|(i, x)| curvature(i) * (x - i as f64)).collect();
-            Ok::<_, std::convert::Infallible>((value, gradient))
-        });
+        let stop = Stop { gradient: 1e-9, steps: 1000 };
+        let found = minimise(
+            vec![0.0; 20],
+            stop,
+            |_| (),
+            |x| {
+                let value = x.iter().enumerate().map(|(i, x)| curvature(i) / 2.0 * (x - i as f64).powi(2)).sum();
+                let gradient = x.iter().enumerate().map(|(i, x)| curvature(i) * (x - i as f64)).collect();
+                Ok::<_, std::convert::Infallible>((value, gradient))
+            },
+        );
         for (i, x) in found.unwrap().iter().enumerate() {
             assert!((x - i as f64).abs() < 1e-8, "{x} instead of {i}");
         }

@@ -3,10 +3,29 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::lbfgs::{self, Stop};
+use super::{
+    cholesky::Cholesky,
+    lbfgs::{self, Stop},
+};
 
-/// As near to the minimum as more digits of the features would move it.
-const STOP: Stop = Stop { gradient: 1e-5, steps: 300 };
+/// How near to the minimum a search goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Precision {
+    /// As near as more digits of the features would move it.
+    Final,
+    /// Near enough to compare strengths, as scikit-learn does.
+    Trial,
+}
+
+impl From<Precision> for Stop {
+    fn from(precision: Precision) -> Self {
+        let gradient = match precision {
+            Precision::Final => 1e-5,
+            Precision::Trial => 1e-4,
+        };
+        Self { gradient, steps: 300 }
+    }
+}
 
 /// Labelled vectors.
 #[derive(Debug, Clone)]
@@ -50,21 +69,48 @@ pub(super) struct Problem {
     labels: Vec<usize>,
     classes: usize,
     length: usize,
+    /// An upper bound of the curvature by the weights of any class, `[length][length]`: half the mean product of two
+    /// features (Böhning 1992, "Multinomial logistic regression algorithm").
+    curvature: Vec<f64>,
 }
 
 impl Problem {
     pub(super) fn new(samples: &Samples) -> Result<Self> {
         let &Samples { length, classes, ref labels, .. } = samples;
         let features = Tensor::from_slice(&samples.features, (labels.len(), length), &Device::Cpu)?;
-        Ok(Self { features, labels: labels.clone(), classes, length })
+        let curvature = (features.t()?.matmul(&features)? / (2.0 * labels.len() as f64))?;
+        Ok(Self { features, labels: labels.clone(), classes, length, curvature: curvature.flatten_all()?.to_vec1()? })
     }
 
     /// The best layer for a `strength` of L2, searched from `start` on.
-    pub(super) fn fit(&self, strength: f64, start: &Layer) -> Result<Layer> {
+    pub(super) fn fit(&self, strength: f64, start: &Layer, precision: Precision) -> Result<Layer> {
         let point = [&start.weights[..], &start.bias].concat();
-        let mut weights = lbfgs::minimise(point, STOP, |point| self.value(point, strength))?;
+        let bound = self.bound(strength);
+        let precondition = |vector: &mut [f64]| self.divide(vector, &bound);
+        let mut weights = lbfgs::minimise(point, precision.into(), precondition, |point| self.value(point, strength))?;
         let bias = weights.split_off(self.length * self.classes);
         Ok(Layer { weights, bias })
+    }
+
+    /// The bound of the curvature with this strength.
+    fn bound(&self, strength: f64) -> Cholesky {
+        let mut bound = self.curvature.clone();
+        (0..self.length).for_each(|i| bound[i * self.length + i] += strength);
+        Cholesky::new(bound, self.length)
+    }
+
+    /// Divides a gradient by the bound of the curvature, class by class; that of the bias is half.
+    fn divide(&self, gradient: &mut [f64], bound: &Cholesky) {
+        let (weights, bias) = gradient.split_at_mut(self.length * self.classes);
+        let mut column = vec![0.0; self.length];
+        for class in 0..self.classes {
+            let places = (class..weights.len()).step_by(self.classes);
+            column.iter_mut().zip(places.clone()).for_each(|(value, at)| *value = weights[at]);
+            bound.forward(&mut column);
+            bound.backward(&mut column);
+            places.zip(&column).for_each(|(at, value)| weights[at] = *value);
+        }
+        bias.iter_mut().for_each(|bias| *bias *= 2.0);
     }
 
     /// A layer that knows nothing.
@@ -151,7 +197,7 @@ mod tests {
     fn fits_as_scikit_learn_does() {
         let problem = Problem::new(&samples()).unwrap();
         for (strength, want) in SCIKIT_LEARN {
-            let layer = problem.fit(strength, &problem.blank()).unwrap();
+            let layer = problem.fit(strength, &problem.blank(), Precision::Final).unwrap();
             let found = [layer.weights, layer.bias].concat();
             for (found, want) in found.iter().zip(want) {
                 assert!((found - want).abs() < 1e-3, "{strength}: {found} instead of {want}");

@@ -5,7 +5,10 @@ use candle_core::Result;
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use rayon::prelude::*;
 
-use super::logistic::{Layer, Problem, Samples};
+use super::{
+    logistic::{Layer, Precision, Problem, Samples},
+    span::Span,
+};
 
 /// Parts that the samples are dealt into; each is judged by a layer that is fitted to the others.
 pub const FOLDS: usize = 5;
@@ -40,6 +43,10 @@ pub struct Fit {
 /// If a class has fewer than [`FOLDS`] samples.
 pub fn fit(samples: &Samples, seed: u64) -> Result<Fit> {
     let (scaled, scale) = Scale::of(samples);
+    let (scaled, span) = match Span::of(&scaled)? {
+        Some((inside, span)) => (inside, Some(span)),
+        None => (scaled, None),
+    };
     let folds = deal(&scaled, seed);
     let mut parts = folds.iter().map(|fold| Part::new(&scaled, fold)).collect::<Result<Vec<_>>>()?;
     let mut best: Option<Tried> = None;
@@ -62,7 +69,11 @@ pub fn fit(samples: &Samples, seed: u64) -> Result<Fit> {
         candle_core::bail!("the loss is not a number for any strength: the features are not finite")
     };
     let all = Problem::new(&scaled)?;
-    let layer = scale.undo(all.fit(strength, &all.blank())?);
+    let layer = all.fit(strength, &all.blank(), Precision::Final)?;
+    let layer = scale.undo(match span {
+        Some(span) => span.undo(layer)?,
+        None => layer,
+    });
     Ok(Fit { layer, strength, guesses, confidences })
 }
 
@@ -94,7 +105,7 @@ impl<'a> Part<'a> {
     }
 
     fn advance(&mut self, strength: f64) -> Result<()> {
-        self.layer = self.problem.fit(strength, &self.layer)?;
+        self.layer = self.problem.fit(strength, &self.layer, Precision::Trial)?;
         self.logs = self.judges.log_probabilities(&self.layer)?;
         Ok(())
     }
