@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     colour,
     format::{self, Format, FormatError},
+    gif,
     jpeg::{self, Area, Colour, Instructions, Jpeg, Plane, Scale},
     png::{self, Columns, Png, Rows},
     webp,
@@ -314,9 +315,7 @@ impl<'a> Open<'a> {
                 // colours' numbers.
                 let own = match self.format {
                     Format::WebP => webp::bytes_needed(self.bytes, width, height),
-                    Format::Gif if fills_rows(self.bytes, width, height) => pixels,
-                    // The first frame is decoded by itself.
-                    Format::Gif => 5 * pixels,
+                    Format::Gif => gif::bytes_needed(self.bytes, width, height),
                     _ => 0,
                 };
                 decoder.total_bytes().saturating_add(own)
@@ -343,26 +342,6 @@ impl<'a> Open<'a> {
         };
         Ok(Decoded { format, stored, pixels })
     }
-}
-
-/// Whether the first frame of a GIF fills all rows of the picture that it has, by the blocks before its pixels.
-fn fills_rows(gif: &[u8], width: u32, height: u32) -> bool {
-    let byte = |at: usize| gif.get(at).copied().map(usize::from);
-    let first = || {
-        let flags = byte(10)?;
-        let mut at = 13 + if flags & 0x80 > 0 { 6 << (flags & 7) } else { 0 };
-        // Extensions: a mark, a label and blocks with their lengths before them, until an empty one.
-        while byte(at)? == 0x21 {
-            at += 2;
-            while byte(at)? > 0 {
-                at += 1 + byte(at)?;
-            }
-            at += 1;
-        }
-        let number = |place: usize| Some((byte(at + place)? | byte(at + place + 1)? << 8) as u32);
-        Some([number(1)?, number(3)?, number(5)?, number(7)?])
-    };
-    matches!(first(), Some([0, top, across, down]) if across == width && top + down <= height)
 }
 
 fn jpeg_error(error: jpeg::Error) -> DecodeError {

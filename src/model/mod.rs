@@ -7,6 +7,7 @@ mod colour;
 pub mod decode;
 pub mod format;
 mod geometry;
+mod gif;
 pub mod import;
 pub mod layout;
 pub mod network;

@@ -1,5 +1,4 @@
-//! Winograd convolution: transform tiles of the input, multiply each point's plane with that point's filters, transform
-//! back.
+//! Winograd convolution: transform tiles of the input, multiply each point's plane with its filters, transform back.
 //!
 //! The products of one panel stay in the first two cache levels and the output transform follows at once (Lavin & Gray
 //! 2015 as one fused pass; compare Zlateski, Jia, Li, Durand, "A Deeper Look at FFT and Winograd Convolutions", 2018).
@@ -32,8 +31,8 @@ const TILES: usize = 14;
 /// Tiles up to which transforming the filters anew beats reading the transformed ones from memory.
 const FEW_TILES: usize = 4;
 
-/// Transformed filters of more floats, 10 MB, are never kept. The largest layers' would be three quarters of a worker's
-/// memory, and to transform them costs some percent of a pass of eight images.
+/// Transformed filters of more floats, 10 MB, are never kept: the largest layers' would be three quarters of a worker's
+/// memory. With a fifth less those of the built-in model would not be kept either, which costs it 4 to 9 %.
 const MOST_KEPT: usize = 5 << 19;
 
 /// Calls `$f::<S, T, POINTS, FILTER, OUTPUTS>` for an [`Algorithm`].
