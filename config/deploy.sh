@@ -35,8 +35,10 @@ account=$(aws sts get-caller-identity --query Account --output text)
 bucket=$stack-releases-$account-$region
 
 # Whether there is a stack is told by the one error that says so: any other might be taken for a first deployment.
-if ! status=$(aws cloudformation describe-stacks --stack-name "$stack" --query 'Stacks[0].StackStatus' --output text 2>&1); then
-    [[ $status == *"does not exist"* ]] || { echo "cannot look for stack $stack: $status" >&2 && exit 1; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if ! status=$(aws cloudformation describe-stacks --stack-name "$stack" --query 'Stacks[0].StackStatus' --output text 2>"$work/error"); then
+    grep -q "does not exist" "$work/error" || { echo "cannot look for stack $stack: $(cat "$work/error")" >&2 && exit 1; }
     status=
 fi
 # A stack whose creation failed cannot be updated, and has nothing.
@@ -50,9 +52,6 @@ fi
 case $status in
 "" | REVIEW_IN_PROGRESS) set -- "TokenParameter=/$stack/token" "$@" ;;
 esac
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 
 # The same files give the same archive, so that nothing is replaced for nothing.
 install -m 755 "$binary" "$work/imgcls"

@@ -27,41 +27,61 @@ const ORDER: [usize; 19] = [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12
 /// Bytes that decoding the first picture of `webp`, of `width` x `height` pixels, takes beside the pixels that it
 /// returns. What is damaged counts as far as it can be read: so far the decoder comes.
 pub(super) fn bytes_needed(webp: &[u8], width: u32, height: u32) -> u64 {
-    let size = (width, height);
-    let pixels = u64::from(width) * u64::from(height);
-    let (mut a_pixel, mut codes) = (LOSSLESS, 0);
-    let mut rest = webp.get(12..).unwrap_or_default();
-    let mut has_alpha = false;
-    while let Some((head, behind)) = rest.split_first_chunk::<8>() {
-        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let body = &behind[..length.min(behind.len())];
-        match &head[..4] {
-            // The chunks of the first frame are in it, behind its place and size.
-            b"ANMF" => {
-                rest = body.get(16..).unwrap_or_default();
-                continue;
-            }
-            b"ALPH" => {
-                has_alpha = true;
-                if body.first().is_some_and(|method| method & 3 == 1) {
-                    codes += codes_of(&body[1..], size);
-                }
-            }
-            b"VP8 " => {
-                a_pixel = if has_alpha { LOSSY + ALPHA } else { LOSSY };
-                break;
-            }
-            // Behind a signature, the size and flags.
-            b"VP8L" => {
-                codes += codes_of(body.get(5..).unwrap_or_default(), size);
-                break;
-            }
-            _ => {}
+    let (a_pixel, codes) = match Picture::first(webp, (width, height)) {
+        Some(Picture::Lossless(stream, size)) => (LOSSLESS, codes_of(stream, size)),
+        Some(Picture::Lossy { alpha: Some((stream, size)) }) => (LOSSY + ALPHA, codes_of(stream, size)),
+        Some(Picture::Lossy { alpha: None }) => (LOSSY, 0),
+        None => (LOSSLESS, 0),
+    };
+    a_pixel * u64::from(width) * u64::from(height) + codes
+}
+
+/// A picture that is decoded, with what is lossless of it: where its transforms begin, and its size.
+enum Picture<'a> {
+    Lossless(&'a [u8], (u32, u32)),
+    Lossy { alpha: Option<(&'a [u8], (u32, u32))> },
+}
+
+impl<'a> Picture<'a> {
+    /// The one that the decoder takes: of an animation what its first frame begins with, else the first lossless one,
+    /// else the lossy one with the first alpha.
+    fn first(webp: &'a [u8], canvas: (u32, u32)) -> Option<Self> {
+        let mut chunks = chunks(webp.get(12..)?);
+        let (tag, body) = chunks.next()?;
+        if tag != b"VP8X" {
+            return Self::of([(tag, body)].into_iter(), canvas);
         }
-        // Chunks begin at even places.
-        rest = behind.get(length.saturating_add(length % 2)..).unwrap_or_default();
+        if body.first()? & 2 == 0 {
+            return Self::of(chunks, canvas);
+        }
+        let (_, frame) = chunks.find(|(tag, _)| *tag == b"ANMF")?;
+        let side =
+            |at: usize| Some(u32::from_le_bytes([*frame.get(at)?, *frame.get(at + 1)?, *frame.get(at + 2)?, 0]) + 1);
+        Self::of(self::chunks(frame.get(16..)?), (side(6)?, side(9)?))
     }
-    a_pixel * pixels + codes
+
+    fn of(chunks: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone, size: (u32, u32)) -> Option<Self> {
+        let find = |wanted: &[u8]| chunks.clone().find(|(tag, _)| *tag == wanted).map(|(_, body)| body);
+        if let Some(body) = find(b"VP8L") {
+            // Behind a signature the size, and flags.
+            let bits = u32::from_le_bytes(*body.get(1..)?.first_chunk()?);
+            return Some(Self::Lossless(&body[5..], ((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1)));
+        }
+        // The first byte of alpha tells how it is stored: as it is, or as a lossless picture without its head.
+        let alpha = find(b"ALPH").and_then(<[u8]>::split_first);
+        Some(Self::Lossy { alpha: alpha.map(|(method, rest)| (if method & 3 == 1 { rest } else { &[] }, size)) })
+    }
+}
+
+/// Names and bodies of chunks, one behind the other.
+fn chunks(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+    std::iter::from_fn(move || {
+        let (head, behind) = rest.split_first_chunk::<8>()?;
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        // They begin at even places.
+        rest = behind.get(length.saturating_add(length % 2)..).unwrap_or_default();
+        Some((&head[..4], &behind[..length.min(behind.len())]))
+    })
 }
 
 /// Bytes of the codes of a lossless picture whose transforms begin here.
@@ -144,8 +164,14 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn picture(&mut self, (mut width, height): (u32, u32)) -> Option<()> {
+        let mut seen = [false; 4];
         while self.bits.bit()? == 1 {
-            match self.bits.number(2)? {
+            let transform = self.bits.number(2)?;
+            // Each comes once, or the picture is damaged.
+            if std::mem::replace(&mut seen[transform], true) {
+                return None;
+            }
+            match transform {
                 // Predictors and colours: a small picture with a pixel for each block.
                 0 | 1 => {
                     let block = self.block()?;
@@ -188,7 +214,10 @@ impl Reader<'_> {
 
     /// Colours in the cache.
     fn cache(&mut self) -> Option<usize> {
-        Some(if self.bits.bit()? == 1 { 1 << self.bits.number(4)? } else { 0 })
+        if self.bits.bit()? == 0 {
+            return Some(0);
+        }
+        Some(1 << Some(self.bits.number(4)?).filter(|bits| (1..=11).contains(bits))?)
     }
 
     fn group(&mut self, cache: usize) -> Option<[Code; 5]> {
@@ -322,7 +351,7 @@ mod tests {
         }
     }
 
-    /// A picture of one pixel that says to have 65,536 groups of codes, and has some.
+    /// A picture of one pixel, as a chunk, that says to have 65,536 groups of codes, and has some.
     fn bomb(groups: usize) -> Vec<u8> {
         let mut stream = Writer::default();
         // No transform, no cache, groups by blocks of four pixels; that small picture has no cache.
@@ -336,16 +365,38 @@ mod tests {
             (0..3).for_each(|_| stream.all());
             stream.one(0);
         }
-        let body = [&[0x2f, 0, 0, 0, 0][..], &stream.0].concat();
-        let chunk = [b"VP8L", &(body.len() as u32).to_le_bytes()[..], &body].concat();
-        [b"RIFF", &(chunk.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunk].concat()
+        chunk(b"VP8L", &[&[0x2f, 0, 0, 0, 0][..], &stream.0].concat())
+    }
+
+    fn chunk(tag: &[u8; 4], body: &[u8]) -> Vec<u8> {
+        let padding = vec![0; body.len() % 2];
+        [&tag[..], &(body.len() as u32).to_le_bytes(), body, &padding].concat()
+    }
+
+    fn file(chunks: &[Vec<u8>]) -> Vec<u8> {
+        let chunks = chunks.concat();
+        [b"RIFF", &(chunks.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunks].concat()
     }
 
     #[test]
     fn codes_count_by_their_tables() {
         let a_group = 5 * CODE + 3 * (4 << 8);
-        let counted = bytes_needed(&bomb(1000), 1, 1);
-        assert!(counted >= 1000 * a_group && counted < 1001 * a_group + 100, "{counted} for {a_group} each");
+        let counted = bytes_needed(&file(&[bomb(1000)]), 1, 1);
+        let expected = 1000 * a_group..1001 * a_group + 100;
+        assert!(expected.contains(&counted), "{counted} for {a_group} each");
+        // Whatever stands around it, and whatever size the canvas has.
+        let (still, animated) = (chunk(b"VP8X", &[0; 10]), chunk(b"VP8X", &[2, 0, 0, 0, 9, 0, 0, 9, 0, 0]));
+        let frame = |picture: &[u8]| chunk(b"ANMF", &[&[0; 16][..], picture].concat());
+        let lossy = chunk(b"VP8 ", &[0; 8]);
+        for chunks in [
+            [still.clone(), frame(&lossy), bomb(1000)],
+            [still, lossy.clone(), bomb(1000)],
+            [animated.clone(), lossy.clone(), frame(&bomb(1000))],
+            [animated, frame(&bomb(1000)), frame(&lossy)],
+        ] {
+            let counted = bytes_needed(&file(&chunks), 10, 10) - 500;
+            assert!(expected.contains(&counted), "{counted} for {a_group} each");
+        }
         assert_eq!(bytes_needed(b"RIFF", 10, 10), 500);
     }
 
@@ -367,6 +418,22 @@ mod tests {
             assert!((5 * pixels + 5 * CODE..9 * pixels + 200_000).contains(&counted), "{name}: {counted} bytes");
         }
         assert_eq!(bytes_needed(&fixture("lossy"), 10, 10), 200);
+    }
+
+    #[test]
+    fn a_transform_that_comes_again_ends_it() {
+        let mut stream = Writer::default();
+        for _ in 0..100_000 {
+            // Predictors, of blocks of four pixels; one colour for all.
+            stream.number(0b001, 3);
+            stream.number(0, 4);
+            for symbol in [0, 0, 0, 0, 0] {
+                stream.one(symbol);
+            }
+        }
+        let mut reader = Reader { bits: Bits { bytes: &stream.0, at: 0 }, most: 0 };
+        assert_eq!(reader.picture((16_000, 4000)), None);
+        assert!(reader.bits.at < 1000, "{} bits", reader.bits.at);
     }
 
     proptest::proptest! {

@@ -2,6 +2,7 @@
 //! happens.
 
 use std::{
+    io,
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -23,16 +24,19 @@ pub(super) fn ready(stop: CancellationToken) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&socket),
     };
-    let manager = address.and_then(|address| {
-        let manager = UnixDatagram::unbound()?;
-        manager.connect_addr(&address)?;
-        manager.send(b"READY=1")?;
-        Ok(manager)
-    });
-    match manager {
+    match address.and_then(|address| tell_ready(&address)) {
         Ok(manager) => drop(tokio::spawn(keep_alive(manager, watchdog(), stop))),
         Err(error) => warn!(%error, "cannot say to the service manager that this is ready"),
     }
+}
+
+/// Returns the connection to a manager that was told. What it does not read holds up nobody.
+fn tell_ready(address: &SocketAddr) -> io::Result<UnixDatagram> {
+    let manager = UnixDatagram::unbound()?;
+    manager.connect_addr(address)?;
+    manager.set_nonblocking(true)?;
+    manager.send(b"READY=1")?;
+    Ok(manager)
 }
 
 /// How often the manager wants to hear of this process: within half of the time after which it is taken for dead.
@@ -47,7 +51,7 @@ async fn keep_alive(manager: UnixDatagram, watchdog: Option<Duration>, stop: Can
         let mut ticks = tokio::time::interval(interval);
         loop {
             ticks.tick().await;
-            // A manager that is restarting hears the next one.
+            // A manager that is restarting or busy hears the next one.
             manager.send(b"WATCHDOG=1").ok();
         }
     };
@@ -65,8 +69,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_manager_that_does_not_listen_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let _manager = UnixDatagram::bind(&path).unwrap();
+        let connection = tell_ready(&SocketAddr::from_pathname(path).unwrap()).unwrap();
+        let full = (0..100_000).find_map(|_| connection.send(b"WATCHDOG=1").err()).unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(keep_alive(connection, Some(Duration::from_millis(1)), stop.clone()));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_manager_hears_that_it_lives_and_stops() {
         let (ours, managers) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
         managers.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let hear = || {
             let mut buffer = [0; 64];

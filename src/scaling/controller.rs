@@ -163,9 +163,13 @@ async fn plan(backend: &Backend, rules: &Rules, now: Timestamp) -> Result<Plan, 
     let memory = memory.map(recall).unwrap_or_default();
     let decision = decide(&seen, rules, &memory.history, now);
     let silent = silent(&backend.fleet.protected(), &alive, &memory.silent, now);
-    // Those that are silent count among the protected, and go when they are lost.
-    let mut surplus = least_busy(&alive, (decision.release as usize).saturating_sub(silent.len()));
+    // Those without any worker count among the protected, and go when they are lost.
+    let without_worker = |machine: &&String| !alive.iter().any(|beat| beat.worker.instance() == Some(*machine));
+    let without_worker = silent.keys().filter(without_worker).count();
+    let mut surplus = least_busy(&alive, (decision.release as usize).saturating_sub(without_worker));
     surplus.extend(lost(&silent, now));
+    surplus.sort_unstable();
+    surplus.dedup();
     Ok(Plan { seen, decision, surplus, silent, memory, version })
 }
 

@@ -54,7 +54,9 @@ impl Holder {
         let (time, moved) = (at.elapsed(), self.activity.moved());
         if time >= SPAN {
             let bytes_per_s = ((moved - before) as f64 / time.as_secs_f64()) as u64;
-            self.slow = Some(bytes_per_s).filter(|speed| *speed < SLOW_BYTES_PER_S);
+            // Nobody has looked for long: what it did meanwhile may have been to wait for us.
+            let is_known = time < 2 * SPAN;
+            self.slow = Some(bytes_per_s).filter(|speed| is_known && *speed < SLOW_BYTES_PER_S);
             self.seen = (Instant::now(), moved);
         }
     }

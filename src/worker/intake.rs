@@ -12,7 +12,7 @@ use super::{
 use crate::{
     backend::{self, ErrorKind, Images, StoredImage, within},
     contract::{ImageName, Sequencer},
-    model::{Classifier, DecodeError, Input, Limits},
+    model::{Classifier, DecodeError, Input, Limits, Preprocessor},
 };
 
 /// Files larger than this are held one at a time.
@@ -138,7 +138,13 @@ impl Intake {
     /// Decodes a fetched image.
     async fn decode(&self, Fetched { stored, room }: Fetched<'_>) -> Result<Input, Refusal> {
         let limits = self.limits;
-        let header = self.classifier.preprocessor().measure(&stored.bytes, &limits)?;
+        let (stored, header) = self
+            .on_decoders(move |preprocessor| {
+                let header = preprocessor.measure(&stored.bytes, &limits);
+                (stored, header)
+            })
+            .await?;
+        let header = header?;
         if header.memory > self.budget {
             let (needed, most) = (header.memory.div_ceil(1 << 20), self.budget >> 20);
             return Err(Refusal::Image(format!(
@@ -152,20 +158,30 @@ impl Intake {
         };
         let needed = u32::try_from(kibibytes(header.memory)).unwrap_or(u32::MAX);
         let _pixels = self.pixels.acquire_many(needed).await?;
-        let (answer, decoded) = oneshot::channel();
-        let (classifier, metrics) = (Arc::clone(&self.classifier), Arc::clone(&self.metrics));
-        self.decoders.spawn(move || {
+        let metrics = Arc::clone(&self.metrics);
+        let input = self.on_decoders(move |preprocessor| {
             let started = std::time::Instant::now();
-            let input = classifier.preprocessor().prepare(&stored.bytes, &limits);
+            let input = preprocessor.prepare(&stored.bytes, &limits);
             metrics.took(Stage::Decode, started);
             // The bytes go before the room for them does.
             drop(stored);
-            // The asker may have been stopped; then nobody wants the answer.
-            drop(answer.send(input));
+            input
         });
-        let input = decoded.await.map_err(|_| Fate::Retried("decoding was interrupted".to_owned()))?;
+        let input = input.await?;
         drop((large, room));
         Ok(input?)
+    }
+
+    /// Computes on the decoders' threads.
+    async fn on_decoders<T: Send + 'static>(
+        &self,
+        compute: impl FnOnce(&Preprocessor) -> T + Send + 'static,
+    ) -> Result<T, Fate> {
+        let (answer, computed) = oneshot::channel();
+        let classifier = Arc::clone(&self.classifier);
+        // The asker may have been stopped; then nobody wants the answer.
+        self.decoders.spawn(move || drop(answer.send(compute(classifier.preprocessor()))));
+        computed.await.map_err(|_| Fate::Retried("decoding was interrupted".to_owned()))
     }
 }
 

@@ -68,7 +68,7 @@ impl Worker {
     /// If its threads cannot be started. Errors of stores never end it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<Summary> {
         let most = most_held(&self.settings, self.classifier.preprocessor().input_len());
-        let enough = most.saturating_sub(self.settings.receivers * RECEIVE);
+        let enough = most.saturating_sub(self.settings.receivers * RECEIVE).max(RECEIVE / 2);
         let counters = Arc::new(Counters::new(self.settings.worker.clone(), enough, Arc::clone(&self.clock)));
         let leases = Arc::new(Leases::new(Arc::clone(&self.backend.queue)));
         let housekeeping = Housekeeping::start(&self, &counters, &leases, &stop);
