@@ -200,7 +200,9 @@ async fn rehearse(script: Script) -> Vec<Sample> {
         let now = sample(started, &system, &machines, &status().await).await;
         samples.push(now);
         events.happen(now, &machinery, &mut machines).await;
-        if now.done == script.images as u64 && now.waiting == 0 && instances == 0 && machines.running() == 0 {
+        let nobody_is_left = now.waiting == 0 && instances == 0 && machines.running() == 0;
+        // What a killed machine had done since its last heartbeat is in no total, but it is done.
+        if nobody_is_left && uploads.is_finished() && system.rows().await.len() == script.images {
             break;
         }
         assert!(started.elapsed() < 2 * DEADLINE, "{now:?}, {instances} instances");
@@ -262,7 +264,7 @@ async fn the_originals_largest_run_is_rehearsed() {
     let per_minute = images_per_minute(&samples);
     let peak = per_minute.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
     let fleet = samples.iter().map(|sample| sample.running).max().unwrap_or(0);
-    let done = samples.iter().find(|sample| sample.done == 2136).unwrap();
+    let done = samples.iter().rfind(|sample| sample.waiting > 0).unwrap();
     println!("2136 images in {:.0} s, at most {fleet} workers and {peak:.0} images a minute", done.at_s);
     std::fs::write(project("assets/charts/rehearsal.svg"), chart(&samples)).unwrap();
 }
