@@ -16,8 +16,8 @@ Environment:
   IMGCLS_CONFIG    the configuration file
   IMGCLS_WEB_TOKEN and its like set any key, here web.token; `imgcls config` prints all with where they come from
 
-Exit codes: 0 done; 1 failed, or some files did; 2 bad usage, configuration or model; 130 ended at once by a second signal. \
-     `imgcls scale` has more.";
+Exit codes: 0 done; 1 failed, or some files did; 2 bad usage, configuration or model; \
+     130 ended at once by a second signal. `imgcls scale` has more.";
 
 /// Elastic image classification in one binary: a whole system on a laptop, a fleet on AWS.
 ///

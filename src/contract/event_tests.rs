@@ -35,8 +35,9 @@ fn reads_events_of_event_bridge() {
         let object =
             r#"{"key":"in/a b+ü%41.jpg","size":7,"etag":"x","version-id":"v","sequencer":"0055AED6DCD90281E5"}"#;
         format!(
-            r#"{{"version":"0","id":"1","detail-type":"{kind}","source":"aws.s3","account":"1","time":"2026-01-02T03:04:05Z",
-            "region":"r","resources":["arn:aws:s3:::in"],"detail":{{"version":"0","bucket":{{"name":"in"}},"object":{object},
+            r#"{{"version":"0","id":"1","detail-type":"{kind}","source":"aws.s3","account":"1",
+            "time":"2026-01-02T03:04:05Z","region":"r","resources":["arn:aws:s3:::in"],
+            "detail":{{"version":"0","bucket":{{"name":"in"}},"object":{object},
             "request-id":"1","requester":"1","source-ip-address":"1.2.3.4","reason":"PutObject"}}}}"#
         )
     };
@@ -83,15 +84,18 @@ fn reads_what_the_services_send() {
     let notification = r#"{"Records":[{"eventVersion":"2.1","eventSource":"aws:s3","awsRegion":"us-west-2",
         "eventTime":"2026-11-24T10:00:00.000Z","eventName":"ObjectCreated:CompleteMultipartUpload",
         "userIdentity":{"principalId":"AIDAJDPLRKLG7UEXAMPLE"},"requestParameters":{"sourceIPAddress":"172.16.0.1"},
-        "responseElements":{"x-amz-request-id":"C3D13FE58DE4C810","x-amz-id-2":"FMyUVURIY8/IgAtTv8xRjskZQpcIZ9KG4V5Wp6S7S"},
+        "responseElements":{"x-amz-request-id":"C3D13FE58DE4C810",
+        "x-amz-id-2":"FMyUVURIY8/IgAtTv8xRjskZQpcIZ9KG4V5Wp6S7S"},
         "s3":{"s3SchemaVersion":"1.0","configurationId":"testConfigRule","bucket":{"name":"photos",
         "ownerIdentity":{"principalId":"A3NL1KOZZKExample"},"arn":"arn:aws:s3:::photos"},
-        "object":{"key":"in/%E6%97%85%E8%A1%8C+2026/%C3%A4%2F%28b%29+1.jpg","size":1024,"eTag":"d41d8cd98f00b204e9800998ecf8427e",
+        "object":{"key":"in/%E6%97%85%E8%A1%8C+2026/%C3%A4%2F%28b%29+1.jpg","size":1024,
+        "eTag":"d41d8cd98f00b204e9800998ecf8427e",
         "versionId":"096fKKXTRTtl3on89fVO.nfljtsv6qko","sequencer":"0055AED6DCD90281E5"}}}]}"#;
     let of_sns = serde_json::json!({
         "Type": "Notification", "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
         "TopicArn": "arn:aws:sns:us-west-2:123456789012:images", "Subject": "Amazon S3 Notification",
-        "Message": notification, "Timestamp": "2026-11-24T10:00:00.123Z", "SignatureVersion": "1", "Signature": "EXAMPLEw6JRN=",
+        "Message": notification, "Timestamp": "2026-11-24T10:00:00.123Z",
+        "SignatureVersion": "1", "Signature": "EXAMPLEw6JRN=",
         "SigningCertURL": "https://sns.us-west-2.amazonaws.com/SimpleNotificationService-1.pem",
         "UnsubscribeURL": "https://sns.us-west-2.amazonaws.com/?Action=Unsubscribe",
         "MessageAttributes": {"a": {"Type": "String", "Value": "b"}},
@@ -100,8 +104,9 @@ fn reads_what_the_services_send() {
         "source":"aws.s3","account":"111122223333","time":"2026-11-24T10:00:00Z","region":"ca-central-1",
         "resources":["arn:aws:s3:::photos"],"detail":{"version":"0","bucket":{"name":"photos"},"object":{
         "key":"in/旅行 2026/ä/(b) 1.jpg","size":5,"etag":"b1946ac92492d2347c6235b4d2611184",
-        "version-id":"IYV3p45BT0ac8hjHg1houSdS1a.Mro8e","sequencer":"0055AED6DCD90281E5"},"request-id":"N4N7GDK58NMKJ12R",
-        "requester":"123456789012","source-ip-address":"1.2.3.4","reason":"CompleteMultipartUpload"}}"#;
+        "version-id":"IYV3p45BT0ac8hjHg1houSdS1a.Mro8e","sequencer":"0055AED6DCD90281E5"},
+        "request-id":"N4N7GDK58NMKJ12R","requester":"123456789012","source-ip-address":"1.2.3.4",
+        "reason":"CompleteMultipartUpload"}}"#;
     for body in [notification, &of_sns.to_string(), of_event_bridge] {
         let [event] = &parse(body).unwrap()[..] else { panic!("{body}") };
         assert_eq!((event.bucket.as_str(), event.key.as_str()), ("photos", "in/旅行 2026/ä/(b) 1.jpg"));
@@ -120,7 +125,8 @@ fn event_bridge(kind: &str, key: &str) -> String {
         "resources": ["arn:aws:s3:::in"],
         "detail": {
             "version": "0", "bucket": {"name": "in"}, "request-id": "N4N7GDK58NMKJ12R", "requester": "123456789012",
-            "object": {"key": key, "size": 5, "etag": "b1946ac92492d2347c6235b4d2611184", "sequencer": "00617F08299329D189"},
+            "object": {"key": key, "size": 5, "etag": "b1946ac92492d2347c6235b4d2611184",
+                "sequencer": "00617F08299329D189"},
             "source-ip-address": "1.2.3.4", "reason": "PutObject"
         }
     })
@@ -181,7 +187,10 @@ proptest! {
     #[test]
     fn a_written_event_reads_back(key in "\\PC{1,60}", counter: Option<u64>) {
         let event = ObjectEvent {
-            bucket: "local".into(), key, sequencer: counter.map(Sequencer::from_counter), time: Some("2026-01-01T00:00:00Z".into()),
+            bucket: "local".into(),
+            key,
+            sequencer: counter.map(Sequencer::from_counter),
+            time: Some("2026-01-01T00:00:00Z".into()),
         };
         prop_assert_eq!(parse(&event.to_body()).unwrap(), vec![event.clone()]);
         let wrapped = serde_json::json!({"Type": "Notification", "Message": event.to_body()}).to_string();

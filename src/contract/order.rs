@@ -156,7 +156,10 @@ mod tests {
         /// Without leading zeros, what begins with a text is found by it; and what is found lies in the order of the
         /// prefixes.
         #[test]
-        fn beginnings_are_found_in_order(text in "[1-9a-cÉ/]{1,8}", names in proptest::collection::vec("[1-9a-cÉ/]{0,6}", 1..6)) {
+        fn beginnings_are_found_in_order(
+            text in "[1-9a-cÉ/]{1,8}",
+            names in proptest::collection::vec("[1-9a-cÉ/]{0,6}", 1..6),
+        ) {
             let mut keys: Vec<String> = names.iter().map(|rest| sort_key(&format!("{text}{rest}"))).collect();
             keys.sort();
             let prefixes = prefixes(&text);

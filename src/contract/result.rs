@@ -157,7 +157,10 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_a_result_or_none(text in "\\PC{0,80}", field in "image|label|error|top|classified_at|sequencer") {
+        fn any_text_is_a_result_or_none(
+            text in "\\PC{0,80}",
+            field in "image|label|error|top|classified_at|sequencer",
+        ) {
             drop(serde_json::from_str::<Classification>(&text));
             let mut json = serde_json::to_value(classification(Outcome::Failed { error: "no".into() })).unwrap();
             json[field] = text.into();
@@ -178,7 +181,11 @@ mod tests {
         let json = serde_json::to_string(&labelled).unwrap();
         assert_eq!(
             json,
-            r#"{"image":"a b.png","label":"fire engine","confidence":0.5,"top":[{"label":"fire engine","confidence":0.5},{"label":"cat","confidence":0.25}],"location":"s3://in/a b.png","model":"m","worker":"w","classified_at":"2020-09-13T12:26:40Z"}"#
+            concat!(
+                r#"{"image":"a b.png","label":"fire engine","confidence":0.5,"#,
+                r#""top":[{"label":"fire engine","confidence":0.5},{"label":"cat","confidence":0.25}],"#,
+                r#""location":"s3://in/a b.png","model":"m","worker":"w","classified_at":"2020-09-13T12:26:40Z"}"#,
+            )
         );
         assert_eq!(serde_json::from_str::<Classification>(&json).unwrap(), labelled);
         assert_eq!(labelled.output_key().as_deref(), Some("a b.png_fire_engine"));

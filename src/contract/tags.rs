@@ -68,7 +68,12 @@ mod tests {
         /// S3 refuses a whole set for one bad tag.
         #[test]
         fn every_set_is_taken(
-            name in "\\PC{1,255}", label: String, worker: String, confidence in 0.0f32..=1.0, failed: bool, uncertain: bool,
+            name in "\\PC{1,255}",
+            label: String,
+            worker: String,
+            confidence in 0.0f32..=1.0,
+            failed: bool,
+            uncertain: bool,
         ) {
             let digest = crate::contract::Digest::of(name.as_bytes());
             let Ok(image) = crate::contract::ImageName::from_upload(&name, &digest) else { return Ok(()) };

@@ -176,14 +176,19 @@ proptest! {
 
     #[test]
     fn no_bytes_panic(which in 0usize..5, bytes: Vec<u8>) {
-        let start: &[u8] = [&b"\x89PNG\r\n\x1a\n"[..], b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 ", b"GIF89a", b"BM"][which];
+        let start: &[u8] =
+            [&b"\x89PNG\r\n\x1a\n"[..], b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 ", b"GIF89a", b"BM"][which];
         let limits = Limits { max_pixels: 1 << 20, ..Limits::default() };
         drop(decode(&[start, &bytes].concat(), &limits));
         drop(decode(&bytes, &limits));
     }
 
     #[test]
-    fn no_damage_panics(file: prop::sample::Index, at: prop::sample::Index, values in prop::collection::vec(any::<u8>(), 1..9)) {
+    fn no_damage_panics(
+        file: prop::sample::Index,
+        at: prop::sample::Index,
+        values in prop::collection::vec(any::<u8>(), 1..9),
+    ) {
         let files = fixtures();
         let mut bytes = file.get(&files).1.clone();
         for value in values {

@@ -234,7 +234,12 @@ proptest! {
     }
 
     #[test]
-    fn the_target_is_within_the_bounds(seen in observation(), rules in rules(), history in history(), desired in 0u32..99) {
+    fn the_target_is_within_the_bounds(
+        seen in observation(),
+        rules in rules(),
+        history in history(),
+        desired in 0u32..99,
+    ) {
         let mut seen = seen;
         for desired in [seen.fleet.desired, desired] {
             seen.fleet.desired = desired;
@@ -260,7 +265,8 @@ proptest! {
         let first = decide(&seen, &rules, &history, NOW);
         let acted = FleetState { desired: first.target, ..seen.fleet };
         for fleet in [seen.fleet, acted] {
-            let second = decide(&Observation { fleet, ..seen }, &rules, &first.history, NOW + Duration::from_millis(later));
+            let now = NOW + Duration::from_millis(later);
+            let second = decide(&Observation { fleet, ..seen }, &rules, &first.history, now);
             prop_assert_eq!(second.target, fleet.desired, "{}", second.reason);
         }
     }

@@ -87,16 +87,9 @@ pub(crate) async fn redrive(
     Extension(client): Extension<Client>,
     accept: Accept,
 ) -> Result<Response> {
-    let work = {
-        let app = Arc::clone(&app);
-        async move {
-            let redriven = within(DEAD_TIMEOUT, app.backend.dead_letters.redrive()).await?;
-            tracing::info!(redriven, client = %client.address, "dead letters are tried again");
-            app.status.forget();
-            Ok(redriven)
-        }
-    };
-    Ok(done(accept, "redriven", see_through(&app, work).await?))
+    let letters = Arc::clone(&app.backend.dead_letters);
+    let work = async move { Ok(within(DEAD_TIMEOUT, letters.redrive()).await?) };
+    Ok(done(accept, "redriven", change(&app, client, "dead letters are tried again", work).await?))
 }
 
 /// `POST /queue/drop`
@@ -107,16 +100,26 @@ pub(crate) async fn drop_dead(
     Extension(client): Extension<Client>,
     accept: Accept,
 ) -> Result<Response> {
-    let work = {
-        let app = Arc::clone(&app);
-        async move {
-            let dropped = within(DEAD_TIMEOUT, app.backend.dead_letters.drop_all()).await?;
-            tracing::info!(dropped, client = %client.address, "dead letters are dropped");
-            app.status.forget();
-            Ok(dropped)
-        }
+    let letters = Arc::clone(&app.backend.dead_letters);
+    let work = async move { Ok(within(DEAD_TIMEOUT, letters.drop_all()).await?) };
+    Ok(done(accept, "dropped", change(&app, client, "dead letters are dropped", work).await?))
+}
+
+/// Sees `work` on the queue through, and returns how many messages it was about.
+async fn change(
+    app: &Arc<App>,
+    client: Client,
+    what: &'static str,
+    work: impl Future<Output = Result<u64>> + Send + 'static,
+) -> Result<u64> {
+    let known = Arc::clone(app);
+    let seen_through = async move {
+        let count = work.await?;
+        tracing::info!(count, client = %client.address, "{what}");
+        known.status.forget();
+        Ok(count)
     };
-    Ok(done(accept, "dropped", see_through(&app, work).await?))
+    see_through(app, seen_through).await
 }
 
 fn done(accept: Accept, what: &str, count: u64) -> Response {
@@ -150,16 +153,15 @@ pub(crate) async fn classify_again(
     let text = if in_address.is_empty() { in_form } else { in_address };
     let which = Which::from_str(&text, false)
         .map_err(|_| Error::bad_request(format!("which is {text:?}; it must be all, failed, missing or stale")))?;
-    let work = {
-        let app = Arc::clone(&app);
-        async move {
-            let requeued = requeue(&app.backend, which, &app.model.name).await?;
-            tracing::info!(requeued, ?which, client = %client.address, "images are classified again");
-            app.status.forget();
-            Ok(requeued)
-        }
+    let said = match which {
+        Which::All => "all images are classified again",
+        Which::Failed => "failed images are classified again",
+        Which::Missing => "images without a result are classified again",
+        Which::Stale => "images of another model are classified again",
     };
-    let requeued = see_through(&app, work).await?;
+    let known = Arc::clone(&app);
+    let work = async move { Ok(requeue(&known.backend, which, &known.model.name).await?) };
+    let requeued = change(&app, client, said, work).await?;
     if accept.html {
         return Ok(Redirect::to("/status").into_response());
     }

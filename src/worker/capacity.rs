@@ -76,8 +76,8 @@ mod tests {
         for _ in 0..52 {
             capacity.begun(start);
         }
-        // An image takes half a second from its receive to its end, and one ends every 12.5 ms, of which the network has
-        // 0.6: what is counted in whole milliseconds is nothing.
+        // An image takes half a second from its receive to its end, and one ends every 12.5 ms, of which the network
+        // has 0.6: what is counted in whole milliseconds is nothing.
         for n in 1..=8000 {
             let now = start + Duration::from_micros(12_500) * n;
             capacity.stored();

@@ -175,7 +175,8 @@ async fn every_choice_of_the_template_is_taken() {
     let zone = zone["HostedZone"]["Id"].as_str().unwrap().trim_start_matches("/hostedzone/").to_owned();
     let zone = format!("HostedZoneId={zone}");
     account.aws("ssm put-parameter --name /photos/admin --type SecureString --value other");
-    // It begins without a name. A port takes one listener, so that of plain HTTP must stay when the name comes and goes.
+    // It begins without a name. A port takes one listener, so that of plain HTTP must stay when the name comes and
+    // goes.
     account.deploy(&binary(dir.path(), "one"), &["TokenParameter=/photos/mine"]);
     let plain = account.physical_id("PlainListener");
     account.deploy(

@@ -23,7 +23,8 @@ use super::{
 
 /// What moto does not know: a lifecycle action to complete.
 const COMPLETED: &str = "<CompleteLifecycleActionResponse xmlns=\"http://autoscaling.amazonaws.com/doc/2011-01-01/\">\
-    <CompleteLifecycleActionResult/><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></CompleteLifecycleActionResponse>";
+    <CompleteLifecycleActionResult/><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>\
+    </CompleteLifecycleActionResponse>";
 
 /// What moto does not mind: protecting an instance that is being taken away.
 const NOT_IN_SERVICE: &str = "<ErrorResponse><Error><Type>Sender</Type><Code>ValidationError</Code>\

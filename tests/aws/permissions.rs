@@ -231,8 +231,8 @@ async fn leave_old_heartbeats(system: &System) {
     for i in 0..70 {
         let worker = format!("gone-{i}");
         let beat = serde_json::json!({
-            "worker": worker, "started_at_ms": 0, "seen_at_ms": 1, "in_flight": 0, "draining": true, "done": 0, "failed": 0,
-            "busy_ms": 0, "minutes": {}, "labels": {},
+            "worker": worker, "started_at_ms": 0, "seen_at_ms": 1, "in_flight": 0, "draining": true,
+            "done": 0, "failed": 0, "busy_ms": 0, "minutes": {}, "labels": {},
         });
         let put = system.dynamodb.put_item().table_name(&system.names.table);
         let put = put.item("Shard", AttributeValue::N("-2".to_owned())).item("SortKey", AttributeValue::S(worker));
@@ -273,7 +273,8 @@ async fn use_the_app_tier(system: &System, machines: &mut Machines<'_>) {
     .await;
     // An event that is older than the row changes nothing, and what it wrote before it knew is put right.
     let queue = system.queue_url(&system.names.queue).await;
-    let object = serde_json::json!({ "bucket": { "name": system.bucket() }, "object": { "key": "in/a.png", "sequencer": "00" } });
+    let key = serde_json::json!({ "key": "in/a.png", "sequencer": "00" });
+    let object = serde_json::json!({ "bucket": { "name": system.bucket() }, "object": key });
     let older = serde_json::json!({ "Records": [{ "eventName": "ObjectCreated:Put", "s3": object }] }).to_string();
     system.sqs.send_message().queue_url(&queue).message_body(older).send().await.unwrap();
     // A store that fails for a while brings the message back.

@@ -315,7 +315,8 @@ fn chart(samples: &[Sample]) -> String {
         svg += &format!(
             "<text x=\"60\" y=\"{}\" font-weight=\"bold\">{title}</text>\n\
              <path d=\"M60 {top}V{}H{}\" fill=\"none\" stroke=\"#333\"/>\n\
-             <text x=\"54\" y=\"{}\" text-anchor=\"end\">{most:.0}</text><text x=\"54\" y=\"{}\" text-anchor=\"end\">0</text>\n",
+             <text x=\"54\" y=\"{}\" text-anchor=\"end\">{most:.0}</text>\
+             <text x=\"54\" y=\"{}\" text-anchor=\"end\">0</text>\n",
             top - 10.0,
             top + HEIGHT,
             60.0 + WIDTH,

@@ -38,7 +38,10 @@ const RUN: &str = r##"
   axe.run({ runOnly: tags, rules: { "target-size": { enabled: true } } }).then(
     ({ violations }) => done(violations
       .filter(({ impact }) => impact === "serious" || impact === "critical")
-      .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(({ html, failureSummary }) => `${html} ${failureSummary}`).join(" | ")}`)),
+      .map(({ id, nodes }) => {
+        const first = nodes.slice(0, 3).map(({ html, failureSummary }) => `${html} ${failureSummary}`);
+        return `${id}: ${first.join(" | ")}`;
+      })),
     (error) => done([String(error)]));
 "##;
 

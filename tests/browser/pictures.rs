@@ -49,7 +49,7 @@ async fn keep(browser: &Browser, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "make screenshots"]
+#[ignore = "writes the README's pictures, and tests nothing; make screenshots runs it"]
 async fn screenshots() {
     let browser = Browser::start().await.expect("needs chromium and chromedriver");
     let server = Server::start(&["--max-workers", "2"]);

@@ -44,7 +44,9 @@ const CHOOSE: &str = r##"
   const [bytes, count] = arguments;
   const chosen = new DataTransfer();
   // What follows a picture's end is not looked at.
-  for (let n = 0; n < count; n += 1) chosen.items.add(new File([new Uint8Array(bytes), String(n)], `${n}.png`, { type: "image/png" }));
+  const type = "image/png";
+  const named = (n) => new File([new Uint8Array(bytes), String(n)], `${n}.png`, { type });
+  for (let n = 0; n < count; n += 1) chosen.items.add(named(n));
   const input = document.querySelector("#files");
   input.files = chosen.files;
   window.busy = [];

@@ -21,7 +21,8 @@ from kubernetes_validate import validate
 objects = list(yaml.safe_load_all(open(sys.argv[1])))
 for one in objects:
     if one["kind"] == "ScaledJob":
-        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": one["metadata"], "spec": one["spec"]["jobTargetRef"]}
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": one["metadata"]}
+        job["spec"] = one["spec"]["jobTargetRef"]
         validate(job, "1.37", strict=True)
     elif not one["apiVersion"].startswith("keda.sh/"):
         validate(one, "1.37", strict=True)

@@ -226,7 +226,8 @@ mod tests {
             let outcome = if failed {
                 Outcome::Failed { error: label }
             } else {
-                Outcome::labelled(vec![Score { label, confidence }, Score { label: "x".into(), confidence: 0.0 }]).unwrap().doubted_below(0.5)
+                let scores = vec![Score { label, confidence }, Score { label: "x".into(), confidence: 0.0 }];
+                Outcome::labelled(scores).unwrap().doubted_below(0.5)
             };
             let result = Classification {
                 image, outcome, location: "s3://b/k".into(), model: "m".into(), worker: "w".into(),

@@ -48,8 +48,12 @@ CREATE TABLE messages (
     spent INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX messages_by_visibility ON messages (spent, visible_at);
-CREATE TRIGGER message_in AFTER INSERT ON messages BEGIN UPDATE counters SET value = value + 1 WHERE name = 'messages'; END;
-CREATE TRIGGER message_out AFTER DELETE ON messages BEGIN UPDATE counters SET value = value - 1 WHERE name = 'messages'; END;
+CREATE TRIGGER message_in AFTER INSERT ON messages BEGIN
+    UPDATE counters SET value = value + 1 WHERE name = 'messages';
+END;
+CREATE TRIGGER message_out AFTER DELETE ON messages BEGIN
+    UPDATE counters SET value = value - 1 WHERE name = 'messages';
+END;
 
 CREATE TABLE results (
     id INTEGER PRIMARY KEY,

@@ -48,8 +48,9 @@ pub(crate) struct Environment {
 macro_rules! contract_suite {
     ($environment:path) => {
         $crate::backend::suite::contract_suite! { $environment,
-            images: keeps_what_is_put, same_name_other_bytes, racing_puts_overwrite_nothing, odd_names_come_back_in_events,
-                refuses_foreign_events, lists_all_in_pages, keeps_foreign_tags, holds_outputs, asks_again_without_sequencer;
+            images: keeps_what_is_put, same_name_other_bytes, racing_puts_overwrite_nothing,
+                odd_names_come_back_in_events, refuses_foreign_events, lists_all_in_pages, keeps_foreign_tags,
+                holds_outputs, asks_again_without_sequencer;
             queue: hides_and_shows_again, extends_and_hands_back, buries_redrives_and_drops, takes_any_number,
                 gives_each_message_to_one_receiver, wakes_a_waiting_receiver, peeks, buries_nothing_by_looking,
                 waits_no_longer_for_a_clock_that_was_set_back;

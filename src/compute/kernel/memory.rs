@@ -28,8 +28,8 @@ pub fn give_back_large_blocks() {
     }
 }
 
-/// Takes `bytes` out of this process's memory where they belong to a mapped file, as what is embedded in a program does.
-/// They are read from it again when they are used again. Elsewhere nothing happens.
+/// Takes `bytes` out of this process's memory where they belong to a mapped file, as what is embedded in a program
+/// does. They are read from it again when they are used again. Elsewhere nothing happens.
 pub fn unload(bytes: &[u8]) {
     #[cfg(target_os = "linux")]
     if let Some(pages) = whole_pages(bytes.as_ptr_range())

@@ -7,8 +7,10 @@ use super::simd::{Body, Simd};
 /// Implements [`Simd`] for a token. All its safe methods are sound for one reason: the token's field is private, and
 /// only `detect` makes one, after asking the processor.
 macro_rules! implement {
-    ($token:ident, $vector:ty, lanes $lanes:literal, registers $registers:literal, rows $rows:literal, $features:literal, ($($detected:tt),+),
-     $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident $max:ident $min:ident) => {
+    ($token:ident, $vector:ty, lanes $lanes:literal, registers $registers:literal, rows $rows:literal,
+     $features:literal, ($($detected:tt),+),
+     $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident
+     $max:ident $min:ident) => {
         #[doc = concat!("Proof that this processor has `", $features, "`.")]
         #[derive(Clone, Copy)]
         pub(super) struct $token(());

@@ -131,7 +131,8 @@ fn a_tensor_that_repeats_its_numbers_is_bounded() {
     zip.write_all(b"\x80\x02}(").unwrap();
     for at in 0..1000 {
         let name = format!(
-            "X\x04\0\0\0{at:04}ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x01tQK\0(J\0\0\0\x40t(K\0tNNtR"
+            "X\x04\0\0\0{at:04}ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
+             X\x01\0\0\00X\x03\0\0\0cpuK\x01tQK\0(J\0\0\0\x40t(K\0tNNtR"
         );
         zip.write_all(name.as_bytes()).unwrap();
     }

@@ -16,8 +16,9 @@ const HEIGHT: f64 = 534.0;
 const POINTS: usize = 480;
 
 const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#374151}.t{font-size:15px;font-weight:600;fill:#111827}\
-.h{font-weight:600}.g{stroke:#d1d5db;stroke-width:1}.l{fill:none;stroke-width:1.8;stroke-linejoin:round}.d{stroke-dasharray:4 3;\
-stroke-width:1.1}.c0{stroke:#c2410c}.c1{stroke:#0369a1}.bg{fill:#fff}@media(prefers-color-scheme:dark){text{fill:#cbd5e1}\
+.h{font-weight:600}.g{stroke:#d1d5db;stroke-width:1}.l{fill:none;stroke-width:1.8;stroke-linejoin:round}\
+.d{stroke-dasharray:4 3;stroke-width:1.1}.c0{stroke:#c2410c}.c1{stroke:#0369a1}.bg{fill:#fff}\
+@media(prefers-color-scheme:dark){text{fill:#cbd5e1}\
 .t{fill:#f1f5f9}.g{stroke:#334155}.c0{stroke:#fb923c}.c1{stroke:#38bdf8}.bg{fill:#0f172a}}";
 
 /// What one panel shows of a sample.

@@ -152,7 +152,10 @@ prop_compose! {
     fn cases()(
         whole in prop::bool::ANY,
         (inputs, outputs) in (1usize..40, 1usize..70),
-        (kernel, stride, padding) in prop_oneof![4 => (Just(3), 1usize..=2, Just(1)), 1 => (1usize..=4, 1usize..=3, 0usize..=2)],
+        (kernel, stride, padding) in prop_oneof![
+            4 => (Just(3), 1usize..=2, Just(1)),
+            1 => (1usize..=4, 1usize..=3, 0usize..=2),
+        ],
         (height, width) in (1usize..14, 1usize..14),
         batch in prop_oneof![1usize..6, 20usize..40],
         threads in 1usize..=3,
@@ -160,7 +163,8 @@ prop_compose! {
     ) -> Case {
         let inputs = if whole { inputs.next_multiple_of(16) } else { inputs };
         let (height, width) = (height.max(kernel), width.max(kernel));
-        Case { shape: Shape { inputs, outputs, kernel, stride, padding, height, width }, batch, threads, residual, relu }
+        let shape = Shape { inputs, outputs, kernel, stride, padding, height, width };
+        Case { shape, batch, threads, residual, relu }
     }
 }
 

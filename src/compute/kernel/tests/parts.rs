@@ -249,7 +249,12 @@ fn check_network(network: &Network, side: usize, batch: usize, threads: usize) {
 }
 
 prop_compose! {
-    fn sizes()(kernel in prop_oneof![Just(3usize), Just(5)], stride in 1usize..=2, times in 1usize..=4, outputs in 1usize..=5) -> Sizes {
+    fn sizes()(
+        kernel in prop_oneof![Just(3usize), Just(5)],
+        stride in 1usize..=2,
+        times in 1usize..=4,
+        outputs in 1usize..=5,
+    ) -> Sizes {
         (kernel, stride, times, outputs)
     }
 }
