@@ -3,23 +3,33 @@
 use std::{collections::BTreeMap, fmt::Debug, path::PathBuf};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::Result;
 use crate::contract::{Digest, ImageName, ObjectEvent, Sequencer, tags::Tag};
 
-/// An upload that is spooled to disk and hashed.
+/// An upload that has come as a whole and is hashed.
 #[derive(Debug, Clone)]
 pub struct Upload {
     /// The name that it would like to have.
     pub name: ImageName,
-    /// The spooled file. [`Images::put`] may move it away; if it is still there afterwards, its maker removes it.
-    pub path: PathBuf,
-    /// Its length in bytes.
+    /// Its bytes.
+    pub bytes: UploadBytes,
+    /// How many there are.
     pub size: u64,
     /// SHA-256 of its bytes.
     pub digest: Digest,
     /// Media type from its first bytes, such as `image/png`.
     pub media_type: &'static str,
+}
+
+/// Where an upload's bytes are.
+#[derive(Debug, Clone)]
+pub enum UploadBytes {
+    /// A small upload's, here.
+    Memory(Bytes),
+    /// In a spooled file. [`Images::put`] may move it away; if it is still there afterwards, its maker removes it.
+    File(PathBuf),
 }
 
 /// What [`Images::put`] did.

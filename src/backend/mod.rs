@@ -26,7 +26,7 @@ mod workers;
 
 pub use error::{Error, ErrorKind, Result};
 pub use fleet::{Departure, Fleet, FleetState, Host, Instance, SetDesired, host_name};
-pub use images::{Images, Outputs, Put, StoredImage, Tags, Upload};
+pub use images::{Images, Outputs, Put, StoredImage, Tags, Upload, UploadBytes};
 pub use latency::Latency;
 pub use open::{instance, open, open_existing};
 pub use query::{

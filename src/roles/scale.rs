@@ -15,8 +15,7 @@ use crate::{
         flags::{Overrides, amount, duration, whole},
     },
     scaling::{
-        Outcome, TickError,
-        controller::{self, Action},
+        Action, Outcome, TickError, controller,
         simulate::{self, Load, Rate, Report, Run, Scenario, ScenarioError},
     },
 };

@@ -1,15 +1,16 @@
 //! Tests of the controller.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::*;
 use crate::{
-    backend::{Fleet, FleetState, Result, Tally, local},
+    backend::{Fleet, FleetState, Heartbeat, Result, SetDesired, Tally, local},
     clock::ManualClock,
     config::Raw,
+    scaling::Memory,
 };
 
 /// A local backend with a clock that is moved by hand; its fleet is the workers whose heartbeats are written.
@@ -139,8 +140,8 @@ async fn of_two_runs_on_one_reading_one_acts() {
     let now = world.clock.now();
     let first = plan(&world.backend, &rules, now).await.unwrap();
     let second = plan(&world.backend, &rules, now).await.unwrap();
-    assert_eq!(carry_out(&world.backend, first, now).await.unwrap().action, Action::Scaled);
-    assert_eq!(carry_out(&world.backend, second, now).await.unwrap().action, Action::Overtaken);
+    assert_eq!(carry_out(&world.backend, &first, now).await.unwrap(), Action::Scaled);
+    assert_eq!(carry_out(&world.backend, &second, now).await.unwrap(), Action::Overtaken);
     assert_eq!(world.desired().await, 6);
     let third = world.tick(&rules).await;
     assert_eq!((third.action, third.target), (Action::Nothing, 6), "{}", third.reason);
@@ -158,28 +159,6 @@ async fn the_rate_is_measured_from_those_alive() {
     let seen = world.tick(&rules).await.seen;
     assert_eq!((seen.rate, seen.busy), (None, 0));
     assert_eq!(world.memory().await.history.rate, Some(80.0));
-}
-
-#[test]
-fn the_rate_is_that_of_workers_with_all_the_work_that_they_can_do() {
-    let beat = |done, busy_images, busy_ms| Heartbeat { done, busy_images, busy_ms, ..Heartbeat::default() };
-    // A thousand images one by one, and of a backlog 800 in ten seconds.
-    let both = beat(1800, 800, 10_000);
-    assert_eq!(rate(&[&both]), Some(80.0));
-    // One that was never full, one that has been for a moment, one that stores nothing, one of the release before.
-    let (idle, fresh, stuck, old) = (beat(900, 0, 0), beat(20, 20, 900), beat(0, 0, 60_000), beat(16_000, 0, 10_000));
-    assert_eq!(rate(&[&idle, &fresh, &stuck, &old]), None);
-    assert_eq!(rate(&[&idle, &fresh, &stuck, &old, &both, &beat(400, 400, 10_000)]), Some(60.0));
-}
-
-#[test]
-fn a_backlog_is_answered_with_as_many_workers_as_it_takes() {
-    // The network alone did 1,600 images a second, the worker 80.
-    let beat = Heartbeat { done: 1600, busy_images: 1600, busy_ms: 20_000, ..Heartbeat::default() };
-    let fleet = backend::FleetState { max: 100, desired: 1, in_service: 1, ..backend::FleetState::default() };
-    let seen = Observation { visible: 100_000, rate: rate(&[&beat]), fleet, ..Observation::default() };
-    let rules = Rules { policy: crate::config::Policy::Backlog, max_step: 100, ..Rules::default() };
-    assert_eq!(decide(&seen, &rules, &History::default(), Timestamp::default()).target, 21);
 }
 
 /// A group that is to have nobody, with machines that are protected, and what was released of them.

@@ -340,8 +340,7 @@ async fn store(app: &App, writer: Writer, file: &str) -> Result<Fate> {
     let unnamed = file.is_empty().then(|| format!("{}.{}", &spooled.digest.to_hex()[..16], format.extension()));
     let file = unnamed.as_deref().unwrap_or(file);
     let name = ImageName::from_upload(file, &spooled.digest)?;
-    let upload =
-        Upload { name, path: spooled.path().to_owned(), size: spooled.size, digest: spooled.digest, media_type };
+    let upload = Upload { name, bytes: spooled.bytes(), size: spooled.size, digest: spooled.digest, media_type };
     let put = timeout(STORE_TIMEOUT, app.backend.images.put(&upload))
         .await
         .map_err(|_| Error::unavailable("the store did not take the file in time; send it again"))??;

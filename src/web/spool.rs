@@ -1,4 +1,5 @@
-//! Uploads in progress: a directory of this process alone, with files that go away with their handles.
+//! Uploads in progress: small ones in memory, others in a directory of this process alone, with files that go away with
+//! their handles.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -13,9 +14,9 @@ use std::{
 use axum::body::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::{contract::Digest, model::format, private};
+use crate::{backend::UploadBytes, contract::Digest, model::format, private};
 
-/// So many bytes of a file wait in memory before they are written: small files take one write, large ones few.
+/// So many bytes of a file wait in memory before they are written: small files need no spool, large ones few writes.
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// A directory for uploads in progress. Several servers may share the parent directory.
@@ -110,6 +111,7 @@ pub(crate) struct Writer {
     spool: Arc<Spool>,
     head: Vec<u8>,
     buffer: Vec<u8>,
+    hash: Sha256,
     disk: Option<Disk>,
     size: u64,
 }
@@ -119,30 +121,39 @@ pub(crate) struct Writer {
 struct Disk {
     file: File,
     entry: SpoolFile,
-    hash: Sha256,
 }
 
-/// A whole upload on disk.
+/// A whole upload.
 #[derive(Debug)]
 pub(crate) struct Spooled {
-    entry: SpoolFile,
+    whole: Whole,
     /// Its length in bytes.
     pub(crate) size: u64,
     /// SHA-256 of its bytes.
     pub(crate) digest: Digest,
 }
 
+#[derive(Debug)]
+enum Whole {
+    Memory(Bytes),
+    File(SpoolFile),
+}
+
 impl Spooled {
-    /// The file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.entry.path
+    /// Where its bytes are. A file is there as long as this one lives.
+    pub(crate) fn bytes(&self) -> UploadBytes {
+        match &self.whole {
+            Whole::Memory(bytes) => UploadBytes::Memory(bytes.clone()),
+            Whole::File(entry) => UploadBytes::File(entry.path.clone()),
+        }
     }
 }
 
 impl Writer {
     /// A writer of nothing so far; the file is made when bytes have to be written.
     pub(crate) fn new(spool: &Arc<Spool>) -> Self {
-        Self { spool: Arc::clone(spool), head: Vec::new(), buffer: Vec::new(), disk: None, size: 0 }
+        let (head, buffer, hash) = (Vec::new(), Vec::new(), Sha256::new());
+        Self { spool: Arc::clone(spool), head, buffer, hash, disk: None, size: 0 }
     }
 
     /// How many bytes it has.
@@ -160,6 +171,7 @@ impl Writer {
         let missing = format::HEAD_BYTES - self.head.len();
         self.head.extend_from_slice(&bytes[..bytes.len().min(missing)]);
         self.buffer.extend_from_slice(bytes);
+        self.hash.update(bytes);
         self.size += bytes.len() as u64;
         self.buffer.len() >= BUFFER_BYTES
     }
@@ -169,30 +181,33 @@ impl Writer {
         blocking(move || self.flush_blocking()).await
     }
 
-    /// Writes the rest.
+    /// Writes the rest of what is in the spool; what is not stays in memory.
     pub(crate) async fn finish(self) -> io::Result<Spooled> {
-        blocking(move || {
-            let size = self.size;
-            let written = self.flush_blocking()?.disk;
-            let Disk { entry, hash, .. } = written.ok_or_else(|| io::Error::other("nothing was written"))?;
-            Ok(Spooled { entry, size, digest: Digest(hash.finalize().into()) })
-        })
-        .await
+        let Self { size, hash, buffer, disk, .. } = self;
+        let whole = match disk {
+            None => Whole::Memory(buffer.into()),
+            Some(mut disk) => {
+                blocking(move || {
+                    disk.file.write_all(&buffer)?;
+                    Ok(Whole::File(disk.entry))
+                })
+                .await?
+            }
+        };
+        Ok(Spooled { whole, size, digest: Digest(hash.finalize().into()) })
     }
 
     fn flush_blocking(mut self) -> io::Result<Self> {
-        let mut disk = match self.disk.take() {
+        let disk = match &mut self.disk {
             Some(disk) => disk,
-            None => {
+            none => {
                 let path = self.spool.dir.join(self.spool.next.fetch_add(1, Ordering::Relaxed).to_string());
                 let file = private::writing().create_new(true).open(&path)?;
-                Disk { file, entry: SpoolFile { path, _spool: Arc::clone(&self.spool) }, hash: Sha256::new() }
+                none.insert(Disk { file, entry: SpoolFile { path, _spool: Arc::clone(&self.spool) } })
             }
         };
         disk.file.write_all(&self.buffer)?;
-        disk.hash.update(&self.buffer);
         self.buffer.clear();
-        self.disk = Some(disk);
         Ok(self)
     }
 }
@@ -220,11 +235,19 @@ mod tests {
         assert_eq!(writer.head(), &bytes[..format::HEAD_BYTES]);
         let spooled = writer.finish().await.unwrap();
         assert_eq!((spooled.size, spooled.digest), (300_000, Digest::of(&bytes)));
-        assert_eq!(fs::read(spooled.path()).unwrap(), bytes);
-        let path = spooled.path().to_owned();
+        let UploadBytes::File(path) = spooled.bytes() else { panic!("it is in memory") };
+        assert_eq!(fs::read(&path).unwrap(), bytes);
         drop(spooled);
         assert!(!path.exists());
-        drop(spool);
+
+        let small = bytes.slice(..BUFFER_BYTES - 1);
+        let mut writer = Writer::new(&spool);
+        assert!(!writer.push(&small));
+        let kept = writer.finish().await.unwrap();
+        assert!(matches!(kept.bytes(), UploadBytes::Memory(bytes) if bytes == small));
+        assert_eq!((kept.size, kept.digest), (small.len() as u64, Digest::of(&small)));
+        assert_eq!(fs::read_dir(&spool.dir).unwrap().count(), 0);
+        drop((kept, spool));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 

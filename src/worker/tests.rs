@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Metrics, Settings, Summary, Worker, fate::Fate, lease::Leases, publish::publish};
 use crate::{
-    backend::{Backend, Host, Upload, Which, local, remove, requeue},
+    backend::{Backend, Host, Upload, UploadBytes, Which, local, remove, requeue},
     clock::{Clock, ManualClock, SystemClock},
     config::Raw,
     contract::{self, Classification, Digest, ImageName, Outcome, Sequencer, Timestamp, result::output_key},
@@ -36,11 +36,9 @@ impl Fixture {
     }
 
     async fn put(&self, name: &str, bytes: &[u8]) -> ImageName {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, bytes).unwrap();
         let upload = Upload {
             name: name.parse().unwrap(),
-            path,
+            bytes: UploadBytes::Memory(bytes.to_vec().into()),
             size: bytes.len() as u64,
             digest: Digest::of(bytes),
             media_type: "image/png",

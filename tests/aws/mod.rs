@@ -111,6 +111,7 @@ async fn faults_and_kills_lose_and_double_nothing() {
     for i in 0..IMAGES {
         system.put(&format!("{i}.png"), &pictures[i % pictures.len()]).await;
     }
+    eventually("all messages", async || (system.depth("images").await == (IMAGES as u64, 0)).then_some(())).await;
     let rules = serde_json::json!([
         {"service": "*", "probability": 0.03, "error": {"code": "InternalError", "status": 500}},
         {"service": "s3", "probability": 0.02, "error": {"code": "SlowDown", "status": 503}},
@@ -154,12 +155,16 @@ async fn faults_and_kills_lose_and_double_nothing() {
     println!("{kills} workers killed; faults by rule: {fired:?}");
     assert!(kills > 0 && fired.len() == 7 && fired.iter().all(|n| *n > 0), "{rules:?}");
     let rows = system.rows().await;
+    let outputs = system.keys(&system.output_bucket()).await;
+    let missing: Vec<_> = (0..IMAGES).map(|i| format!("{i}.png")).filter(|name| !rows.contains_key(name)).collect();
+    let dead = system.depth("images-dead").await;
+    assert!(missing.is_empty(), "no row of {missing:?}; {} outputs, dead letters {dead:?}", outputs.len());
     assert_eq!(rows.len(), IMAGES);
     for i in 0..IMAGES {
         assert_eq!(rows[&format!("{i}.png")].as_ref(), Ok(&labels[i % labels.len()]));
     }
-    assert_eq!(system.keys(&system.output_bucket()).await.len(), IMAGES);
-    assert_eq!(system.depth("images-dead").await, (0, 0));
+    assert_eq!(outputs.len(), IMAGES);
+    assert_eq!(dead, (0, 0));
 }
 
 /// A worker that starts while SQS throttles waits for it.

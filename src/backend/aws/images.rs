@@ -11,7 +11,7 @@ use super::{
     tagged::Tagged,
 };
 use crate::{
-    backend::{Error, ErrorKind, Images, Put, Result, Retry, StoredImage, Upload},
+    backend::{Error, ErrorKind, Images, Put, Result, Retry, StoredImage, Upload, UploadBytes},
     contract::{Digest, ImageName, ObjectEvent},
 };
 
@@ -79,9 +79,12 @@ impl S3Images {
     async fn create(&self, key: &str, upload: &Upload) -> Result<bool> {
         let mut attempts = Retry::CALL.start();
         loop {
-            let body = ByteStream::from_path(&upload.path)
-                .await
-                .map_err(|e| Error::new(ErrorKind::Transient, "cannot read the spooled upload").because(e))?;
+            let body = match &upload.bytes {
+                UploadBytes::Memory(bytes) => ByteStream::from(bytes.clone()),
+                UploadBytes::File(path) => ByteStream::from_path(path)
+                    .await
+                    .map_err(|e| Error::new(ErrorKind::Transient, "cannot read the spooled upload").because(e))?,
+            };
             let put = self
                 .bucket
                 .client

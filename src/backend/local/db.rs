@@ -25,7 +25,7 @@ const MAX_QUEUED: usize = 1024;
 /// Most writes in one transaction.
 const MAX_BATCH: usize = 512;
 
-/// Connections for reading.
+/// Reads at a time.
 const READERS: usize = 4;
 
 /// Handle to the file. Its threads end when it is dropped.
@@ -35,8 +35,9 @@ pub(super) struct Db {
     readers: Readers,
 }
 
-#[derive(Debug)]
-struct Readers {
+/// Connections for reading.
+#[derive(Debug, Clone)]
+pub(super) struct Readers {
     path: PathBuf,
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
@@ -71,18 +72,30 @@ impl Db {
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let permit = Arc::clone(&self.readers.permits).acquire_owned().await;
-        let (path, idle) = (self.readers.path.clone(), Arc::clone(&self.readers.idle));
+        let readers = self.readers();
         let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let pooled = idle.lock().pop();
-            let db = pooled.map_or_else(|| schema::open_reader(&path), Ok)?;
-            let snapshot = db.unchecked_transaction()?;
-            let outcome = work(&snapshot);
-            snapshot.finish()?;
-            idle.lock().push(db);
-            outcome
+            readers.read(work)
         });
         task.await.map_err(|e| Error::new(ErrorKind::Transient, "reading the database").because(e))?
+    }
+
+    /// The connections for reading, for work that blocks and may do so.
+    pub(super) fn readers(&self) -> Readers {
+        self.readers.clone()
+    }
+}
+
+impl Readers {
+    /// Runs `work` in a read transaction, on this thread. The caller bounds how many do so at a time.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let pooled = self.idle.lock().pop();
+        let db = pooled.map_or_else(|| schema::open_reader(&self.path), Ok)?;
+        let snapshot = db.unchecked_transaction()?;
+        let outcome = work(&snapshot);
+        snapshot.finish()?;
+        self.idle.lock().push(db);
+        outcome
     }
 }
 

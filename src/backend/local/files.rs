@@ -2,14 +2,14 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use super::DATABASE;
 use crate::{
-    backend::{Error, ErrorKind, Result},
+    backend::{Error, ErrorKind, Result, UploadBytes},
     private,
 };
 
@@ -126,15 +126,19 @@ impl Files {
         Err(Error::new(ErrorKind::Full, message))
     }
 
-    /// Moves a spooled file into its place; name and bytes are on disk when this returns.
-    pub(super) fn place(&self, spooled: &Path) -> Result<Placed> {
+    /// Writes an upload into its place, or moves it there; name and bytes are on disk when this returns.
+    pub(super) fn place(&self, upload: &UploadBytes) -> Result<Placed> {
         self.check_room()?;
         let id = hex::encode(rand::random::<[u8; 16]>());
-        let path = self.path(&id);
-        let told = |e: io::Error| Error::from(e).of(spooled);
-        File::open(spooled).and_then(|file| file.sync_data()).map_err(told)?;
-        fs::rename(spooled, &path).map_err(told)?;
-        let placed = Placed { id, path, kept: false };
+        let placed = Placed { path: self.path(&id), id, kept: false };
+        match upload {
+            UploadBytes::Memory(bytes) => create(&placed.path, bytes).map_err(|e| Error::from(e).of(&placed.path))?,
+            UploadBytes::File(spooled) => {
+                let told = |e: io::Error| Error::from(e).of(spooled);
+                File::open(spooled).and_then(|file| file.sync_data()).map_err(told)?;
+                fs::rename(spooled, &placed.path).map_err(told)?;
+            }
+        }
         if let Some(dir) = placed.path.parent() {
             sync_dir(dir)?;
         }
@@ -193,6 +197,13 @@ impl Files {
     }
 }
 
+/// Creates a file, whose bytes are on disk when this returns.
+fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = private::writing().create_new(true).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_data()
+}
+
 /// Best effort: what cannot be removed is swept later. True if it went.
 fn remove(path: &Path) -> bool {
     match fs::remove_file(path) {
@@ -248,16 +259,17 @@ mod tests {
     fn what_nobody_knows_is_swept() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::create(dir.path()).unwrap();
-        let place = |name: &str| {
-            let path = dir.path().join(name);
+        let place = |name: &'static str| {
+            let (path, bytes) = (dir.path().join(name), name.as_bytes());
             fs::write(&path, name).unwrap();
-            files.place(&path).unwrap()
+            let ways = [UploadBytes::Memory(bytes.into()), UploadBytes::File(path)];
+            let [placed, moved] = ways.map(|upload| files.place(&upload).unwrap());
+            assert_eq!([&placed.path, &moved.path].map(|path| fs::read(path).unwrap()), [bytes, bytes]);
+            let moved_path = moved.path.clone();
+            drop(moved);
+            assert!(!moved_path.exists());
+            placed
         };
-        let dropped = place("dropped");
-        let dropped_path = files.path(&dropped.id);
-        drop(dropped);
-        assert!(!dropped_path.exists());
-
         let mut placed = ["known", "orphan", "fresh"].map(place);
         let lock = files.lock_server().unwrap();
         let (before, after) = (lock.since() - Duration::from_secs(5), lock.since() + Duration::from_secs(5));

@@ -36,20 +36,21 @@ impl Images for Store {
 
     async fn put(&self, upload: &Upload) -> Result<Put> {
         let (name, digest, size) = (upload.name.clone(), upload.digest, upload.size);
-        // Bytes that are known need no place on the disk.
-        let known = self.db.read(move |db| choose_name(db, &name, &digest)).await?;
-        if let (image, false) = known {
-            return Ok(Put { image, created: false });
-        }
         let permit = Arc::clone(&self.syncs).acquire_owned().await;
-        let (files, path, name) = (self.files.clone(), upload.path.clone(), upload.name.clone());
-        let mut placed = self
-            .blocking(move || {
-                let _permit = permit;
-                files.place(&path)
-            })
-            .await?;
-        let now = self.clock.now();
+        let (files, readers, bytes) = (self.files.clone(), self.db.readers(), upload.bytes.clone());
+        let known_or_placed = self.blocking(move || {
+            let _permit = permit;
+            // Bytes that are known need no place on the disk.
+            match readers.read(|db| choose_name(db, &name, &digest))? {
+                (image, false) => Ok(Err(image)),
+                (_, true) => files.place(&bytes).map(Ok),
+            }
+        });
+        let mut placed = match known_or_placed.await? {
+            Ok(placed) => placed,
+            Err(image) => return Ok(Put { image, created: false }),
+        };
+        let (name, now) = (upload.name.clone(), self.clock.now());
         let put = self
             .db
             .write(move |db| {

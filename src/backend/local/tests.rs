@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     backend::{
-        Backend, Depth, Heartbeat, Tally, local,
+        Backend, Depth, Heartbeat, Tally, UploadBytes, local,
         suite::{Environment, contract_suite, name},
     },
     clock::{Clock, ManualClock, SystemClock},
@@ -160,10 +160,15 @@ async fn child_uploads_until_killed() {
     let uploaders = (0..4).map(async |uploader| {
         for i in 0.. {
             let text = format!("{}-{uploader}-{i}.png", std::process::id());
-            let path = dir.join(&text);
-            std::fs::write(&path, &text).unwrap();
             let (size, digest) = (text.len() as u64, Digest::of(text.as_bytes()));
-            let upload = crate::backend::Upload { name: name(&text), path, size, digest, media_type: "image/png" };
+            let bytes = if i % 2 == 0 {
+                UploadBytes::Memory(text.clone().into())
+            } else {
+                let path = dir.join(&text);
+                std::fs::write(&path, &text).unwrap();
+                UploadBytes::File(path)
+            };
+            let upload = crate::backend::Upload { name: name(&text), bytes, size, digest, media_type: "image/png" };
             backend.images.put(&upload).await.unwrap();
             println!("stored {text}");
         }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf, pin::Pin, time::Duration};
 
 use time::OffsetDateTime;
 
-use super::{Backend, Message, Put, Upload, Written};
+use super::{Backend, Message, Put, Upload, UploadBytes, Written};
 use crate::{
     contract::{Classification, Digest, ImageName, ObjectEvent, Outcome, Sequencer, Timestamp, event},
     model::Score,
@@ -76,17 +76,26 @@ pub(crate) use contract_suite;
 impl Environment {
     /// Uploads `bytes` under `name` over `backend`.
     pub(crate) async fn put_over(&self, backend: &Backend, name: &str, bytes: &[u8]) -> Put {
+        // Both ways, each about as often.
         let path = self.spool.join(format!("{:032x}", rand::random::<u128>()));
-        std::fs::write(&path, bytes).unwrap();
+        let in_memory = rand::random::<bool>();
+        let bytes_at = if in_memory {
+            UploadBytes::Memory(bytes.to_vec().into())
+        } else {
+            std::fs::write(&path, bytes).unwrap();
+            UploadBytes::File(path.clone())
+        };
         let upload = Upload {
             name: self::name(name),
-            path: path.clone(),
+            bytes: bytes_at,
             size: bytes.len() as u64,
             digest: Digest::of(bytes),
             media_type: "image/png",
         };
         let put = backend.images.put(&upload).await.unwrap();
-        drop(std::fs::remove_file(path));
+        if !in_memory {
+            drop(std::fs::remove_file(path));
+        }
         put
     }
 

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, ErrorKind, Fleet, Heartbeat, Images, Message, PageQuery, Receipt, Removed, Tally, Upload, Written,
+        Backend, ErrorKind, Fleet, Heartbeat, Images, Message, PageQuery, Receipt, Removed, Tally, Upload, UploadBytes,
+        Written,
         suite::{Environment, contract_suite},
     },
     clock::{Clock, SystemClock},
@@ -97,7 +98,7 @@ impl System {
         let path = self.dir.path().join(format!("{}-{}", digest.to_hex(), rand::random::<u64>()));
         std::fs::write(&path, bytes).unwrap();
         let name = ImageName::from_upload(name, &digest).unwrap();
-        Upload { name, path, size: bytes.len() as u64, digest, media_type: "image/png" }
+        Upload { name, bytes: UploadBytes::File(path), size: bytes.len() as u64, digest, media_type: "image/png" }
     }
 
     async fn receive(&self, count: usize) -> Vec<Message> {
