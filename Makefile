@@ -66,14 +66,19 @@ CARGO_HOME ?= $(HOME)/.cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 RUST_SOURCES = $(shell rustc --print sysroot)/lib/rustlib/src/rust
 REMAP = $(RUST_SOURCES)=/rustc $(CARGO_HOME)=/cargo $(CURDIR)=/imgcls $(TARGET_DIR)=/target
-DIST = $(TARGET_DIR)/$(HOST)/dist
+# What `make dist` builds for. Another machine's is cross-compiled by Debian's compiler for it, whose name is that of the target.
+TARGET ?= $(HOST)
+DIST = $(TARGET_DIR)/$(TARGET)/dist
+ifneq ($(TARGET),$(HOST))
+export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER = $(subst -unknown,,$(TARGET))-gcc
+endif
 # The time of all files in what is shipped: the commit's.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
-dist: ## The binary as it is shipped, static and optimised as a whole, and the archive with it; MODEL= as for build
+dist: ## The binary as it is shipped, static and optimised as a whole, and the archive with it; MODEL= as for build, TARGET=aarch64-unknown-linux-gnu for another machine
 	IMGCLS_EMBED='$(MODEL)' IMGCLS_COMMIT='$(COMMIT)' RUSTFLAGS="-C target-feature=+crt-static $(REMAP:%=--remap-path-prefix=%)" \
-	CFLAGS="$(REMAP:%=-ffile-prefix-map=%)" $(CARGO) build --profile dist --locked --target $(HOST)
-	python3 config/package.py $(DIST)/imgcls $(DIST)
+	CFLAGS="$(REMAP:%=-ffile-prefix-map=%)" $(CARGO) build --profile dist --locked --target $(TARGET)
+	python3 config/package.py $(TARGET) $(DIST)/imgcls $(DIST)
 
 test-dist: ## Tests of what `make dist` made: in empty roots, in a container, the archive, the command line
 	IMGCLS_TEST_BINARY=$(DIST)/imgcls $(CARGO) test --locked --test it -- dist:: classify:: cli::

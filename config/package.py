@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Packs a release: the binary with manual pages, completions, units and the licences of all that is in it.
 
-    config/package.py BINARY OUT-DIRECTORY
+    config/package.py TARGET BINARY OUT-DIRECTORY
 
 writes imgcls-VERSION-ARCHITECTURE-linux.tar.xz and its .sha256. The same binary and sources give the same bytes:
 names are sorted, all files have one time, SOURCE_DATE_EPOCH (1970 without it), and no owner. Needs cargo, whose
-downloaded sources have the licences, and rustc.
+downloaded sources have the licences, and rustc; for the binary of another machine qemu-user-static as well.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import lzma
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -99,9 +100,17 @@ def third_parties(target):
     return "\n\n\n".join(parts) + "\n"
 
 
-def contents(binary, target):
-    """Names and bytes of the files."""
-    run = lambda *arguments: output(binary, *arguments).encode()  # noqa: E731
+def runner(machine):
+    """What goes before a command of a binary for `machine`."""
+    if machine == platform.machine():
+        return []
+    qemu = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
+    return [qemu] if qemu else sys.exit(f"package.py: this machine is no {machine}; install qemu-user-static")
+
+
+def contents(binary, command, target):
+    """Names and bytes of the files; `command` runs the binary."""
+    run = lambda *arguments: output(*command, *arguments).encode()  # noqa: E731
     sysroot = Path(output("rustc", "--print=sysroot").strip())
     files = {"imgcls": Path(binary).read_bytes(), "THIRD-PARTY.txt": third_parties(target).encode()}
     files["COPYRIGHT-library.html"] = (sysroot / "share/doc/rust/COPYRIGHT-library.html").read_bytes()
@@ -109,7 +118,7 @@ def contents(binary, target):
         files[Path(name).name] = (ROOT / name).read_bytes()
     for unit in (ROOT / "config/systemd").iterdir():
         files[f"systemd/{unit.name}"] = unit.read_bytes()
-    listed = output(binary, "--help").split("Commands:")[1].split("Options:")[0]
+    listed = run("--help").decode().split("Commands:")[1].split("Options:")[0]
     commands = re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE)
     files["man/imgcls.1"] = run("man")
     for command in commands:
@@ -134,14 +143,15 @@ def pack(directory, files, time):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         sys.exit(__doc__)
-    binary, out = os.path.abspath(sys.argv[1]), Path(sys.argv[2])
-    machine = platform.machine()
-    version = output(binary, "--version").split()[1]
+    target, binary, out = sys.argv[1], os.path.abspath(sys.argv[2]), Path(sys.argv[3])
+    machine = target.split("-")[0]
+    command = [*runner(machine), binary]
+    version = output(*command, "--version").split()[1]
     name = f"imgcls-{version}-{machine}-linux"
     time = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
-    archive = pack(name, contents(binary, f"{machine}-unknown-linux-gnu"), time)
+    archive = pack(name, contents(binary, command, target), time)
     file = out / f"{name}.tar.xz"
     file.write_bytes(archive)
     digest = hashlib.sha256(archive).hexdigest()

@@ -82,6 +82,15 @@ async fn an_upload_is_on_disk_before_the_first_byte_of_its_answer() {
         eprintln!("skipped: strace is not installed, and it is what shows the order of system calls");
         return;
     }
+    // One that is written from memory, and one that is spooled and moved.
+    let small = picture(1);
+    let large = [small.as_slice(), &[0; 200_000]].concat();
+    for (bytes, is_moved) in [(small, false), (large, true)] {
+        is_on_disk_before_its_answer(bytes, is_moved).await;
+    }
+}
+
+async fn is_on_disk_before_its_answer(bytes: Vec<u8>, is_moved: bool) {
     let temp = tempfile::tempdir().unwrap();
     let (data, trace) = (temp.path().join("data"), temp.path().join("trace"));
     let (server, url) = Traced::start(&data, &trace);
@@ -89,7 +98,7 @@ async fn an_upload_is_on_disk_before_the_first_byte_of_its_answer() {
     let answer = client()
         .post(format!("{url}/"))
         .header("accept", "application/json")
-        .multipart(form([(name.to_owned(), picture(1))]))
+        .multipart(form([(name.to_owned(), bytes)]))
         .send()
         .await
         .unwrap();
@@ -108,22 +117,30 @@ async fn an_upload_is_on_disk_before_the_first_byte_of_its_answer() {
         found.unwrap_or_else(|| panic!("no {what} before the answer:\n{trace}"))
     };
     let is_sync = |call: &Call| call.text.contains(" fsync(") || call.text.contains(" fdatasync(");
-    let images = data.join("images");
-    let moved = find("rename of the image", &|call| {
-        call.text.contains(" rename") && call.text.contains(images.to_str().unwrap())
-    });
-    let spooled = moved.text.split('"').nth(1).unwrap();
-    let data_synced = find("sync of the image's bytes", &|call| is_sync(call) && call.text.contains(spooled));
     let written = find("record in the database's log", &|call| {
         call.text.contains(" pwrite64(") && call.text.contains("imgcls.db-wal") && call.text.contains(name)
     });
-    let shard = Path::new(moved.text.split('"').nth(3).unwrap()).parent().unwrap();
-    let dir_synced = find("sync of the image's directory", &|call| {
-        is_sync(call) && call.text.contains(&format!("<{}>", shard.display())) && call.begins > moved.ends
-    });
     let committed =
         find("commit", &|call| is_sync(call) && call.text.contains("imgcls.db-wal") && call.begins > written.ends);
+    let images = data.join("images").display().to_string();
     // The bytes, then their name, then the record that names them, then the answer.
-    let order = [data_synced, moved, dir_synced, written, committed, answer];
+    let mut order = Vec::new();
+    let shard = if is_moved {
+        let moved = find("rename of the image", &|call| call.text.contains(" rename") && call.text.contains(&images));
+        let spooled = moved.text.split('"').nth(1).unwrap();
+        order.extend([find("sync of the image's bytes", &|call| is_sync(call) && call.text.contains(spooled)), moved]);
+        Path::new(moved.text.split('"').nth(3).unwrap()).parent().unwrap().display().to_string()
+    } else {
+        let is_file = |call: &Call| call.text.split_once(&format!("<{images}/")).is_some_and(|(_, p)| p.contains('/'));
+        let synced = find("sync of the image's bytes", &|call| is_sync(call) && is_file(call));
+        order.push(synced);
+        let shard = synced.text.split_once(&format!("<{images}/")).unwrap().1.split('/').next().unwrap();
+        format!("{images}/{shard}")
+    };
+    let named = order.last().unwrap().ends;
+    order.push(find("sync of the image's directory", &|call| {
+        is_sync(call) && call.text.contains(&format!("<{shard}>")) && call.begins > named
+    }));
+    order.extend([written, committed, answer]);
     assert!(order.windows(2).all(|pair| pair[0].ends < pair[1].begins), "{order:#?}");
 }

@@ -10,8 +10,10 @@ use crate::{
 /// Packs `binary` into `out` and answers the archive.
 fn pack(binary: &Path, out: &Path) -> Vec<u8> {
     std::fs::create_dir(out).unwrap();
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut script = Command::new("python3");
-    succeed(script.arg(project("config/package.py")).arg(binary).arg(out).env("SOURCE_DATE_EPOCH", "1700000000"));
+    script.arg(project("config/package.py")).arg(target).arg(binary).arg(out);
+    succeed(script.env("SOURCE_DATE_EPOCH", "1700000000"));
     let sums = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
     let sum = sums.into_iter().find(|path| path.extension().is_some_and(|e| e == "sha256")).unwrap();
     succeed(Command::new("sha256sum").arg("--check").arg(&sum).current_dir(out));

@@ -1,7 +1,7 @@
 //! Access to the SQLite file: one thread writes, a few connections read.
 //!
 //! Whatever writes wait go into one transaction (group commit), each in a savepoint of its own, so that one that fails
-//! spoils no other. A write is answered after its transaction is on disk.
+//! spoils no other. A write is answered after its transaction is on disk, and so is what it needs beside the database.
 
 use std::{
     path::{Path, PathBuf},
@@ -44,11 +44,12 @@ pub(super) struct Readers {
 }
 
 impl Db {
-    /// Opens the file, creating it if it is not there.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let connection = schema::open_writer(path)?;
+    /// Opens the file, creating it if it is not there. `before_commit` is called before each commit, which does not come
+    /// about if it fails.
+    pub(super) fn open(path: &Path, before_commit: impl Fn() -> Result<()> + Send + 'static) -> Result<Self> {
+        let writer = Writer { db: schema::open_writer(path)?, before_commit: Box::new(before_commit) };
         let (writes, waiting) = mpsc::channel(MAX_QUEUED);
-        std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || run_writer(&connection, waiting))?;
+        std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(waiting))?;
         let readers =
             Readers { path: path.to_owned(), idle: Arc::default(), permits: Arc::new(Semaphore::new(READERS)) };
         Ok(Self { writes, readers })
@@ -136,56 +137,65 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Task<T, F> {
     }
 }
 
-fn run_writer(db: &Connection, mut waiting: mpsc::Receiver<Box<dyn Write>>) {
-    let mut batch = Vec::new();
-    let mut last_commit: Option<Instant> = None;
-    while waiting.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
-        let since = last_commit.map_or(WRITE_GAP, |at| at.elapsed());
-        std::thread::sleep(WRITE_GAP.saturating_sub(since));
-        // What came meanwhile goes along.
-        while batch.len() < MAX_BATCH
-            && let Ok(more) = waiting.try_recv()
-        {
-            batch.push(more);
-        }
-        while !batch.is_empty() {
-            let (done, failure) = transact(db, &mut batch);
-            for write in done {
-                write.answer(failure.as_ref());
-            }
-        }
-        last_commit = Some(Instant::now());
-    }
+/// The one that writes.
+struct Writer {
+    db: Connection,
+    before_commit: Box<dyn Fn() -> Result<()> + Send>,
 }
 
-/// Runs the batch in one transaction. Answers those that were run and, if they are not stored, why; what is left in
-/// `batch` was not run, because an error such as a full disk ended the transaction early.
-fn transact(db: &Connection, batch: &mut Vec<Box<dyn Write>>) -> (Vec<Box<dyn Write>>, Option<Error>) {
-    if let Err(error) = statement(db, "BEGIN IMMEDIATE") {
-        return (std::mem::take(batch), Some(error));
-    }
-    let mut ran = 0;
-    let mut failure = None;
-    for write in batch.iter_mut() {
-        ran += 1;
-        failure = in_savepoint(db, write.as_mut()).err();
-        if failure.is_none() && db.is_autocommit() {
-            failure = Some(Error::new(ErrorKind::Transient, "the database took the transaction back; try again"));
+impl Writer {
+    fn run(self, mut waiting: mpsc::Receiver<Box<dyn Write>>) {
+        let mut batch = Vec::new();
+        let mut last_commit: Option<Instant> = None;
+        while waiting.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
+            let since = last_commit.map_or(WRITE_GAP, |at| at.elapsed());
+            std::thread::sleep(WRITE_GAP.saturating_sub(since));
+            // What came meanwhile goes along.
+            while batch.len() < MAX_BATCH
+                && let Ok(more) = waiting.try_recv()
+            {
+                batch.push(more);
+            }
+            while !batch.is_empty() {
+                let (done, failure) = self.transact(&mut batch);
+                for write in done {
+                    write.answer(failure.as_ref());
+                }
+            }
+            last_commit = Some(Instant::now());
         }
-        if failure.is_some() {
-            break;
+    }
+
+    /// Runs the batch in one transaction. Answers those that were run and, if they are not stored, why; what is left in
+    /// `batch` was not run, because an error such as a full disk ended the transaction early.
+    fn transact(&self, batch: &mut Vec<Box<dyn Write>>) -> (Vec<Box<dyn Write>>, Option<Error>) {
+        let db = &self.db;
+        if let Err(error) = statement(db, "BEGIN IMMEDIATE") {
+            return (std::mem::take(batch), Some(error));
         }
+        let mut ran = 0;
+        let mut failure = None;
+        for write in batch.iter_mut() {
+            ran += 1;
+            failure = in_savepoint(db, write.as_mut()).err();
+            if failure.is_none() && db.is_autocommit() {
+                failure = Some(Error::new(ErrorKind::Transient, "the database took the transaction back; try again"));
+            }
+            if failure.is_some() {
+                break;
+            }
+        }
+        if failure.is_none() {
+            failure = (self.before_commit)().and_then(|()| statement(db, "COMMIT")).err();
+        }
+        if failure.is_some()
+            && !db.is_autocommit()
+            && let Err(error) = statement(db, "ROLLBACK")
+        {
+            tracing::error!(%error, "cannot roll a transaction back");
+        }
+        (batch.drain(..ran).collect(), failure)
     }
-    if failure.is_none() {
-        failure = statement(db, "COMMIT").err();
-    }
-    if failure.is_some()
-        && !db.is_autocommit()
-        && let Err(error) = statement(db, "ROLLBACK")
-    {
-        tracing::error!(%error, "cannot roll a transaction back");
-    }
-    (batch.drain(..ran).collect(), failure)
 }
 
 fn in_savepoint(db: &Connection, write: &mut dyn Write) -> Result<()> {
@@ -227,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_fails_spoils_no_other() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("db")).unwrap();
+        let db = Db::open(&dir.path().join("db"), || Ok(())).unwrap();
         let bad = db.write(|db| {
             insert(db, "half", 1)?;
             Err::<(), _>(Error::new(ErrorKind::NotFound, "no"))
@@ -242,7 +252,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_fails_writes_and_the_store_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("db")).unwrap();
+        let db = Db::open(&dir.path().join("db"), || Ok(())).unwrap();
         db.write(|db| {
             let pages: i64 = db.pragma_query_value(None, "page_count", |row| row.get(0))?;
             db.pragma_update(None, "max_page_count", pages + 3)?;
@@ -259,9 +269,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_stored_whose_needs_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let refuses = Arc::clone(&refused);
+        let before_commit = move || match refuses.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Err(Error::new(ErrorKind::Full, "no room for names")),
+            false => Ok(()),
+        };
+        let db = Db::open(&dir.path().join("db"), before_commit).unwrap();
+        assert_eq!(db.write(|db| insert(db, "a", 1)).await.unwrap_err().kind(), ErrorKind::Full);
+        refused.store(false, std::sync::atomic::Ordering::SeqCst);
+        db.write(|db| insert(db, "b", 1)).await.unwrap();
+        assert_eq!(keys(&db).await, ["b"]);
+    }
+
+    #[tokio::test]
     async fn readers_cannot_write() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("db")).unwrap();
+        let db = Db::open(&dir.path().join("db"), || Ok(())).unwrap();
         assert!(db.read(|db| insert(db, "a", 1)).await.is_err());
     }
 }

@@ -1,11 +1,18 @@
 //! The image files: under random ids, never under names that users gave.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::SystemTime,
 };
+
+use parking_lot::Mutex;
 
 use super::DATABASE;
 use crate::{
@@ -28,10 +35,18 @@ const OURS: [&str; 4] = [IMAGES, UPLOADS, THUMBNAILS, LOCK];
 /// not be cleared.
 const HEADROOM: u64 = 32 << 20;
 
+/// So many images go to one directory before the next is used: files that come at the same time share its sync, and lie
+/// beside each other on the disk.
+const NEIGHBOURS: usize = 64;
+
 /// The directories of one data directory.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
     root: PathBuf,
+    /// How many images were placed, from a random number on.
+    placed: Arc<AtomicUsize>,
+    /// The directories with names that may not be on disk yet.
+    unsynced: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 /// Held by the one server of a data directory; released when dropped or when the process ends.
@@ -54,12 +69,14 @@ pub(super) struct Placed {
     pub(super) id: String,
     path: PathBuf,
     kept: bool,
+    unsynced: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Placed {
-    /// Leaves the file where it is.
+    /// Leaves the file where it is. Its name is on disk after the next [`Files::sync_names`].
     pub(super) fn keep(&mut self) {
         self.kept = true;
+        self.unsynced.lock().extend(self.path.parent().map(Path::to_owned));
     }
 }
 
@@ -74,7 +91,8 @@ impl Drop for Placed {
 impl Files {
     /// Creates the directories under `root`, and sees to it that only their owner can read what is in them.
     pub(super) fn create(root: &Path) -> Result<Self> {
-        let files = Self { root: root.to_owned() };
+        let placed = Arc::new(AtomicUsize::new(rand::random_range(0..256 * NEIGHBOURS)));
+        let files = Self { root: root.to_owned(), placed, unsynced: Arc::default() };
         let images = root.join(IMAGES);
         private::create_dir(&images).and_then(|()| files.restrict()).map_err(|e| Error::from(e).of(root))?;
         // The last one is there when all are.
@@ -126,11 +144,12 @@ impl Files {
         Err(Error::new(ErrorKind::Full, message))
     }
 
-    /// Writes an upload into its place, or moves it there; name and bytes are on disk when this returns.
+    /// Writes an upload into its place, or moves it there; its bytes are on disk when this returns.
     pub(super) fn place(&self, upload: &UploadBytes) -> Result<Placed> {
         self.check_room()?;
-        let id = hex::encode(rand::random::<[u8; 16]>());
-        let placed = Placed { path: self.path(&id), id, kept: false };
+        let shard = self.placed.fetch_add(1, Ordering::Relaxed) / NEIGHBOURS % 256;
+        let id = format!("{shard:02x}{}", hex::encode(rand::random::<[u8; 15]>()));
+        let placed = Placed { path: self.path(&id), id, kept: false, unsynced: Arc::clone(&self.unsynced) };
         match upload {
             UploadBytes::Memory(bytes) => create(&placed.path, bytes).map_err(|e| Error::from(e).of(&placed.path))?,
             UploadBytes::File(spooled) => {
@@ -139,10 +158,13 @@ impl Files {
                 fs::rename(spooled, &placed.path).map_err(told)?;
             }
         }
-        if let Some(dir) = placed.path.parent() {
-            sync_dir(dir)?;
-        }
         Ok(placed)
+    }
+
+    /// Makes the names of all files that were kept durable.
+    pub(super) fn sync_names(&self) -> Result<()> {
+        let dirs = std::mem::take(&mut *self.unsynced.lock());
+        dirs.iter().try_for_each(|dir| sync_dir(dir).map_err(|e| Error::from(e).of(dir)))
     }
 
     /// Removes the file with this id, if it is there.

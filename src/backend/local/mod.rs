@@ -105,9 +105,11 @@ impl Store {
     /// # Errors
     /// As for [`open`].
     pub fn open(dir: &Path, queue: config::Queue, fleet: config::Fleet, clock: Arc<dyn Clock>) -> Result<Self> {
+        let files = files::Files::create(dir)?;
+        let names = files.clone();
         Ok(Self {
-            files: files::Files::create(dir)?,
-            db: db::Db::open(&dir.join(DATABASE))?,
+            files,
+            db: db::Db::open(&dir.join(DATABASE), move || names.sync_names())?,
             clock,
             queue,
             fleet,
