@@ -170,6 +170,16 @@ impl System {
         set.send().await.unwrap();
     }
 
+    /// The attribute that makes a message a dead letter after so many receives.
+    pub(crate) async fn redrive_after(&self, receives: u32) -> (aws_sdk_sqs::types::QueueAttributeName, String) {
+        use aws_sdk_sqs::types::QueueAttributeName as Name;
+        let dead = self.queue_url("images-dead").await;
+        let got = self.sqs.get_queue_attributes().queue_url(dead).attribute_names(Name::All).send().await.unwrap();
+        let arn = &got.attributes().unwrap()[&Name::QueueArn];
+        let policy = serde_json::json!({"deadLetterTargetArn": arn, "maxReceiveCount": receives});
+        (Name::RedrivePolicy, policy.to_string())
+    }
+
     /// Stores an image as any other tool would.
     pub(crate) async fn put(&self, name: &str, bytes: &[u8]) {
         let put = self.s3.put_object().bucket(self.bucket()).key(format!("in/{name}")).body(bytes.to_vec().into());
