@@ -30,7 +30,7 @@ pub enum BundleError {
     /// A file that is not what it should be.
     #[error("the model bundle in {dir} is refused")]
     Layout {
-        /// The bundle's directory, or where the embedded one was at build time.
+        /// The bundle's directory, or "the binary".
         dir: PathBuf,
         /// The file and what is wrong with it.
         source: LayoutError,
@@ -77,7 +77,7 @@ impl Bundle {
         const CARD: &str = include_str!(concat!(env!("IMGCLS_EMBEDDED_MODEL"), "/model.toml"));
         const LABELS: &str = include_str!(concat!(env!("IMGCLS_EMBEDDED_MODEL"), "/labels.txt"));
 
-        let refused = |source| BundleError::Layout { dir: env!("IMGCLS_EMBEDDED_MODEL").into(), source };
+        let refused = |source| BundleError::Layout { dir: "the binary".into(), source };
         let bundle = Self::from_parts(layout::parse(CARD, LABELS, WEIGHTS).map_err(refused)?);
         unload(WEIGHTS);
         bundle
