@@ -23,6 +23,7 @@ mod progressive;
 mod scan;
 mod sequential;
 mod simd;
+mod standard;
 #[cfg(test)]
 mod tests;
 
