@@ -17,6 +17,7 @@ use super::{
     format::{self, Format, FormatError},
     gif,
     jpeg::{self, Area, Colour, Instructions, Jpeg, Plane, Scale},
+    orientation,
     png::{self, Columns, Png, Rows},
     webp,
 };
@@ -254,7 +255,7 @@ impl<'a> Open<'a> {
     fn jpeg(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let jpeg = Jpeg::open(bytes).map_err(jpeg_error)?;
         let (width, height) = jpeg.size();
-        let orientation = jpeg.exif().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+        let orientation = jpeg.exif().map_or(Orientation::NoTransforms, orientation::of_exif);
         let stored = Stored { width, height, orientation };
         Ok(Self { format: Format::Jpeg, bytes, stored, decoder: Decoder::Jpeg(Box::new(jpeg)) })
     }
@@ -262,7 +263,7 @@ impl<'a> Open<'a> {
     fn png(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let png = Png::open(bytes).map_err(png_error)?;
         let (width, height) = png.size();
-        let orientation = png.exif().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+        let orientation = png.exif().map_or(Orientation::NoTransforms, orientation::of_exif);
         let stored = Stored { width, height, orientation };
         Ok(Self { format: Format::Png, bytes, stored, decoder: Decoder::Png(Box::new(png)) })
     }
@@ -292,7 +293,8 @@ impl<'a> Open<'a> {
             decoder.set_limits(inner_limits).map_err(|e| image_error(format, &e))?;
         }
         // Metadata that cannot be read are no reason to refuse the pixels.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let exif = decoder.exif_metadata().ok().flatten();
+        let orientation = exif.map_or(Orientation::NoTransforms, |exif| orientation::of_exif(&exif));
         Ok(Self { format, bytes, stored: Stored { width, height, orientation }, decoder: Decoder::Other(decoder) })
     }
 

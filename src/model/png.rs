@@ -1,10 +1,12 @@
 //! PNG row by row: each is narrowed as it comes, so that a picture is hardly ever in memory as a whole.
 
-use std::io::{self, Cursor};
+use std::io;
 
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
 use png::{BitDepth, ColorType, DecodingError, Reader, Transformations};
+
+use super::png_chunks::{self, WithoutExif};
 
 /// Why there is no picture.
 #[derive(Debug)]
@@ -47,13 +49,14 @@ pub(super) struct Rows {
 
 /// A PNG whose header has been read.
 pub(super) struct Png<'a> {
-    reader: Reader<Cursor<&'a [u8]>>,
+    reader: Reader<WithoutExif<'a>>,
     kind: PixelType,
+    exif: Option<&'a [u8]>,
 }
 
 impl<'a> Png<'a> {
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Error> {
-        let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: BESIDE });
+        let mut decoder = png::Decoder::new_with_limits(WithoutExif::new(bytes), png::Limits { bytes: BESIDE });
         decoder.set_ignore_text_chunk(true);
         decoder.set_ignore_iccp_chunk(true);
         // Palettes become colours, fewer than eight bits become eight; sixteen stay.
@@ -70,7 +73,7 @@ impl<'a> Png<'a> {
             (ColorType::Rgb | ColorType::Indexed, _) => PixelType::U8x3,
             (ColorType::Rgba, _) => PixelType::U8x4,
         };
-        Ok(Self { reader, kind })
+        Ok(Self { reader, kind, exif: png_chunks::exif(bytes) })
     }
 
     /// Width and height.
@@ -79,8 +82,8 @@ impl<'a> Png<'a> {
     }
 
     /// The EXIF data.
-    pub(super) fn exif(&self) -> Option<&[u8]> {
-        self.reader.info().exif_metadata.as_deref()
+    pub(super) const fn exif(&self) -> Option<&'a [u8]> {
+        self.exif
     }
 
     /// Bytes that [`Self::decode`] takes.
