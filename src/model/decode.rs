@@ -281,7 +281,7 @@ impl<'a> Open<'a> {
                 Format::Jpeg | Format::Png => unreachable!("JPEG and PNG have decoders of their own"),
             })
         };
-        let mut decoder = open().map_err(|e| image_error(format, &e))?;
+        let mut decoder = open().map_err(|e| image_error(format, bytes, &e))?;
         let (width, height) = decoder.dimensions();
         if format == Format::Gif {
             // Its frames have sizes of their own, which may be larger than the picture's.
@@ -290,7 +290,7 @@ impl<'a> Open<'a> {
         if width.max(height) <= limits.max_side {
             inner_limits.max_image_width = Some(limits.max_side);
             inner_limits.max_image_height = Some(limits.max_side);
-            decoder.set_limits(inner_limits).map_err(|e| image_error(format, &e))?;
+            decoder.set_limits(inner_limits).map_err(|e| image_error(format, bytes, &e))?;
         }
         // Metadata that cannot be read are no reason to refuse the pixels.
         let exif = decoder.exif_metadata().ok().flatten();
@@ -327,7 +327,7 @@ impl<'a> Open<'a> {
     }
 
     fn decode(self, view: impl Fn(&Stored) -> View) -> Result<Decoded, DecodeError> {
-        let Self { format, stored, decoder, .. } = self;
+        let Self { format, bytes, stored, decoder } = self;
         let pixels = match decoder {
             Decoder::Jpeg(jpeg) => {
                 let (View { scale, area, .. }, colour) = (view(&stored), jpeg.colour());
@@ -339,7 +339,7 @@ impl<'a> Open<'a> {
                 Pixels::Rows(rows.map_err(png_error)?)
             }
             Decoder::Other(decoder) => {
-                Pixels::Packed(DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, &e))?)
+                Pixels::Packed(DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, bytes, &e))?)
             }
         };
         Ok(Decoded { format, stored, pixels })
@@ -364,12 +364,25 @@ fn png_error(error: png::Error) -> DecodeError {
     }
 }
 
-fn image_error(format: Format, error: &ImageError) -> DecodeError {
+fn image_error(format: Format, bytes: &[u8], error: &ImageError) -> DecodeError {
     match error {
         ImageError::Limits(_) => DecodeError::TooMuchMemory(format),
         ImageError::Unsupported(e) => DecodeError::Unsupported { format, reason: e.to_string() },
-        e if is_early_end(e) => DecodeError::Truncated(format),
-        e => DecodeError::Damaged { format, reason: e.to_string() },
+        e if is_early_end(e) || is_cut(format, bytes) => DecodeError::Truncated(format),
+        e => {
+            // The format is told already.
+            let own = std::error::Error::source(e).map(ToString::to_string);
+            DecodeError::Damaged { format, reason: png::in_a_sentence(&own.unwrap_or_else(|| e.to_string())) }
+        }
+    }
+}
+
+/// Whether a file that its decoder makes no sense of has no end: decoders take what is missing for zeros, or for damage.
+fn is_cut(format: Format, bytes: &[u8]) -> bool {
+    match format {
+        Format::WebP => webp::is_cut(bytes),
+        Format::Gif => gif::is_cut(bytes),
+        Format::Jpeg | Format::Png | Format::Bmp => false,
     }
 }
 

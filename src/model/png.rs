@@ -220,6 +220,32 @@ fn error(error: &DecodingError) -> Error {
     match error {
         DecodingError::LimitsExceeded => Error::TooMuchMemory,
         DecodingError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => Error::Truncated,
-        e => damaged(&e.to_string()),
+        e => damaged(&reason(e)),
+    }
+}
+
+/// The decoder's words, but where they are names of its own structures.
+fn reason(error: &DecodingError) -> String {
+    let text = error.to_string();
+    if text.starts_with("CRC error") {
+        "a checksum is wrong".to_owned()
+    } else if text.starts_with("Corrupt deflate stream") {
+        "its compressed pixels make no sense".to_owned()
+    } else if text.contains('{') {
+        "one of its chunks is in a wrong place or of a wrong length".to_owned()
+    } else {
+        in_a_sentence(&text)
+    }
+}
+
+/// A sentence of a decoder's as a part of one of ours.
+pub(super) fn in_a_sentence(text: &str) -> String {
+    let text = text.trim_end_matches('.');
+    // Abbreviations keep their capitals.
+    match text.as_bytes() {
+        [first, second, ..] if first.is_ascii_uppercase() && !second.is_ascii_uppercase() => {
+            format!("{}{}", first.to_ascii_lowercase() as char, &text[1..])
+        }
+        _ => text.to_owned(),
     }
 }
