@@ -77,6 +77,16 @@ pub enum DecodeError {
     /// Something in the file other than its pixels would take more memory than they may.
     #[error("the {0} needs more memory than its limit on pixels allows")]
     TooMuchMemory(Format),
+    /// Decoding takes more memory than there is for a thumbnail.
+    #[error("a thumbnail of this {format} takes {} MiB to make; the limit is {} MiB", mib(*.needed), limit >> 20)]
+    TooMuchForThumbnail {
+        /// The format.
+        format: Format,
+        /// Bytes.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The end is missing.
     #[error("the {0} is cut short; its end is missing")]
     Truncated(Format),
@@ -98,13 +108,22 @@ pub enum DecodeError {
     },
 }
 
+/// So many bytes in MiB.
+const fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
 impl DecodeError {
     /// Whether the file breaks one of the [`Limits`]; otherwise its content is at fault.
     #[must_use]
     pub const fn is_over_limit(&self) -> bool {
         matches!(
             self,
-            Self::TooManyBytes { .. } | Self::TooLong { .. } | Self::TooManyPixels { .. } | Self::TooMuchMemory(_)
+            Self::TooManyBytes { .. }
+                | Self::TooLong { .. }
+                | Self::TooManyPixels { .. }
+                | Self::TooMuchMemory(_)
+                | Self::TooMuchForThumbnail { .. }
         )
     }
 }
