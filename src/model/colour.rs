@@ -17,6 +17,11 @@ pub(super) fn rgb_of_ycc([luma, blue, red]: [u8; 3]) -> [f32; 3] {
     [y + 1.402 * cr, y - 0.344_136_3 * cb - 0.714_136_3 * cr, y + 1.772 * cb].map(|v| v.clamp(0.0, 255.0))
 }
 
+/// Inverted cyan, magenta and yellow of luma and chroma beside black. See [`Colour::Ycck`].
+fn inks_of_ycc(luma_and_chroma: [u8; 3]) -> [f32; 3] {
+    rgb_of_ycc(luma_and_chroma).map(|v| 255.0 - v)
+}
+
 /// The picture in RGB, pixel by pixel, of the first component's size. Inverted CMYK becomes each colour times black.
 /// `None` if there are not as many components as `colour` has.
 pub(super) fn packed(planes: &[Plane], colour: Colour) -> Option<Vec<u8>> {
@@ -39,7 +44,7 @@ pub(super) fn packed(planes: &[Plane], colour: Colour) -> Option<Vec<u8>> {
         (Colour::Cmyk | Colour::Ycck, [second, third, black]) => {
             for ((pixel, first), ((second, third), black)) in pixels.zip(second.iter().zip(third).zip(black)) {
                 let inks = [*first, *second, *third];
-                let inks = if colour == Colour::Ycck { rgb_of_ycc(inks) } else { inks.map(f32::from) };
+                let inks = if colour == Colour::Ycck { inks_of_ycc(inks) } else { inks.map(f32::from) };
                 *pixel = rounded(inks.map(|ink| ink * f32::from(*black) / 255.0));
             }
         }
@@ -63,4 +68,26 @@ fn enlarged(plane: &Plane, first: &Plane) -> Option<Vec<u8>> {
     let mut enlarged = Image::new(first.width, first.height, PixelType::U8);
     Resizer::new().resize(&image, &mut enlarged, &options).ok()?;
     Some(enlarged.into_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{
+        Limits,
+        decode::{self, View},
+    };
+
+    /// Plain red in luma, chroma and black, as libjpeg writes it.
+    static YCCK: &[u8] = include_bytes!("../../tests/fixtures/ycck.jpg");
+
+    #[test]
+    fn luma_and_chroma_beside_black_are_of_what_the_inks_leave() {
+        let decoded = decode::decode(YCCK, &Limits::default(), View::all).unwrap();
+        let picture = decoded.pixels.into_picture().unwrap().into_rgb8();
+        assert_eq!(picture.dimensions(), (64, 64));
+        for pixel in picture.pixels() {
+            // What Pillow makes of it.
+            assert!(pixel.0.iter().zip([221, 30, 20]).all(|(found, want)| found.abs_diff(want) <= 1), "{pixel:?}");
+        }
+    }
 }

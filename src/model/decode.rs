@@ -17,6 +17,7 @@ use super::{
     format::{self, Format, FormatError},
     gif,
     jpeg::{self, Area, Colour, Instructions, Jpeg, Plane, Scale},
+    orientation,
     png::{self, Columns, Png, Rows},
     webp,
 };
@@ -76,6 +77,16 @@ pub enum DecodeError {
     /// Something in the file other than its pixels would take more memory than they may.
     #[error("the {0} needs more memory than its limit on pixels allows")]
     TooMuchMemory(Format),
+    /// Decoding takes more memory than there is for a thumbnail.
+    #[error("a thumbnail of this {format} takes {} MiB to make; the limit is {} MiB", mib(*.needed), limit >> 20)]
+    TooMuchForThumbnail {
+        /// The format.
+        format: Format,
+        /// Bytes.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The end is missing.
     #[error("the {0} is cut short; its end is missing")]
     Truncated(Format),
@@ -97,13 +108,22 @@ pub enum DecodeError {
     },
 }
 
+/// So many bytes in MiB.
+const fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
 impl DecodeError {
     /// Whether the file breaks one of the [`Limits`]; otherwise its content is at fault.
     #[must_use]
     pub const fn is_over_limit(&self) -> bool {
         matches!(
             self,
-            Self::TooManyBytes { .. } | Self::TooLong { .. } | Self::TooManyPixels { .. } | Self::TooMuchMemory(_)
+            Self::TooManyBytes { .. }
+                | Self::TooLong { .. }
+                | Self::TooManyPixels { .. }
+                | Self::TooMuchMemory(_)
+                | Self::TooMuchForThumbnail { .. }
         )
     }
 }
@@ -254,7 +274,7 @@ impl<'a> Open<'a> {
     fn jpeg(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let jpeg = Jpeg::open(bytes).map_err(jpeg_error)?;
         let (width, height) = jpeg.size();
-        let orientation = jpeg.exif().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+        let orientation = jpeg.exif().map_or(Orientation::NoTransforms, orientation::of_exif);
         let stored = Stored { width, height, orientation };
         Ok(Self { format: Format::Jpeg, bytes, stored, decoder: Decoder::Jpeg(Box::new(jpeg)) })
     }
@@ -262,7 +282,7 @@ impl<'a> Open<'a> {
     fn png(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let png = Png::open(bytes).map_err(png_error)?;
         let (width, height) = png.size();
-        let orientation = png.exif().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+        let orientation = png.exif().map_or(Orientation::NoTransforms, orientation::of_exif);
         let stored = Stored { width, height, orientation };
         Ok(Self { format: Format::Png, bytes, stored, decoder: Decoder::Png(Box::new(png)) })
     }
@@ -280,7 +300,7 @@ impl<'a> Open<'a> {
                 Format::Jpeg | Format::Png => unreachable!("JPEG and PNG have decoders of their own"),
             })
         };
-        let mut decoder = open().map_err(|e| image_error(format, &e))?;
+        let mut decoder = open().map_err(|e| image_error(format, bytes, &e))?;
         let (width, height) = decoder.dimensions();
         if format == Format::Gif {
             // Its frames have sizes of their own, which may be larger than the picture's.
@@ -289,10 +309,11 @@ impl<'a> Open<'a> {
         if width.max(height) <= limits.max_side {
             inner_limits.max_image_width = Some(limits.max_side);
             inner_limits.max_image_height = Some(limits.max_side);
-            decoder.set_limits(inner_limits).map_err(|e| image_error(format, &e))?;
+            decoder.set_limits(inner_limits).map_err(|e| image_error(format, bytes, &e))?;
         }
         // Metadata that cannot be read are no reason to refuse the pixels.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let exif = decoder.exif_metadata().ok().flatten();
+        let orientation = exif.map_or(Orientation::NoTransforms, |exif| orientation::of_exif(&exif));
         Ok(Self { format, bytes, stored: Stored { width, height, orientation }, decoder: Decoder::Other(decoder) })
     }
 
@@ -325,7 +346,7 @@ impl<'a> Open<'a> {
     }
 
     fn decode(self, view: impl Fn(&Stored) -> View) -> Result<Decoded, DecodeError> {
-        let Self { format, stored, decoder, .. } = self;
+        let Self { format, bytes, stored, decoder } = self;
         let pixels = match decoder {
             Decoder::Jpeg(jpeg) => {
                 let (View { scale, area, .. }, colour) = (view(&stored), jpeg.colour());
@@ -337,7 +358,7 @@ impl<'a> Open<'a> {
                 Pixels::Rows(rows.map_err(png_error)?)
             }
             Decoder::Other(decoder) => {
-                Pixels::Packed(DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, &e))?)
+                Pixels::Packed(DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, bytes, &e))?)
             }
         };
         Ok(Decoded { format, stored, pixels })
@@ -362,12 +383,25 @@ fn png_error(error: png::Error) -> DecodeError {
     }
 }
 
-fn image_error(format: Format, error: &ImageError) -> DecodeError {
+fn image_error(format: Format, bytes: &[u8], error: &ImageError) -> DecodeError {
     match error {
         ImageError::Limits(_) => DecodeError::TooMuchMemory(format),
         ImageError::Unsupported(e) => DecodeError::Unsupported { format, reason: e.to_string() },
-        e if is_early_end(e) => DecodeError::Truncated(format),
-        e => DecodeError::Damaged { format, reason: e.to_string() },
+        e if is_early_end(e) || is_cut(format, bytes) => DecodeError::Truncated(format),
+        e => {
+            // The format is told already.
+            let own = std::error::Error::source(e).map(ToString::to_string);
+            DecodeError::Damaged { format, reason: png::in_a_sentence(&own.unwrap_or_else(|| e.to_string())) }
+        }
+    }
+}
+
+/// Whether a file that its decoder makes no sense of has no end: decoders take what is missing for zeros, or for damage.
+fn is_cut(format: Format, bytes: &[u8]) -> bool {
+    match format {
+        Format::WebP => webp::is_cut(bytes),
+        Format::Gif => gif::is_cut(bytes),
+        Format::Jpeg | Format::Png | Format::Bmp => false,
     }
 }
 

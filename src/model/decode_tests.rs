@@ -4,6 +4,7 @@ use image::{ColorType, ImageFormat, RgbImage};
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::{orientation::tests::exif, png_chunks::tests::chunk};
 
 fn measure(bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
     super::measure(bytes, limits, View::all)
@@ -141,10 +142,13 @@ fn files_that_are_cut_short_are_errors() {
         let image = decode(&bytes, &Limits::default()).unwrap_or_else(|e| panic!("{name}: {e}")).pixels;
         for tenths in 1..10 {
             let cut = &bytes[..bytes.len() * tenths / 10];
-            if let Ok(found) = decode(cut, &Limits::default()) {
-                // The first frame of an animation may be whole all the same.
-                assert!(name.starts_with("animated"), "{name} at {tenths}/10");
-                assert_eq!(found.pixels, image, "{name} at {tenths}/10");
+            match decode(cut, &Limits::default()) {
+                Ok(found) => {
+                    // The first frame of an animation may be whole all the same.
+                    assert!(name.starts_with("animated"), "{name} at {tenths}/10");
+                    assert_eq!(found.pixels, image, "{name} at {tenths}/10");
+                }
+                Err(error) => assert!(matches!(error, DecodeError::Truncated(_)), "{name} at {tenths}/10: {error}"),
             }
         }
     }
@@ -157,6 +161,82 @@ fn a_png_that_is_cut_short_is_told_so() {
         let error = decode(&png[..end], &Limits::default()).unwrap_err();
         assert_eq!(error, DecodeError::Truncated(Format::Png), "{end} of {}", png.len());
     }
+}
+
+/// A PNG with a chunk before the first of this kind.
+fn with_chunk(png: &[u8], before: &[u8; 4], kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let at = png.windows(4).position(|four| four == before).unwrap() - 4;
+    let mut chunk = chunk(kind, data);
+    let end = chunk.len() - 4;
+    let checksum = crc32(&chunk[4..end]).to_be_bytes();
+    chunk[end..].copy_from_slice(&checksum);
+    [&png[..at], &chunk, &png[at..]].concat()
+}
+
+#[test]
+fn orientations_of_png_count_before_and_behind_the_pixels() {
+    let png = encode(&picture(), ImageFormat::Png);
+    let exif = exif(false, 3, 6);
+    for before in [b"IDAT", b"IEND"] {
+        let decoded = decode(&with_chunk(&png, before, b"eXIf", &exif), &Limits::default()).unwrap();
+        assert_eq!(decoded.stored.orientation, Orientation::Rotate90);
+        assert_eq!(decoded.pixels.into_picture(), Some(picture()));
+    }
+}
+
+#[test]
+fn orientations_of_32_bits_count_in_every_format_that_has_them() {
+    let exif = exif(true, 4, 8);
+    let mut jpeg = encode(&picture(), ImageFormat::Jpeg);
+    let length = (exif.len() as u16 + 8).to_be_bytes();
+    jpeg.splice(2..2, [&[0xff, 0xe1], &length[..], b"Exif\0\0", &exif].concat());
+    let png = with_chunk(&encode(&picture(), ImageFormat::Png), b"IDAT", b"eXIf", &exif);
+    // The head says that there is EXIF data, and the size of the canvas less one.
+    let plain = encode(&picture(), ImageFormat::WebP);
+    let webp_chunk = |kind: &[u8], data: &[u8]| [kind, &(data.len() as u32).to_le_bytes(), data].concat();
+    let head = webp_chunk(b"VP8X", &[8, 0, 0, 0, 39, 0, 0, 29, 0, 0]);
+    let body = [b"WEBP", &head[..], &plain[12..], &webp_chunk(b"EXIF", &exif)].concat();
+    let webp = webp_chunk(b"RIFF", &body);
+    for file in [jpeg, png, webp] {
+        let decoded = decode(&file, &Limits::default()).unwrap();
+        assert_eq!(decoded.stored.orientation, Orientation::Rotate270, "{}", decoded.format);
+    }
+}
+
+#[test]
+fn metadata_are_no_reason_to_refuse_pixels() {
+    let png = encode(&picture(), ImageFormat::Png);
+    let exif = [exif(true, 3, 3), vec![0; 20 << 20]].concat();
+    let decoded = decode(&with_chunk(&png, b"IDAT", b"eXIf", &exif), &Limits::default()).unwrap();
+    assert_eq!(decoded.stored.orientation, Orientation::Rotate180);
+    assert_eq!(decoded.pixels.into_picture(), Some(picture()));
+}
+
+#[test]
+fn damage_is_told_in_words() {
+    let png = encode(&picture(), ImageFormat::Png);
+    let pixels = png.windows(4).position(|four| four == b"IDAT").unwrap();
+    let mut wrong_checksum = png.clone();
+    wrong_checksum[29] ^= 1;
+    let mut wrong_pixels = png.clone();
+    wrong_pixels[pixels + 4] ^= 0x0f;
+    let twice = with_chunk(&png, b"IDAT", b"IHDR", &png[16..29]);
+    let lossless = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images/lossless.webp")).unwrap();
+    let mut wrong_webp = lossless;
+    let pixels = wrong_webp.windows(4).position(|four| four == b"VP8L").unwrap() + 13;
+    wrong_webp[pixels..pixels + 400].fill(0xff);
+    for (file, format, says) in [
+        (wrong_checksum, "PNG", "a checksum is wrong"),
+        (wrong_pixels, "PNG", "its compressed pixels make no sense"),
+        (twice, "PNG", "one of its chunks is in a wrong place or of a wrong length"),
+        (wrong_webp, "WebP", ""),
+    ] {
+        let error = decode(&file, &Limits::default()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("the {format} is damaged: {says}")), "{error}");
+        assert!(!error.contains("Format error") && !error.contains('{'), "{error}");
+    }
+    assert_eq!(png::in_a_sentence("Corrupt bitstream."), "corrupt bitstream");
+    assert_eq!(png::in_a_sentence("LZW failed"), "LZW failed");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! PNG row by row: each is narrowed as it comes, so that a picture is hardly ever in memory as a whole.
 
-use std::io::{self, Cursor};
+use std::io;
 
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
 use png::{BitDepth, ColorType, DecodingError, Reader, Transformations};
+
+use super::png_chunks::{self, WithoutExif};
 
 /// Why there is no picture.
 #[derive(Debug)]
@@ -47,13 +49,14 @@ pub(super) struct Rows {
 
 /// A PNG whose header has been read.
 pub(super) struct Png<'a> {
-    reader: Reader<Cursor<&'a [u8]>>,
+    reader: Reader<WithoutExif<'a>>,
     kind: PixelType,
+    exif: Option<&'a [u8]>,
 }
 
 impl<'a> Png<'a> {
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Error> {
-        let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: BESIDE });
+        let mut decoder = png::Decoder::new_with_limits(WithoutExif::new(bytes), png::Limits { bytes: BESIDE });
         decoder.set_ignore_text_chunk(true);
         decoder.set_ignore_iccp_chunk(true);
         // Palettes become colours, fewer than eight bits become eight; sixteen stay.
@@ -70,7 +73,7 @@ impl<'a> Png<'a> {
             (ColorType::Rgb | ColorType::Indexed, _) => PixelType::U8x3,
             (ColorType::Rgba, _) => PixelType::U8x4,
         };
-        Ok(Self { reader, kind })
+        Ok(Self { reader, kind, exif: png_chunks::exif(bytes) })
     }
 
     /// Width and height.
@@ -79,8 +82,8 @@ impl<'a> Png<'a> {
     }
 
     /// The EXIF data.
-    pub(super) fn exif(&self) -> Option<&[u8]> {
-        self.reader.info().exif_metadata.as_deref()
+    pub(super) const fn exif(&self) -> Option<&'a [u8]> {
+        self.exif
     }
 
     /// Bytes that [`Self::decode`] takes.
@@ -217,6 +220,32 @@ fn error(error: &DecodingError) -> Error {
     match error {
         DecodingError::LimitsExceeded => Error::TooMuchMemory,
         DecodingError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => Error::Truncated,
-        e => damaged(&e.to_string()),
+        e => damaged(&reason(e)),
+    }
+}
+
+/// The decoder's words, but where they are names of its own structures.
+fn reason(error: &DecodingError) -> String {
+    let text = error.to_string();
+    if text.starts_with("CRC error") {
+        "a checksum is wrong".to_owned()
+    } else if text.starts_with("Corrupt deflate stream") {
+        "its compressed pixels make no sense".to_owned()
+    } else if text.contains('{') {
+        "one of its chunks is in a wrong place or of a wrong length".to_owned()
+    } else {
+        in_a_sentence(&text)
+    }
+}
+
+/// A sentence of a decoder's as a part of one of ours.
+pub(super) fn in_a_sentence(text: &str) -> String {
+    let text = text.trim_end_matches('.');
+    // Abbreviations keep their capitals.
+    match text.as_bytes() {
+        [first, second, ..] if first.is_ascii_uppercase() && !second.is_ascii_uppercase() => {
+            format!("{}{}", first.to_ascii_lowercase() as char, &text[1..])
+        }
+        _ => text.to_owned(),
     }
 }

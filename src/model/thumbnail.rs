@@ -4,8 +4,9 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, RgbImage, codecs::jpeg::JpegEncoder};
 
 use super::{
-    decode::{self, DecodeError, Decoded, Limits, Stored, View},
+    decode::{self, DecodeError, Decoded, Limits, Pixels, Stored, View},
     format::Format,
+    geometry::Region,
     jpeg::{Area, Scale},
     png::Columns,
 };
@@ -35,7 +36,8 @@ pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, De
     };
     let header = decode::measure(bytes, limits, view)?;
     if header.memory > MOST_MEMORY {
-        return Err(DecodeError::TooMuchMemory(header.format));
+        let (format, needed) = (header.format, header.memory);
+        return Err(DecodeError::TooMuchForThumbnail { format, needed, limit: MOST_MEMORY });
     }
     let decoded = decode::decode(bytes, limits, view)?;
     let (format, orientation) = (decoded.format, decoded.stored.orientation);
@@ -54,12 +56,24 @@ fn encoder_result(result: image::ImageResult<()>, format: Format) -> Result<(), 
 
 /// The picture with its longer side at most `side`, opaque and of 8 bits.
 fn shrunk(Decoded { stored, pixels, .. }: Decoded, side: u32) -> Option<DynamicImage> {
+    let whole = whole(&stored, &pixels);
     let image = pixels.into_picture()?;
     let (width, height) = size(&stored, side);
     let mut small = DynamicImage::new(width, height, image.color());
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    let mut options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    if let Some(Region { left, top, width, height }) = whole {
+        options = options.crop(left, top, width, height);
+    }
     Resizer::new().resize(&image, &mut small, &options).ok()?;
     Some(if small.color().has_alpha() { on_white(&small) } else { opaque(small) })
+}
+
+/// What of a decoded JPEG is the picture: a sample that stands for several pixels may reach beyond the edge. Others are
+/// it all.
+fn whole(stored: &Stored, pixels: &Pixels) -> Option<Region> {
+    let Pixels::Planes(planes, _) = pixels else { return None };
+    let (width, height) = (f64::from(stored.width), f64::from(stored.height));
+    Some(Region { left: 0.0, top: 0.0, width, height }.within(planes.first()?))
 }
 
 /// Width and height of the small picture, as stored.
@@ -147,6 +161,30 @@ mod tests {
         assert_eq!(found.dimensions(), (85, 128));
         assert!(is_near(found.get_pixel(40, 5).0, [200, 30, 30]));
         assert!(is_near(found.get_pixel(40, 120).0, [30, 30, 200]));
+    }
+
+    /// A sample of an eighth of the picture stands for eight pixels, of which the last has one.
+    #[test]
+    fn edges_within_a_sample_stretch_nothing() {
+        // An eighth of 520 x 9 is 65 x 2 samples: of the second row an eighth is the picture's, black.
+        let bands = RgbImage::from_fn(520, 9, |_, y| image::Rgb(if y < 8 { [255; 3] } else { [0; 3] }));
+        let mut bytes = Vec::new();
+        JpegEncoder::new_with_quality(&mut bytes, 100).encode_image(&bands).unwrap();
+        let found = small(&bytes, 32);
+        assert_eq!(found.dimensions(), (32, 1));
+        // Eight rows of nine are white.
+        let grey = found.get_pixel(16, 0).0[0];
+        assert!(grey > 215, "{grey}");
+    }
+
+    #[test]
+    fn what_takes_too_much_memory_is_told_with_the_limit_of_thumbnails() {
+        let mut gif = encoded(&halves(60, 40), ImageFormat::Gif);
+        // The size of the screen, behind the signature: 8000 x 8000.
+        gif[6..10].copy_from_slice(&[0x40, 0x1f, 0x40, 0x1f]);
+        let error = thumbnail(&gif, &Limits::default(), 64).unwrap_err();
+        assert!(error.is_over_limit());
+        assert_eq!(error.to_string(), "a thumbnail of this GIF takes 550 MiB to make; the limit is 256 MiB");
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub(super) fn bytes_needed(webp: &[u8], width: u32, height: u32) -> u64 {
     a_pixel * u64::from(width) * u64::from(height) + codes
 }
 
+/// Whether `webp` has fewer bytes than its head says.
+pub(super) fn is_cut(webp: &[u8]) -> bool {
+    let said = webp.get(4..8).and_then(<[u8]>::first_chunk).map(|length| u64::from(u32::from_le_bytes(*length)));
+    said.is_none_or(|said| said + 8 > webp.len() as u64)
+}
+
 /// A picture that is decoded, with what is lossless of it: where its transforms begin, and its size.
 enum Picture<'a> {
     Lossless(&'a [u8], (u32, u32)),

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     num::NonZero,
     path::{Path, PathBuf},
+    slice,
     sync::Arc,
     thread,
     time::Duration,
@@ -16,17 +17,23 @@ use axum::{
 };
 use headers::CacheControl;
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
+};
 
 use super::{
     App, ask,
     error::{Error, Result},
     etag, outgoing,
     params::parameters,
+    see_through,
 };
 use crate::{
     contract::{Classification, Digest, ImageName},
-    model, private,
+    model::{self, DecodeError, Limits},
+    private,
 };
 
 /// Sizes that can be asked for: pixels along the longer side.
@@ -43,8 +50,8 @@ const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) struct Wanted {
     /// One of [`SIZES`].
     size: u32,
-    /// The [`version`] that the page knows. An answer to it may be kept, as the page asks for another when the image is
-    /// another.
+    /// The [`version`] that the page knows. While it is the row's, an answer may be kept for ever: the page asks for
+    /// another when the image is another.
     version: Option<String>,
 }
 
@@ -76,7 +83,7 @@ pub(crate) struct Thumbnails {
     dir: PathBuf,
     max_bytes: u64,
     /// One permit for each that is being made.
-    making: Semaphore,
+    pub(super) making: Arc<Semaphore>,
     kept: Mutex<Kept>,
 }
 
@@ -154,7 +161,7 @@ impl Thumbnails {
         found.into_iter().for_each(|(_, key, bytes)| kept.add(key, bytes));
         // Half of the cores: the other half answers, and labels on a machine that does both.
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let making = Semaphore::new((cores / 2).clamp(1, 4));
+        let making = Arc::new(Semaphore::new((cores / 2).clamp(1, 4)));
         Ok(Self { dir: dir.to_owned(), max_bytes, making, kept: Mutex::new(kept) })
     }
 
@@ -195,6 +202,19 @@ impl Thumbnails {
         Ok(())
     }
 
+    /// The thumbnail with this key, or a new one of the image, which is kept.
+    fn of(&self, image: &[u8], key: &str, size: u32, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
+        if let Some(kept) = self.read(key) {
+            return Ok(kept);
+        }
+        let made = model::thumbnail(image, limits, size)?;
+        // A full disk is no reason to show nothing.
+        if let Err(error) = self.write(key, &made) {
+            tracing::warn!(%error, "a thumbnail cannot be kept");
+        }
+        Ok(made)
+    }
+
     /// Removes the thumbnails of an image that is gone, or of all. A few small files: no need to leave the thread for
     /// it.
     pub(crate) fn forget(&self, image: Option<&ImageName>) {
@@ -223,20 +243,27 @@ fn prefix(image: &ImageName) -> String {
     format!("{}-", &Digest::of(image.as_str().as_bytes()).to_hex()[..32])
 }
 
+/// The key of an image's thumbnail of this size. `bytes` tells its bytes from others under the same name: the row's
+/// [`version`], or the beginning of their hash.
+fn key(image: &ImageName, bytes: &str, size: u32) -> String {
+    format!("{}{bytes}-{size}.jpg", prefix(image))
+}
+
+/// A thumbnail on its way out.
+#[derive(Debug)]
+struct Small {
+    bytes: Vec<u8>,
+    /// Whether the address that was asked for never means another one.
+    lasts: bool,
+}
+
 /// `GET /images/{name}?size=128`
 pub(crate) async fn get(app: &Arc<App>, image: &ImageName, wanted: Wanted, headers: &HeaderMap) -> Result<Response> {
-    let Wanted { size, version } = wanted;
-    let cache = match version {
-        Some(_) => CacheControl::new().with_private().with_max_age(A_YEAR).with_immutable(),
-        None => CacheControl::new().with_private().with_no_cache(),
-    };
-    let key = version.map(|version| {
-        let version = &Digest::of(version.as_bytes()).to_hex()[..16];
-        format!("{}{version}-{size}.jpg", prefix(image))
-    });
-    let bytes = match kept(app, image, key.clone()).await? {
-        Some(bytes) => bytes,
-        None => made(app, image, key, size).await?,
+    let Small { bytes, lasts } = small(app, image, wanted).await?;
+    let cache = if lasts {
+        CacheControl::new().with_private().with_max_age(A_YEAR).with_immutable()
+    } else {
+        CacheControl::new().with_private().with_no_cache()
     };
     let etag = etag::strong(&bytes);
     let full = || ([(header::CONTENT_TYPE, "image/jpeg")], bytes).into_response();
@@ -246,40 +273,73 @@ pub(crate) async fn get(app: &Arc<App>, image: &ImageName, wanted: Wanted, heade
     Ok(response)
 }
 
-/// The thumbnail from the disk, as long as the image is there.
-async fn kept(app: &Arc<App>, image: &ImageName, key: Option<String>) -> Result<Option<Vec<u8>>> {
-    let Some(key) = key else { return Ok(None) };
-    if !ask(app.backend.images.exists(image)).await? {
-        return Err(Error::not_found(format!("there is no image {image}")).of_image(image));
+/// The thumbnail of the image as the row with the version that the page knows has it, or else as it is now. Only the
+/// former is found without the image: that is one question to the store of results, and a page has fifty of them.
+async fn small(app: &Arc<App>, image: &ImageName, Wanted { size, version }: Wanted) -> Result<Small> {
+    let version = match version {
+        Some(version) if is_current(app, image, &version).await? => Some(version),
+        _ => None,
+    };
+    let known = version.as_deref().map(|version| key(image, version, size));
+    if let Some(kept) = kept(app, known.as_deref()).await {
+        return Ok(kept);
     }
-    let app = Arc::clone(app);
-    Ok(spawn_blocking(move || app.thumbnails.read(&key)).await.unwrap_or_default())
-}
-
-/// A new thumbnail, which is kept if it has a key.
-async fn made(app: &Arc<App>, image: &ImageName, key: Option<String>, size: u32) -> Result<Vec<u8>> {
-    let Ok(Ok(_making)) = timeout(outgoing::PATIENCE, app.thumbnails.making.acquire()).await else {
+    // Who goes away while waiting gives up the place in the queue.
+    let making = timeout(outgoing::PATIENCE, Arc::clone(&app.thumbnails.making).acquire_owned()).await;
+    // Others may have asked for the same one meanwhile.
+    if let Some(kept) = kept(app, known.as_deref()).await {
+        return Ok(kept);
+    }
+    let Ok(Ok(making)) = making else {
         return Err(Error::unavailable("too many thumbnails are being made; try again"));
     };
-    let (stored, _share) = outgoing::fetch(app, image).await?;
-    let making = Arc::clone(app);
-    let is_kept = key.is_some();
+    // From here on it takes memory, and goes on until it has given that back, whoever goes away.
+    see_through(app, make(Arc::clone(app), making, image.clone(), version, size)).await
+}
+
+/// Whether the image's row has this version.
+async fn is_current(app: &App, image: &ImageName, version: &str) -> Result<bool> {
+    let rows = ask(app.backend.results.get(slice::from_ref(image))).await?;
+    Ok(rows.first().is_some_and(|row| self::version(row) == version))
+}
+
+/// The thumbnail with this key from the disk.
+async fn kept(app: &Arc<App>, key: Option<&str>) -> Option<Small> {
+    let (app, key) = (Arc::clone(app), key?.to_owned());
+    let bytes = spawn_blocking(move || app.thumbnails.read(&key)).await.ok()??;
+    Some(Small { bytes, lasts: true })
+}
+
+/// Makes a thumbnail, with a place among those that are `making` one, and keeps it. Without a version it is found by
+/// the image's bytes, and made only if it is not there.
+async fn make(
+    app: Arc<App>,
+    making: OwnedSemaphorePermit,
+    image: ImageName,
+    version: Option<String>,
+    size: u32,
+) -> Result<Small> {
+    let (stored, share) = outgoing::fetch(&app, &image).await?;
+    let (maker, name, known) = (Arc::clone(&app), image.clone(), version.clone());
     let made = spawn_blocking(move || {
-        let bytes = model::thumbnail(&stored.bytes, &making.config.limits, size)?;
-        // A full disk is no reason to show nothing.
-        if let Some(key) = key
-            && let Err(error) = making.thumbnails.write(&key, &bytes)
-        {
-            tracing::warn!(%error, "a thumbnail cannot be kept");
-        }
-        Ok::<_, model::DecodeError>(bytes)
+        let of = known.unwrap_or_else(|| Digest::of(&stored.bytes).to_hex()[..16].to_owned());
+        let made = maker.thumbnails.of(&stored.bytes, &key(&name, &of, size), size, &maker.config.limits);
+        drop((stored, share, making));
+        made
     });
     let made = made.await.map_err(|_| Error::unavailable("the thumbnail could not be made"))?;
+    let lasts = match &version {
+        Some(version) => is_current(&app, &image, version).await?,
+        None => false,
+    };
     // Who removed the image meanwhile found no thumbnail to remove.
-    if is_kept && !ask(app.backend.images.exists(image)).await? {
-        app.thumbnails.forget(Some(image));
+    if !lasts && !ask(app.backend.images.exists(&image)).await? {
+        app.thumbnails.forget(Some(&image));
     }
-    made.map_err(|error| Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).of_image(image))
+    match made {
+        Ok(bytes) => Ok(Small { bytes, lasts }),
+        Err(error) => Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).of_image(&image)),
+    }
 }
 
 #[cfg(test)]

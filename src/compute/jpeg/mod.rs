@@ -23,6 +23,7 @@ mod progressive;
 mod scan;
 mod sequential;
 mod simd;
+mod standard;
 #[cfg(test)]
 mod tests;
 
@@ -52,7 +53,7 @@ pub enum Colour {
     Rgb,
     /// Cyan, magenta, yellow, black, all inverted, as Adobe's programs write them and others have copied.
     Cmyk,
-    /// As [`Self::Cmyk`], the first three as luma and chroma of inverted CMY.
+    /// The same with luma and chroma of 255 less each of the first three, as libjpeg makes them (`cmyk_ycck_convert`).
     Ycck,
 }
 

@@ -10,6 +10,7 @@ use super::{
     plane::{Planes, Target},
     scan::{Blocks, Coder, Layout},
     simd::{Portable, Simd},
+    standard,
 };
 
 /// Decodes a scan into `planes`; returns where the marker after it is.
@@ -51,8 +52,8 @@ impl<'a> Component<'a> {
     fn new(parser: &'a Parser<'_>, part: Part) -> Result<Self, Error> {
         const MISSING: Error = Error::Damaged("a Huffman table is missing");
 
-        let dc = parser.dc[part.dc].as_ref().ok_or(MISSING)?;
-        let ac = parser.ac[part.ac].as_ref().ok_or(MISSING)?;
+        let dc = parser.dc[part.dc].as_ref().or_else(|| standard::dc(part.dc)).ok_or(MISSING)?;
+        let ac = parser.ac[part.ac].as_ref().or_else(|| standard::ac(part.ac)).ok_or(MISSING)?;
         Ok(Self { component: part.component, dc, ac, skips: Skips::new(ac), predicted: 0 })
     }
 

@@ -161,6 +161,35 @@ fn a_part_is_as_it_is_in_the_whole() {
     }
 }
 
+/// A file without the segments that have this marker.
+fn without(marker: u8, file: &[u8]) -> Vec<u8> {
+    let (mut kept, mut at) = (file[..2].to_vec(), 2);
+    while file[at + 1] != 0xda {
+        let end = at + 2 + usize::from(u16::from_be_bytes([file[at + 2], file[at + 3]]));
+        if file[at + 1] != marker {
+            kept.extend_from_slice(&file[at..end]);
+        }
+        at = end;
+    }
+    [&kept, &file[at..]].concat()
+}
+
+#[test]
+fn tables_that_are_missing_are_the_standard_ones() {
+    let file = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/ycck.jpg")).unwrap();
+    let decode = |file: &[u8]| decode(file, Scale::Full, Instructions::Detected);
+    let bare = without(0xc4, &file);
+    assert_eq!(file.len() - bare.len(), 2 * (33 + 183));
+    assert_eq!(decode(&bare), decode(&file));
+    // Progressive files have tables of their own.
+    let mut progressive = bare;
+    let frame = progressive.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+    progressive[frame + 1] = 0xc2;
+    let scan = progressive.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
+    progressive[scan + 14] = 0;
+    assert_eq!(decode(&progressive), Err(Error::Damaged("a Huffman table is missing")));
+}
+
 /// A file with the frame header's marker and precision changed.
 fn other_frame(marker: u8, precision: u8) -> Vec<u8> {
     let bytes = fixtures();

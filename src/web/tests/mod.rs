@@ -24,6 +24,7 @@ mod api;
 mod classify;
 mod load;
 mod pages;
+mod thumbnails;
 mod uploads;
 
 /// A server on a free port, with a data directory of its own.
