@@ -47,6 +47,10 @@ enum Action {
         /// Which images.
         #[arg(value_enum)]
         which: Which,
+        /// The model with which `stale` compares, by name or directory; the configured one by default, as workers with
+        /// this configuration have it.
+        #[arg(long, value_name = "MODEL")]
+        model: Option<PathBuf>,
     },
 }
 
@@ -89,12 +93,26 @@ pub async fn run(args: QueueArgs, stores: Stores, model: Option<PathBuf>) -> any
             }
             writeln!(out, "deleted {} dead letters", backend.dead_letters.drop_all().await?)?;
         }
-        Action::Requeue { which } => {
-            let model = if which == Which::Stale { Bundle::open(model.as_deref())?.card.id() } else { String::new() };
-            writeln!(out, "requeued {} images", requeue(&backend, which, &model).await?)?;
+        Action::Requeue { which: Which::Stale, model: named } => {
+            if named.is_none() {
+                eprintln!(
+                    "the configured model is taken for that of the workers; if theirs is another, name it by --model"
+                );
+            }
+            let model = present(named, model)?;
+            let count = requeue(&backend, Which::Stale, &model).await?;
+            writeln!(out, "requeued {count} images whose results are not of {model}")?;
+        }
+        Action::Requeue { which, .. } => {
+            writeln!(out, "requeued {} images", requeue(&backend, which, "").await?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The model with which results are compared, as rows have it.
+fn present(named: Option<PathBuf>, configured: Option<PathBuf>) -> anyhow::Result<String> {
+    Ok(Bundle::open(named.or(configured).as_deref())?.card.id())
 }
 
 /// What a message is about, in few words.
@@ -103,5 +121,29 @@ fn subject(body: &str) -> String {
         Ok(events) if events.is_empty() => "no created object".to_owned(),
         Ok(events) => events.iter().map(|e| format!("{}/{}", e.bucket, e.key)).collect::<Vec<_>>().join(", "),
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        queue: QueueArgs,
+    }
+
+    #[test]
+    fn stale_is_told_the_model_of_the_workers() {
+        let args = ["queue", "requeue", "stale", "--model", Bundle::EMBEDDED_NAME];
+        let Action::Requeue { model, .. } = Line::parse_from(args).queue.action else {
+            panic!("another command");
+        };
+        let other = Some(PathBuf::from("no-such-model"));
+        assert!(present(model, other.clone()).unwrap().starts_with(&format!("{}@", Bundle::EMBEDDED_NAME)));
+        assert!(present(None, other).unwrap_err().to_string().contains("\"no-such-model\""));
     }
 }
