@@ -49,5 +49,7 @@ fn check(dir: &Path) -> Result<String> {
     let text = |name: &str| String::from_utf8(file(name)?).with_context(|| format!("{name} is not UTF-8"));
     let (card, labels, weights) = (text(layout::CARD)?, text(layout::LABELS)?, file(layout::WEIGHTS)?);
     layout::check_digest(&card, &weights)?;
-    Ok(layout::parse(&card, &labels, &weights)?.card.name)
+    let parts = layout::parse(&card, &labels, &weights)?;
+    parts.check_numbers()?;
+    Ok(parts.card.name)
 }

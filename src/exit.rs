@@ -22,7 +22,8 @@ pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
             || cause.is::<ConfigError>()
             || cause.is::<BundleError>()
             || cause.is::<ShelfError>()
-            || matches!(cause.downcast_ref(), Some(ImportError::Layout { .. }))
+            // All but a disk that fails: weights that make no model, or a place that is taken.
+            || cause.downcast_ref().is_some_and(|error| !matches!(error, ImportError::Write { .. }))
     });
     match error.downcast_ref::<ScaleError>() {
         Some(ScaleError::Usage(_)) => ExitCode::from(USAGE),

@@ -116,6 +116,60 @@ fn imported_weights_are_a_model_by_directory_and_by_name() {
         assert_eq!(line["top"].as_array().unwrap().len(), 3);
         assert!(line["model"].as_str().unwrap().starts_with("three@"), "{line}");
     }
+
+    let stored = Path::new(out).join("weights.safetensors");
+    std::fs::write(&stored, &std::fs::read(&stored).unwrap()[1..]).unwrap();
+    let (code, list, err) = run(with_cache(cache.path(), &["model", "list"]));
+    assert!(list.lines().any(|line| line.starts_with("three") && line.contains("damaged")), "{list}");
+    assert!(code == Some(0) && err.contains("the model three is damaged"), "{err}");
+}
+
+#[test]
+fn weights_that_make_no_model_end_with_2_and_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let mut tensors = resnet18(2);
+    let bias = tensors.iter_mut().find(|(name, _, _)| name == "layer1.0.bn1.bias").unwrap();
+    bias.2[3] = f32::NAN;
+    std::fs::write(path("nan.pth"), pth::archive(&tensors)).unwrap();
+    std::fs::write(path("bad.pth"), "PK, but no archive").unwrap();
+    std::fs::write(path("none.bin"), "nothing of the kind").unwrap();
+    std::fs::write(path("l.txt"), "one\ntwo\n").unwrap();
+    for (file, want) in [
+        ("nan.pth", "nan.pth: tensor layer1.0.bn1.bias has an infinity or what is not a number"),
+        ("bad.pth", "bad.pth is refused"),
+        ("none.bin", "none.bin is neither a .pth file"),
+    ] {
+        let (weights, labels, out) = (path(file), path("l.txt"), path("out"));
+        let args = ["model", "import", "--weights", &weights, "--labels", &labels, "--architecture", "resnet18"];
+        let (code, _, err) = run(with_cache(dir.path(), &[&args[..], &["--out", &out]].concat()));
+        assert!(code == Some(2) && err.contains(want), "{code:?}: {err}");
+        assert!(!Path::new(&out).exists());
+    }
+}
+
+#[test]
+fn a_damaged_model_is_not_the_best_one() {
+    let cache = tempfile::tempdir().unwrap();
+    let models = cache.path().join("imgcls/models");
+    // As a start leaves it that could fetch nothing better.
+    std::fs::create_dir_all(models.join("efficientnet-lite0")).unwrap();
+    std::fs::write(models.join(".no-better-model"), "").unwrap();
+    let file = |name: &str, text: &str| std::fs::write(models.join("efficientnet-lite0").join(name), text).unwrap();
+    file(
+        "model.toml",
+        &format!(
+            "name = \"efficientnet-lite0\"\narchitecture = \"efficientnet-lite0\"\ninput = 224\nresize = 256\n\
+             mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\nsha256 = \"{}\"\ntop1 = 75.1\nsource = \"s\"\n\
+             licence = \"MIT\"\n",
+            "0".repeat(64)
+        ),
+    );
+    file("labels.txt", "one\ntwo\n");
+    file("weights.safetensors", "half");
+    let (code, name, err) = run(with_cache(cache.path(), &["model", "best"]));
+    assert_eq!((code, name.as_str()), (Some(0), "resnet18-cifar10\n"), "{err}");
+    assert!(err.contains("`imgcls model pull efficientnet-lite0` fetches it again"), "{err}");
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl From<Heartbeat> for WorkerStatus {
     fn from(beat: Heartbeat) -> Self {
         let Heartbeat {
             worker,
+            model: _,
             started_at,
             seen_at,
             in_flight,

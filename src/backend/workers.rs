@@ -16,6 +16,9 @@ pub(crate) const MAX_HEARTBEATS: usize = 64;
 pub struct Heartbeat {
     /// The worker's id.
     pub worker: WorkerId,
+    /// The model that it runs, as rows have it; empty where workers did not yet say it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
     /// When it started.
     #[serde(rename = "started_at_ms")]
     pub started_at: Timestamp,

@@ -3,6 +3,8 @@
 use std::{
     collections::HashMap,
     fmt,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -11,6 +13,7 @@ use safetensors::Dtype;
 
 pub use super::layout::Card;
 use super::{
+    import,
     kernel::unload,
     layout::{self, LayoutError, Parts},
     shelf::{self, Place, ShelfError},
@@ -42,6 +45,9 @@ pub enum BundleError {
     #[error("cannot take over the weights: {0}")]
     Tensor(#[from] candle_core::Error),
 }
+
+/// Most bytes of a card and of labels.
+const MOST_TEXT: u64 = 16 << 20;
 
 /// The embedded weights.
 static WEIGHTS: &[u8] = include_bytes!(concat!(env!("IMGCLS_EMBEDDED_MODEL"), "/weights.safetensors"));
@@ -99,19 +105,18 @@ impl Bundle {
     /// # Errors
     /// [`BundleError`], which names the file and in it the tensor, key or line.
     pub fn load(dir: &Path) -> Result<Self, BundleError> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            std::fs::read(&path).map_err(|source| BundleError::Read { path, source })
-        };
-        let text = |name: &str| {
-            let not_text = |e| std::io::Error::new(std::io::ErrorKind::InvalidData, e);
-            String::from_utf8(read(name)?)
-                .map_err(|e| BundleError::Read { path: dir.join(name), source: not_text(e.utf8_error()) })
-        };
-        let refused = |source| BundleError::Layout { dir: dir.to_owned(), source };
-        let (card, labels, weights) = (text(layout::CARD)?, text(layout::LABELS)?, read(layout::WEIGHTS)?);
-        layout::check_digest(&card, &weights).map_err(refused)?;
-        Self::from_parts(layout::parse(&card, &labels, &weights).map_err(refused)?)
+        let files = Files::read(dir)?;
+        Self::from_parts(files.parts(dir)?)
+    }
+
+    /// Checks the bundle in `dir` as [`Self::load`] does, and returns its card and the number of its labels.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn check(dir: &Path) -> Result<(Card, usize), BundleError> {
+        let files = Files::read(dir)?;
+        let parts = files.parts(dir)?;
+        Ok((parts.card.clone(), parts.labels.len()))
     }
 
     fn from_parts(parts: Parts<'_>) -> Result<Self, BundleError> {
@@ -126,5 +131,63 @@ impl Bundle {
             tensors.insert(name.to_owned(), tensor.to_dtype(DType::F32)?);
         }
         Ok(Self { card: parts.card, labels: parts.labels, tensors })
+    }
+}
+
+/// A bundle's files.
+struct Files {
+    card: String,
+    labels: String,
+    weights: Vec<u8>,
+}
+
+impl Files {
+    fn read(dir: &Path) -> Result<Self, BundleError> {
+        let failed = |name: &str, source| BundleError::Read { path: dir.join(name), source };
+        let read = |name: &str, most| read(&dir.join(name), most).map_err(|source| failed(name, source));
+        let text = |name: &str| {
+            let not_text = |e| io::Error::new(io::ErrorKind::InvalidData, e);
+            String::from_utf8(read(name, MOST_TEXT)?).map_err(|e| failed(name, not_text(e.utf8_error())))
+        };
+        let (card, labels) = (text(layout::CARD)?, text(layout::LABELS)?);
+        Ok(Self { card, labels, weights: read(layout::WEIGHTS, import::MOST_BYTES)? })
+    }
+
+    fn parts(&self, dir: &Path) -> Result<Parts<'_>, BundleError> {
+        let checked = layout::check_digest(&self.card, &self.weights).and_then(|()| {
+            let parts = layout::parse(&self.card, &self.labels, &self.weights)?;
+            parts.check_numbers().map(|()| parts)
+        });
+        checked.map_err(|source| BundleError::Layout { dir: dir.to_owned(), source })
+    }
+}
+
+/// The bytes of a regular file, if they are not too many: a pipe would be waited for, and some devices have no end.
+fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let refused = |reason| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    if !path.metadata()?.is_file() {
+        return refused("it is not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most { refused(format!("it is larger than {} MB", most >> 20)) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero")).unwrap();
+        let reason = |name: &str, most| read(&dir.path().join(name), most).unwrap_err().to_string();
+        assert_eq!(reason("zero", 1 << 20), "it is not a regular file");
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        assert_eq!(reason("pipe", 1 << 20), "it is not a regular file");
+        File::create(dir.path().join("huge")).unwrap().set_len((1 << 20) + 1).unwrap();
+        assert_eq!(reason("huge", 1 << 20), "it is larger than 1 MB");
+        assert_eq!(read(&dir.path().join("huge"), 2 << 20).unwrap().len(), (1 << 20) + 1);
     }
 }

@@ -97,6 +97,12 @@ pub fn find(name: &str) -> Option<&'static Known> {
 }
 
 impl Known {
+    /// Whether the card is this model's, and not that of another that has its name.
+    #[must_use]
+    pub fn is(&self, card: &Card) -> bool {
+        card.name == self.name && card.architecture == self.architecture && card.top1 == Some(self.top1)
+    }
+
     /// The bundle's card, but for the SHA-256 of weights that are yet to be written.
     #[must_use]
     pub fn card(&self) -> Card {

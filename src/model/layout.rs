@@ -22,6 +22,9 @@ const MIN_INPUT: u32 = 32;
 /// The largest input side; a batch of larger ones would not fit a small machine.
 const MAX_INPUT: u32 = 1024;
 
+/// The smallest standard deviation of a colour. A smaller one is a mistake, and leaves the network little but signs.
+const MIN_STD: f32 = 1e-6;
+
 /// Most pixels of a picture that goes to the network as it is: a network holds some hundred bytes for each.
 pub const MAX_RAW_PIXELS: u64 = (MAX_INPUT * MAX_INPUT) as u64;
 
@@ -112,7 +115,10 @@ pub enum LayoutError {
         classes: usize,
     },
     /// Other weights than the card's.
-    #[error("{WEIGHTS} has SHA-256 {found}, but {CARD} says {expected}; one of the two files is not the right one")]
+    #[error(
+        "{WEIGHTS} has SHA-256 {found}, but {CARD} says {expected}; one of the two files is damaged or not the \
+         right one; pull, import or train the model again"
+    )]
     Digest {
         /// The card's.
         expected: String,
@@ -158,6 +164,16 @@ pub enum LayoutError {
         /// Its type.
         found: Dtype,
     },
+    /// A number with which every answer would be nonsense.
+    #[error(
+        "{WEIGHTS}: tensor {name} has {what}, so its answers would be nonsense; take weights that were saved whole"
+    )]
+    Number {
+        /// The tensor.
+        name: String,
+        /// The number.
+        what: &'static str,
+    },
 }
 
 /// A bundle's parts, checked.
@@ -193,6 +209,81 @@ pub fn check_digest(card: &str, weights: &[u8]) -> Result<(), LayoutError> {
     if expected == found { Ok(()) } else { Err(LayoutError::Digest { expected, found }) }
 }
 
+impl Parts<'_> {
+    /// Checks that the weights are numbers with which the network can compute. It reads all of them.
+    ///
+    /// # Errors
+    /// [`LayoutError::Number`], which names the tensor.
+    pub fn check_numbers(&self) -> Result<(), LayoutError> {
+        let epsilon = self.card.architecture.network(self.labels.len()).epsilon as f32;
+        for (name, view) in self.tensors.iter().filter(|(name, _)| !is_counter(name)) {
+            let refuse = |what| Err(LayoutError::Number { name: name.to_owned(), what });
+            if has_no_number(view.dtype(), view.data()) {
+                return refuse("an infinity or what is not a number");
+            }
+            if name.ends_with(".running_var") && least(view.dtype(), view.data()) + epsilon <= 0.0 {
+                return refuse("a variance below 0");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether one of the numbers is infinite or none: all bits of its exponent are set. Without an early end, so that the
+/// loop is done in vectors: a start waits for it.
+fn has_no_number(dtype: Dtype, data: &[u8]) -> bool {
+    let halves = |mask: u16| {
+        let is_none = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes) & mask == mask;
+        data.as_chunks().0.iter().fold(false, |found, bytes| found | is_none(bytes))
+    };
+    match dtype {
+        Dtype::F16 => halves(0x7c00),
+        Dtype::BF16 => halves(0x7f80),
+        _ => {
+            let is_none = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes) & 0x7f80_0000 == 0x7f80_0000;
+            data.as_chunks().0.iter().fold(false, |found, bytes| found | is_none(bytes))
+        }
+    }
+}
+
+/// The least of the numbers.
+fn least(dtype: Dtype, data: &[u8]) -> f32 {
+    let halves = |widen: fn(u16) -> f32| {
+        data.as_chunks().0.iter().map(|bytes| widen(u16::from_le_bytes(*bytes))).fold(f32::INFINITY, f32::min)
+    };
+    match dtype {
+        Dtype::F16 => halves(widened),
+        Dtype::BF16 => halves(|bits| f32::from_bits(u32::from(bits) << 16)),
+        _ => data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).fold(f32::INFINITY, f32::min),
+    }
+}
+
+/// The value of a finite f16. The build script, which compiles this too, has no crate for it.
+fn widened(bits: u16) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f32::from(bits & 0x3ff) / 1024.0);
+    let size = if exponent == 0 { fraction * 2f32.powi(-14) } else { (1.0 + fraction) * 2f32.powi(exponent - 15) };
+    if bits >> 15 == 1 { -size } else { size }
+}
+
+/// Whether a name may have the character: no control character, and none that turns the order of those around it,
+/// with which one name looks like another.
+#[must_use]
+pub fn is_plain(character: char) -> bool {
+    !character.is_control() && !matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Why a model cannot have the name, if it cannot.
+#[must_use]
+pub fn refused_name(name: &str) -> Option<&'static str> {
+    if name.trim().is_empty() {
+        Some("is empty")
+    } else if !name.chars().all(is_plain) {
+        Some("has characters that control the terminal or turn the order of others")
+    } else {
+        None
+    }
+}
+
 /// Whether the tensor is one of PyTorch's batch counters, which no inference needs.
 #[must_use]
 pub fn is_counter(name: &str) -> bool {
@@ -206,8 +297,8 @@ pub fn is_counter(name: &str) -> bool {
 pub fn parse_card(text: &str) -> Result<Card, LayoutError> {
     let card: Card = toml::from_str(text).map_err(LayoutError::Card)?;
     let refuse = |key, reason: &str| Err(LayoutError::CardValue { key, reason: reason.to_owned() });
-    if card.name.trim().is_empty() {
-        return refuse("name", "is empty");
+    if let Some(reason) = refused_name(&card.name) {
+        return refuse("name", reason);
     }
     if !(MIN_INPUT..=MAX_INPUT).contains(&card.input) {
         return refuse("input", &format!("is {}; it must be {MIN_INPUT} to {MAX_INPUT} pixels", card.input));
@@ -219,8 +310,8 @@ pub fn parse_card(text: &str) -> Result<Card, LayoutError> {
     if !card.mean.iter().all(|v| v.is_finite()) {
         return refuse("mean", "must be three finite numbers");
     }
-    if !card.std.iter().all(|v| v.is_finite() && *v > 0.0) {
-        return refuse("std", "must be three numbers above 0");
+    if !card.std.iter().all(|v| v.is_finite() && *v >= MIN_STD) {
+        return refuse("std", &format!("must be three numbers of {MIN_STD} or more"));
     }
     if card.preprocess == Preprocess::Raw && (card.mean, card.std) != ([0.0; 3], [1.0; 3]) {
         return refuse("preprocess", "is raw, which normalises nothing; mean must be [0, 0, 0] and std [1, 1, 1]");
@@ -242,6 +333,7 @@ fn parse_labels(text: &str) -> Result<Vec<String>, LayoutError> {
         match label {
             "" => refuse("is empty; every line is a label"),
             _ if label.contains(char::is_control) => refuse("has control characters"),
+            _ if !label.chars().all(is_plain) => refuse("has characters that turn the order of others"),
             _ => Ok(label.to_owned()),
         }
     });

@@ -53,6 +53,34 @@ fn other_weights_than_the_card_means_are_refused() {
 }
 
 #[test]
+fn numbers_that_make_nonsense_are_refused_by_their_tensor() {
+    for (dtype, bad) in [
+        (Dtype::F32, &f32::NAN.to_le_bytes()[..]),
+        (Dtype::F32, &f32::NEG_INFINITY.to_le_bytes()),
+        (Dtype::F16, &0x7c00u16.to_le_bytes()),
+        (Dtype::BF16, &0xff80u16.to_le_bytes()),
+    ] {
+        let mut bytes = weights(2, |tensors| tensors.iter_mut().for_each(|tensor| tensor.2 = dtype));
+        let parsed = |bytes: &[u8]| parse(&card(b""), LABELS_TEXT, bytes).unwrap().check_numbers();
+        parsed(&bytes).unwrap();
+        let at = bytes.len() - bad.len();
+        bytes[at..].copy_from_slice(bad);
+        let message = parsed(&bytes).unwrap_err().to_string();
+        assert!(message.contains(" has an infinity or what is not a number"), "{dtype:?}: {message}");
+    }
+
+    // -0.5 as f16.
+    assert_eq!([0xb800, 0x3c00, 0x0400, 0x0001].map(widened), [-0.5, 1.0, 2f32.powi(-14), 2f32.powi(-24)]);
+    let mut bytes = weights(2, |tensors| tensors.retain(|tensor| tensor.0.ends_with("bn1.running_var")));
+    let at = bytes.len() - 2;
+    bytes[at..].copy_from_slice(&0xb800u16.to_le_bytes());
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let parts = Parts { card: parse_card(&card(b"")).unwrap(), labels: vec!["cat".to_owned()], tensors };
+    let message = parts.check_numbers().unwrap_err().to_string();
+    assert!(message.contains("bn1.running_var has a variance below 0"), "{message}");
+}
+
+#[test]
 fn messages_name_the_tensor() {
     let missing = weights(2, |tensors| tensors.retain(|t| t.0 != "layer3.0.downsample.1.running_var"));
     assert_eq!(
@@ -92,6 +120,7 @@ fn labels_fit_the_last_layer() {
     );
     assert_eq!(error("cat\n\ndog\n", &bytes), "labels.txt line 2: is empty; every line is a label");
     assert_eq!(error("cat\nd\u{7}g\n", &bytes), "labels.txt line 2: has control characters");
+    assert_eq!(error("cat\ngod\u{202e}\n", &bytes), "labels.txt line 2: has characters that turn the order of others");
 }
 
 #[test]
@@ -100,8 +129,14 @@ fn cards_are_checked() {
     for (from, to, message) in [
         ("input = 64", "input = 8", "model.toml: input is 8; it must be 32 to 1024 pixels"),
         ("resize = 64", "resize = 63", "model.toml: resize is 63; it must be at least input and at most 4096 pixels"),
-        ("[0.2, 0.2, 0.2]", "[0.2, 0.0, 0.2]", "model.toml: std must be three numbers above 0"),
+        ("[0.2, 0.2, 0.2]", "[0.2, 0.0, 0.2]", "model.toml: std must be three numbers of 0.000001 or more"),
+        ("[0.2, 0.2, 0.2]", "[0.2, 1e-30, 0.2]", "model.toml: std must be three numbers of 0.000001 or more"),
         ("\"m\"", "\" \"", "model.toml: name is empty"),
+        (
+            "\"m\"",
+            "\"m\u{202e}\"",
+            "model.toml: name has characters that control the terminal or turn the order of others",
+        ),
     ] {
         assert_eq!(parse_card(&good.replace(from, to)).unwrap_err().to_string(), message);
     }

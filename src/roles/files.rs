@@ -107,7 +107,8 @@ fn walk(dir: &Path, items: &mut Vec<Item>) {
     }
 }
 
-fn is_image_name(path: &Path) -> bool {
+/// Whether a file's name is that of an image.
+pub(super) fn is_image_name(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     !hidden && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))

@@ -13,21 +13,24 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
 
+use super::UsageError;
 use crate::config::flags::whole;
 use crate::model::{
     Architecture, Bundle,
     catalogue::{self, Known, Source},
     import,
     layout::{self, Card, Preprocess},
-    pull::{self, Settings},
+    pull::{self, Held, Patience, Settings},
     shelf::{self, Place, ShelfError},
 };
 
-/// How long to try until the first byte comes, where a user waits for it.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// The same for a file, and for pip, which takes longer to start, where a better model would be nice and another will
-/// do: under 5 s together.
+/// How long to try until the first byte of a file comes, and of pip, which takes longer to start, where a better model
+/// would be nice and another will do: under 5 s together.
 const LITTLE_PATIENCE: [Duration; 2] = [Duration::from_millis(1800), Duration::from_millis(2800)];
+/// How long it may take altogether then. What has come by that time is kept for `imgcls model pull`.
+const LONGEST_START: Duration = Duration::from_secs(60);
+/// Bytes that must come in so long then.
+const LEAST_OF_START: (u64, Duration) = (128 << 10, Duration::from_secs(2));
 /// After a try in vain to get a better model, for how long there is no other.
 const NEXT_TRY: Duration = Duration::from_secs(24 * 3600);
 /// File in the cache whose time says when the last try was in vain.
@@ -114,7 +117,7 @@ pub async fn run(args: ModelArgs, mirror: String) -> anyhow::Result<ExitCode> {
         ModelCommand::List => write!(out, "{}", list()?)?,
         ModelCommand::Pull { name } => {
             let known = catalogue::find(&name).ok_or(ShelfError::Unknown(name))?;
-            let dir = fetch(known, &mirror, PATIENCE).await?;
+            let dir = fetch(known, &mirror, Patience::LONG).await?;
             writeln!(out, "{} is in {}", known.name, dir.display())?;
         }
         ModelCommand::Best => writeln!(out, "{}", best(&mirror).await)?,
@@ -148,7 +151,7 @@ fn three(text: &str) -> Result<[f32; 3], String> {
 }
 
 /// Fetches a model with a progress bar.
-async fn fetch(known: &Known, mirror: &str, patience: Duration) -> anyhow::Result<PathBuf> {
+async fn fetch(known: &Known, mirror: &str, patience: Patience) -> anyhow::Result<PathBuf> {
     let cache = shelf::cache()?;
     // Draws nothing unless standard error is a terminal.
     let bar = ProgressBar::new(known.source.bytes());
@@ -165,30 +168,37 @@ async fn best(mirror: &str) -> &'static str {
     let in_vain = shelf::cache().ok().map(|cache| cache.join(IN_VAIN));
     let tried = in_vain.as_ref().and_then(|path| path.metadata().ok()?.modified().ok()?.elapsed().ok());
     let may_try = tried.is_none_or(|ago| ago > NEXT_TRY);
-    let mut reasons = Vec::new();
+    let (mut reasons, mut failed) = (Vec::new(), false);
     let mut best = None;
     for known in const { &catalogue::ALL } {
-        if known.name == Bundle::EMBEDDED_NAME || shelf::find(Path::new(known.name)).is_ok() {
-            best = Some(known);
-        } else if may_try {
-            let [of_file, of_pip] = LITTLE_PATIENCE;
-            let patience = if matches!(known.source, Source::Url { .. }) { of_file } else { of_pip };
-            match fetch(known, mirror, patience).await {
-                Ok(_) => best = Some(known),
-                // What failed and why; the causes of the cause make a line that nobody reads.
-                Err(error) => {
-                    let causes: Vec<String> = error.chain().take(2).map(ToString::to_string).collect();
-                    reasons.push(format!("no {}: {}", known.name, causes.join(": ")));
-                }
+        let why_not = match look(known) {
+            Ok(Held::Whole) => Ok(()),
+            Ok(_) if may_try => {
+                fetch(known, mirror, little_patience(known)).await.map(drop).inspect_err(|_| failed = true)
+            }
+            Ok(Held::Nothing) => continue,
+            Ok(Held::Damaged(_)) => {
+                let text =
+                    format!("what is in the cache is damaged; `imgcls model pull {}` fetches it again", known.name);
+                Err(anyhow::Error::msg(text))
+            }
+            Err(error) => Err(error),
+        };
+        match why_not {
+            Ok(()) => {
+                best = Some(known);
+                break;
+            }
+            // What failed and why; the causes of the cause make a line that nobody reads.
+            Err(error) => {
+                let causes: Vec<String> = error.chain().take(2).map(ToString::to_string).collect();
+                reasons.push(format!("no {}: {}", known.name, causes.join(": ")));
             }
         }
-        if best.is_some() {
-            break;
-        }
     }
-    if !reasons.is_empty() {
+    if failed {
         in_vain.iter().for_each(|path| note(path));
-    } else if best.is_none() {
+    } else if best.is_none() && !may_try {
         reasons.push("the last try for a better one was in vain; `imgcls model pull` tries again".to_owned());
     }
     let what = best.map_or_else(
@@ -198,6 +208,22 @@ async fn best(mirror: &str) -> &'static str {
     let name = best.map_or(Bundle::EMBEDDED_NAME, |known| known.name);
     eprintln!("model {name}, {what}{}{}", if reasons.is_empty() { "" } else { ": " }, reasons.join("; "));
     name
+}
+
+/// Whether a known model is there, so that it can be run.
+fn look(known: &Known) -> anyhow::Result<Held> {
+    if known.name == Bundle::EMBEDDED_NAME {
+        return Ok(Held::Whole);
+    }
+    // Without a cache there is nothing in it, and fetching says why.
+    Ok(shelf::cache().map_or(Ok(Held::Nothing), |cache| pull::held(known, &cache))?)
+}
+
+/// When a start with a better model gives up.
+fn little_patience(known: &Known) -> Patience {
+    let [of_file, of_pip] = LITTLE_PATIENCE;
+    let first = if matches!(known.source, Source::Url { .. }) { of_file } else { of_pip };
+    Patience { first, whole: LONGEST_START, least: LEAST_OF_START, tries: 2 }
 }
 
 /// Notes that there was a try in vain, so that the next start does not wait for another.
@@ -216,6 +242,9 @@ fn make(args: &ImportArgs) -> anyhow::Result<Card> {
         Some(name) => name.clone(),
         None => args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
+    if let Some(reason) = layout::refused_name(&name) {
+        return Err(UsageError(format!("the name {name:?} {reason}; choose another with --name")).into());
+    }
     let file = args.weights.file_name().unwrap_or_default().to_string_lossy();
     let card = Card {
         name,
@@ -231,6 +260,7 @@ fn make(args: &ImportArgs) -> anyhow::Result<Card> {
     let labels = import::read_labels(&args.labels)?;
     let weights = import::read_weights(&args.weights)?;
     import::write_bundle(card, &labels, &weights, &[], &args.out)
+        .map_err(|error| error.of_files(&args.weights, &args.labels))
         .with_context(|| format!("cannot import {}", args.weights.display()))
 }
 
@@ -257,15 +287,21 @@ impl Row {
         Self { name, state, architecture, classes, top1: *top1, bytes, licence: licence.clone() }
     }
 
-    /// A bundle in the cache, by its small files.
-    fn of_dir(name: String, dir: &Path) -> anyhow::Result<Self> {
-        let read = |file: &str| {
-            let path = dir.join(file);
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let card = layout::parse_card(&read(layout::CARD)?).with_context(|| format!("the model {name} is damaged"))?;
-        let bytes = dir.join(layout::WEIGHTS).metadata()?.len();
-        Ok(Self::of_bundle("in the cache", name, &card, read(layout::LABELS)?.lines().count(), bytes))
+    /// A bundle in the cache. All of it is read: one that does not load is told as such.
+    fn of_dir(name: String, dir: &Path) -> Self {
+        let bytes = dir.join(layout::WEIGHTS).metadata().map_or(0, |file| file.len());
+        match Bundle::check(dir) {
+            Ok((card, classes)) => Self::of_bundle("in the cache", name, &card, classes, bytes),
+            Err(error) => {
+                let again = match catalogue::find(&name) {
+                    Some(_) => format!("`imgcls model pull {name}` fetches it again"),
+                    None => "make it again, or remove it".to_owned(),
+                };
+                warn!("the model {name} is damaged; {again}: {:#}", anyhow::Error::new(error));
+                let (classes, licence) = ("-".to_owned(), "-".to_owned());
+                Self { name, state: "damaged", architecture: "-", classes, top1: None, bytes, licence }
+            }
+        }
     }
 
     fn of_known(known: &Known) -> Self {
@@ -286,12 +322,7 @@ fn list() -> anyhow::Result<String> {
     let embedded = Bundle::embedded()?;
     let (name, card) = (embedded.card.name.clone(), &embedded.card);
     let mut rows = vec![Row::of_bundle("built in", name, card, embedded.labels.len(), Bundle::EMBEDDED_BYTES)];
-    for (name, dir) in shelf::cached() {
-        match Row::of_dir(name, &dir) {
-            Ok(row) => rows.push(row),
-            Err(error) => warn!("{error:#}"),
-        }
-    }
+    rows.extend(shelf::cached().into_iter().map(|(name, dir)| Row::of_dir(name, &dir)));
     let is_new = |known: &&Known| rows.iter().all(|row| row.name != known.name);
     let known: Vec<Row> = catalogue::ALL.iter().filter(is_new).map(Row::of_known).collect();
     rows.extend(known);

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::files::{self, Item};
 use crate::{
     contract::order,
-    model::{Classifier, Input, Limits},
+    model::{Classifier, Input, Limits, layout},
 };
 
 /// Pictures of one call of the network: enough for its kernels, few enough for a steady progress.
@@ -27,6 +27,8 @@ const BATCH: usize = 8;
 pub(super) struct Pictures {
     /// Names of the classes, in natural order.
     pub(super) classes: Vec<String>,
+    /// What is passed over, in words.
+    pub(super) passed_over: Vec<String>,
     items: Vec<(usize, Item)>,
 }
 
@@ -35,6 +37,7 @@ pub(super) struct Pictures {
 pub(super) struct Seen {
     pub(super) path: PathBuf,
     pub(super) class: usize,
+    /// Of the network's input.
     sha256: [u8; 32],
     pub(super) features: Vec<f32>,
 }
@@ -54,11 +57,16 @@ impl Pictures {
     pub(super) fn find(folder: &Path) -> Result<Self> {
         let read = || format!("cannot read {}", folder.display());
         let mut classes = Vec::new();
+        let (mut hidden, mut loose) = (Vec::new(), 0);
         for entry in std::fs::read_dir(folder).with_context(read)? {
             let path = entry.with_context(read)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() && !name.starts_with('.') {
-                if name.trim() != name || name.contains(char::is_control) || name.contains('\u{fffd}') {
+            if !path.is_dir() {
+                loose += usize::from(files::is_image_name(&path));
+            } else if name.starts_with('.') {
+                hidden.push(name);
+            } else {
+                if name.trim() != name || !name.chars().all(layout::is_plain) || name.contains('\u{fffd}') {
                     bail!("the folder name {name:?} cannot be a label; rename it");
                 }
                 classes.push((name, path));
@@ -72,7 +80,13 @@ impl Pictures {
             files::find(std::slice::from_ref(path)).into_iter().map(move |item| (class, item))
         });
         let items = items.collect();
-        Ok(Self { classes: classes.into_iter().map(|(name, _)| name).collect(), items })
+        hidden.sort();
+        let mut passed_over: Vec<String> =
+            hidden.into_iter().map(|name| format!("the folder {name:?}, since its name begins with a dot")).collect();
+        if loose > 0 {
+            passed_over.push(format!("{loose} pictures directly in {}, which have no class", folder.display()));
+        }
+        Ok(Self { classes: classes.into_iter().map(|(name, _)| name).collect(), passed_over, items })
     }
 
     /// Number of files.
@@ -128,7 +142,8 @@ fn show_batch(items: &[(usize, Item)], classifier: &Classifier, limits: &Limits)
         let path = item.path().to_owned();
         let read = item.read(limits.max_bytes).and_then(|bytes| {
             let input = classifier.preprocessor().prepare(&bytes, limits).map_err(|e| e.to_string())?;
-            Ok((Sha256::digest(&bytes).into(), input))
+            let seen: Vec<u8> = input.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            Ok((Sha256::digest(seen).into(), input))
         });
         match read {
             Ok((sha256, input)) => {
@@ -150,7 +165,7 @@ fn show_batch(items: &[(usize, Item)], classifier: &Classifier, limits: &Limits)
 }
 
 impl Sight {
-    /// Keeps one of several files with the same bytes, or none if they are in several classes: which one is right,
+    /// Keeps one of several files that are the same to the network, whatever their format, or none if they are in several classes: which one is right,
     /// nobody knows, and cross-validation would test with what it has fitted to.
     fn leave_out_copies(&mut self, classes: &[String]) {
         let mut by_hash: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
@@ -184,6 +199,7 @@ impl Sight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Bundle, Engine, Parallel};
 
     fn seen(path: &str, class: usize, hash: u8) -> Seen {
         Seen { path: path.into(), class, sha256: [hash; 32], features: Vec::new() }
@@ -200,5 +216,28 @@ mod tests {
             sight.left_out,
             ["a/2: a copy of a/1", "b/3: the same picture is in \"a\": a/4", "a/4: the same picture is in \"b\": b/3",]
         );
+    }
+
+    #[test]
+    fn one_picture_in_two_formats_is_a_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let pixel = |x: u32, y: u32| image::Rgb([(x * 5) as u8, (y * 5) as u8, 90]);
+        let picture = image::RgbImage::from_fn(48, 48, pixel);
+        for (name, format) in [("a/1.png", image::ImageFormat::Png), ("b/1.webp", image::ImageFormat::WebP)] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            picture.save_with_format(path, format).unwrap();
+        }
+        std::fs::create_dir(dir.path().join(".hidden")).unwrap();
+        std::fs::write(dir.path().join("loose.jpg"), "").unwrap();
+        let pictures = Pictures::find(dir.path()).unwrap();
+        let [hidden, loose] = &pictures.passed_over[..] else { panic!("{:?}", pictures.passed_over) };
+        assert!(hidden.contains("\".hidden\"") && loose.starts_with("1 pictures directly in"), "{hidden}, {loose}");
+
+        let parallel = Parallel { calls: 1, threads: 1 };
+        let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), parallel).unwrap();
+        let sight = pictures.show(&classifier, &Limits::default(), 1, |_| ()).unwrap();
+        assert!(sight.seen.is_empty(), "{:?}", sight.left_out);
+        assert!(sight.left_out.iter().all(|text| text.contains("the same picture is in")), "{:?}", sight.left_out);
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::confirm::confirm;
 use crate::{
-    backend::{self, Which, requeue},
+    backend::{self, Backend, Heartbeat, Which, requeue},
     clock::SystemClock,
     config::{Stores, flags::whole},
     contract::event,
@@ -47,6 +47,10 @@ enum Action {
         /// Which images.
         #[arg(value_enum)]
         which: Which,
+        /// The model with which `stale` compares, by name or directory; the configured one by default or, without one,
+        /// that of the worker that started last.
+        #[arg(long, value_name = "MODEL")]
+        model: Option<PathBuf>,
     },
 }
 
@@ -89,12 +93,34 @@ pub async fn run(args: QueueArgs, stores: Stores, model: Option<PathBuf>) -> any
             }
             writeln!(out, "deleted {} dead letters", backend.dead_letters.drop_all().await?)?;
         }
-        Action::Requeue { which } => {
-            let model = if which == Which::Stale { Bundle::open(model.as_deref())?.card.id() } else { String::new() };
-            writeln!(out, "requeued {} images", requeue(&backend, which, &model).await?)?;
+        Action::Requeue { which, model: named } => {
+            writeln!(out, "requeued {}", again(&backend, which, named.or(model)).await?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has images classified again, and returns how many and which in words.
+async fn again(backend: &Backend, which: Which, model: Option<PathBuf>) -> anyhow::Result<String> {
+    if which != Which::Stale {
+        return Ok(format!("{} images", requeue(backend, which, "").await?));
+    }
+    let model = match model {
+        Some(model) => Bundle::open(Some(&model))?.card.id(),
+        None => present(&backend.workers.heartbeats().await?)?,
+    };
+    let count = requeue(backend, which, &model).await?;
+    Ok(format!("{count} images whose results are not of {model}"))
+}
+
+/// The model of the service where this command was told none, as rows have it: that of the worker that started last,
+/// for others may be on their way out. Without workers it is the one that they would start with.
+fn present(beats: &[Heartbeat]) -> anyhow::Result<String> {
+    let telling = beats.iter().filter(|beat| !beat.model.is_empty());
+    match telling.max_by_key(|beat| beat.started_at) {
+        Some(beat) => Ok(beat.model.clone()),
+        None => Ok(Bundle::open(None)?.card.id()),
+    }
 }
 
 /// What a message is about, in few words.
@@ -103,5 +129,35 @@ fn subject(body: &str) -> String {
         Ok(events) if events.is_empty() => "no created object".to_owned(),
         Ok(events) => events.iter().map(|e| format!("{}/{}", e.bucket, e.key)).collect::<Vec<_>>().join(", "),
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::contract::Timestamp;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        queue: QueueArgs,
+    }
+
+    #[test]
+    fn stale_compares_with_the_model_of_the_workers() {
+        let args = ["queue", "requeue", "stale", "--model", "mine"];
+        let Action::Requeue { model, .. } = Line::parse_from(args).queue.action else { panic!("another command") };
+        assert_eq!(model, Some(PathBuf::from("mine")));
+
+        let beat = |model: &str, started_at_ms| Heartbeat {
+            model: model.to_owned(),
+            started_at: Timestamp::from_millis(started_at_ms),
+            ..Heartbeat::default()
+        };
+        let beats = [beat("old@1", 1), beat("new@2", 3), beat("old@1", 2), beat("", 4)];
+        assert_eq!(present(&beats).unwrap(), "new@2");
+        assert!(present(&beats[3..]).unwrap().starts_with(&format!("{}@", Bundle::EMBEDDED_NAME)));
     }
 }

@@ -14,7 +14,10 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
 
-use super::pictures::{Pictures, Seen};
+use super::{
+    UsageError,
+    pictures::{Pictures, Seen},
+};
 use crate::{
     config::{
         Classify,
@@ -23,6 +26,7 @@ use crate::{
     model::{
         Bundle, Card, Classifier, Parallel,
         import::{self, Array, Weights},
+        layout,
         train::{self, FOLDS, Fit, Samples},
     },
 };
@@ -79,13 +83,15 @@ impl TrainArgs {
 /// If there are too few pictures, or the bundle cannot be written.
 pub fn run(args: &TrainArgs, config: Classify) -> Result<ExitCode> {
     let started = Instant::now();
-    if args.out.symlink_metadata().is_ok() {
-        return Err(import::ImportError::Exists(args.out.clone()).into());
-    }
+    let name = args.name.clone().unwrap_or_else(|| file_name(&args.out));
+    check_out(&args.out, &args.folder, &name)?;
     let Classify { model, limits, worker, .. } = config;
     let base = Bundle::open(model.as_deref())?;
     let threads = worker.all_threads().get();
     let pictures = Pictures::find(&args.folder)?;
+    for text in &pictures.passed_over {
+        eprintln!("passed over: {text}");
+    }
     let Bundle { card, labels, tensors } = &base;
     let again = Bundle { card: card.clone(), labels: labels.clone(), tensors: tensors.clone() };
     let classifier = Classifier::new(again, worker.engine, Parallel { calls: threads, threads: 1 })?;
@@ -109,7 +115,6 @@ pub fn run(args: &TrainArgs, config: Classify) -> Result<ExitCode> {
     let fitted = fitting.elapsed();
 
     let report = Report { classes: &pictures.classes, samples: &samples, fit: &fit, left_out: sight.left_out.len() };
-    let name = args.name.clone().unwrap_or_else(|| file_name(&args.out));
     let card = new_card(name, &base, &report, &file_name(&args.folder), args.seed);
     let text = report.text(shown, fitted);
     let page = format!("# {}\n\n{}.\n\n```text\n{text}```\n", card.name, card.source);
@@ -118,6 +123,30 @@ pub fn run(args: &TrainArgs, config: Classify) -> Result<ExitCode> {
     import::write_bundle(card, &labels, &weights, &[(REPORT, page)], &args.out)?;
     writeln!(std::io::stdout(), "{text}{} is ready; use it with --model", args.out.display())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses at once what would be refused when all pictures have been seen, or come of them.
+fn check_out(out: &Path, folder: &Path, name: &str) -> Result<()> {
+    if let Some(reason) = layout::refused_name(name) {
+        return Err(UsageError(format!("the name {name:?} {reason}; choose another with --name")).into());
+    }
+    if out.symlink_metadata().is_ok() {
+        return Err(import::ImportError::Exists(out.to_owned()).into());
+    }
+    let absolute = std::path::absolute(out)?;
+    // What is there of its path; the rest is made.
+    let Some(there) = absolute.ancestors().skip(1).find(|path| path.symlink_metadata().is_ok()) else { return Ok(()) };
+    if !there.is_dir() {
+        return Err(UsageError(format!("{} is no directory, so --out cannot be in it", there.display())).into());
+    }
+    if let (Ok(there), Ok(folder)) = (there.canonicalize(), folder.canonicalize())
+        && there.starts_with(&folder)
+    {
+        let text =
+            format!("{} is in the folder of pictures, where it would be a class; choose another --out", out.display());
+        return Err(UsageError(text).into());
+    }
+    Ok(())
 }
 
 fn file_name(path: &Path) -> String {
@@ -288,6 +317,30 @@ impl Report<'_> {
 mod tests {
     use super::*;
     use crate::model::train::Layer;
+
+    #[test]
+    fn what_would_fail_at_the_end_fails_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("pictures");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let checked = |out: &str, name: &str| {
+            let checked = check_out(&dir.path().join(out), &folder, name);
+            checked.map_err(|error| error.to_string()).err().unwrap_or_default()
+        };
+        assert_eq!(checked("new/deep", "mine"), "");
+        for (out, name, want) in [
+            ("new", "", "is empty; choose another with --name"),
+            ("new", "a\u{1b}[1m", "control the terminal"),
+            ("new", "a\u{202e}b", "turn the order"),
+            ("file", "mine", "exists; remove it"),
+            ("file/new", "mine", "is no directory"),
+            ("pictures/new", "mine", "is in the folder of pictures"),
+            ("pictures/a/new", "mine", "is in the folder of pictures"),
+        ] {
+            assert!(checked(out, name).contains(want), "{out} {name:?}: {}", checked(out, name));
+        }
+    }
 
     #[test]
     fn a_report_has_accuracy_and_the_worst_confusions_first() {

@@ -45,10 +45,10 @@ impl Drop for Held {
 }
 
 impl Counters {
-    /// Nothing done yet by `worker`, which has enough to do with more than `enough` messages.
+    /// Nothing done yet by `worker`, which runs `model` and has enough to do with more than `enough` messages.
     #[must_use]
-    pub(crate) fn new(worker: WorkerId, enough: usize, clock: Arc<dyn Clock>) -> Self {
-        let state = Heartbeat { worker, started_at: clock.now(), ..Heartbeat::default() };
+    pub(crate) fn new(worker: WorkerId, model: String, enough: usize, clock: Arc<dyn Clock>) -> Self {
+        let state = Heartbeat { worker, model, started_at: clock.now(), ..Heartbeat::default() };
         Self { clock, state: Mutex::new(state), capacity: Mutex::new(Capacity::new(enough)) }
     }
 

@@ -69,7 +69,8 @@ impl Worker {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<Summary> {
         let most = most_held(&self.settings, self.classifier.preprocessor().input_len());
         let enough = most.saturating_sub(self.settings.receivers * RECEIVE).max(RECEIVE / 2);
-        let counters = Arc::new(Counters::new(self.settings.worker.clone(), enough, Arc::clone(&self.clock)));
+        let (worker, model) = (self.settings.worker.clone(), self.classifier.card().id());
+        let counters = Arc::new(Counters::new(worker, model, enough, Arc::clone(&self.clock)));
         let leases = Arc::new(Leases::new(Arc::clone(&self.backend.queue)));
         let housekeeping = Housekeeping::start(&self, &counters, &leases, &stop);
         let (settled, acknowledged) = mpsc::channel(256);

@@ -138,6 +138,7 @@ async fn what_is_no_work_is_dropped_and_the_rest_is_done() {
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&output).unwrap()["label"], label);
     let beats = fixture.backend.workers.heartbeats().await.unwrap();
     assert_eq!((beats[0].done, beats[0].failed, beats[0].draining), (9, 1, true));
+    assert_eq!(beats[0].model, good.model);
 }
 
 /// Two batches of four are what the worker of these tests works on at once; it holds up to 28.

@@ -55,7 +55,15 @@ pub enum ImportError {
         /// What is wrong with it.
         source: PthError,
     },
-    /// A safetensors file that is refused, or a file of no known kind.
+    /// A safetensors file that is refused.
+    #[error("{path} is a safetensors file that is refused: {reason}")]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of no known kind.
     #[error("{path} is neither a .pth file of PyTorch nor a safetensors file: {reason}")]
     Container {
         /// The file.
@@ -66,6 +74,19 @@ pub enum ImportError {
     /// Weights, labels and architecture that do not belong together.
     #[error("these files make no model bundle")]
     Layout(#[from] LayoutError),
+    /// The same of files that the user has named.
+    #[error("they make no model bundle: {0}")]
+    Named(String),
+}
+
+impl ImportError {
+    /// The error in terms of the files that were given: they are not yet called as in a bundle.
+    #[must_use]
+    pub fn of_files(self, weights: &Path, labels: &Path) -> Self {
+        let Self::Layout(error) = self else { return self };
+        let named = |text: String, file: &str, given: &Path| text.replace(file, &given.display().to_string());
+        Self::Named(named(named(error.to_string(), layout::WEIGHTS, weights), layout::LABELS, labels))
+    }
 }
 
 /// A tensor, row-major.
@@ -112,12 +133,20 @@ pub type Weights = BTreeMap<String, Array>;
 /// [`ImportError`], which names the file and what is wrong with it.
 pub fn read_weights(path: &Path) -> Result<Weights, ImportError> {
     let bytes = read(path)?;
-    let container = |reason: String| ImportError::Container { path: path.to_owned(), reason };
+    let is_safetensors = bytes.split_first_chunk::<8>().is_some_and(|(length, header)| {
+        // A length, and a header that is JSON. The length of a file of another kind would be a huge one.
+        header.starts_with(b"{") && u64::from_le_bytes(*length) <= MOST_BYTES
+    });
+    let refused = |reason: String| match path.to_owned() {
+        path if is_safetensors => ImportError::Safetensors { path, reason },
+        path => ImportError::Container { path, reason },
+    };
     // A zip archive, or a pickle's PROTO instruction with its version.
     if bytes.starts_with(b"PK") || matches!(bytes[..], [0x80, 2..=5, ..]) {
-        return pth::read(&bytes).map_err(|source| ImportError::Pth { path: path.to_owned(), source });
+        let weights = pth::read(&bytes).map_err(|source| ImportError::Pth { path: path.to_owned(), source });
+        return weights.map(without_wrapper);
     }
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| container(e.to_string()))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| refused(e.to_string()))?;
     let array = |(name, view): (&str, TensorView<'_>)| {
         let dtype = match view.dtype() {
             safetensors::Dtype::F16 => Dtype::F16,
@@ -125,11 +154,21 @@ pub fn read_weights(path: &Path) -> Result<Weights, ImportError> {
             safetensors::Dtype::F32 => Dtype::F32,
             safetensors::Dtype::F64 => Dtype::F64,
             safetensors::Dtype::I64 => Dtype::I64,
-            other => return Err(container(format!("tensor {name} has type {other:?}, which is not read"))),
+            other => return Err(refused(format!("tensor {name} has type {other:?}, which is not read"))),
         };
         Ok((name.to_owned(), Array::new(dtype, view.shape().to_vec(), view.data().to_vec())))
     };
-    tensors.iter().map(array).collect()
+    tensors.iter().map(array).collect::<Result<_, _>>().map(without_wrapper)
+}
+
+/// The weights by the names of the network, if they were saved from within PyTorch's `DataParallel`.
+fn without_wrapper(weights: Weights) -> Weights {
+    const WRAPPER: &str = "module.";
+    if weights.keys().all(|name| name.starts_with(WRAPPER)) {
+        weights.into_iter().map(|(name, array)| (name[WRAPPER.len()..].to_owned(), array)).collect()
+    } else {
+        weights
+    }
 }
 
 /// A file's bytes, if they are not too many.
@@ -146,7 +185,9 @@ fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
 /// # Errors
 /// [`ImportError::Read`], also if it is not UTF-8.
 pub fn read_labels(path: &Path) -> Result<String, ImportError> {
-    fs::read_to_string(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text));
+    read.map(|_| text).map_err(|source| ImportError::Read { path: path.to_owned(), source })
 }
 
 /// Writes a bundle to `out`, where nothing may be. It is checked as every bundle is when it is loaded, and appears at
@@ -171,11 +212,12 @@ pub fn write_bundle(
     let bytes = serialise(weights)?;
     card.sha256 = hex::encode(sha2::Sha256::digest(&bytes));
     let text = toml::to_string(&card).expect("a card is a table of strings, numbers and lists");
-    layout::parse(&text, labels, &bytes)?;
+    layout::parse(&text, labels, &bytes)?.check_numbers()?;
 
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(failed(parent))?;
     let name = out.file_name().unwrap_or_default().to_string_lossy();
+    remove_leftovers(parent, &format!(".{name}.partial-"));
     let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
     let files = [(layout::CARD, text.as_bytes()), (layout::LABELS, labels.as_bytes()), (layout::WEIGHTS, &bytes[..])];
     let others = others.iter().map(|(name, text)| (*name, text.as_bytes()));
@@ -194,12 +236,26 @@ fn write_files<'a>(dir: &Path, files: impl Iterator<Item = (&'a str, &'a [u8])>)
         fs::remove_dir_all(dir)?;
     }
     fs::create_dir(dir)?;
+    // Held until all is written: what nobody holds is a leftover. Where directories cannot be locked, leftovers stay.
+    let held = File::open(dir)?;
+    held.lock().ok();
     for (name, bytes) in files {
         let path = dir.join(name);
         fs::write(&path, bytes)?;
         File::open(&path)?.sync_all()?;
     }
-    File::open(dir)?.sync_all()
+    held.sync_all()
+}
+
+/// Removes unfinished bundles of processes that were killed. In vain is no harm: they are only in the way of the disk.
+fn remove_leftovers(parent: &Path, prefix: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_meant = entry.file_name().to_string_lossy().starts_with(prefix);
+        // The lock of a process ends with it, whatever it is called by and wherever it runs.
+        if is_meant && File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok()) {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
 
 /// A safetensors file of the weights, PyTorch's batch counters left out.

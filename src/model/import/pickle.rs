@@ -11,12 +11,18 @@ const MOST_STEPS: usize = 2_000_000;
 /// Most values on the stack, in the memo and in all containers together.
 const MOST_VALUES: usize = 4_000_000;
 
+/// Most characters of a name in an error.
+const MOST_SHOWN: usize = 64;
+
 /// Why a pickle is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PickleError {
     /// A call of something else than what rebuilds tensors.
     #[error("it calls {0}, which no weights need and which could run any program")]
     Global(String),
+    /// Numbers of another type.
+    #[error("it has a {0}, whose numbers are of a type that is not read; f16, bf16, f32, f64 and i64 are")]
+    Storage(String),
     /// An instruction that weights do not need.
     #[error("it has the pickle instruction {0:#04x}, which no weights need")]
     Instruction(u8),
@@ -73,9 +79,22 @@ impl Global {
             ("torch", "BFloat16Storage") => Self::Storage(Dtype::BF16),
             ("torch", "DoubleStorage") => Self::Storage(Dtype::F64),
             ("torch", "LongStorage") => Self::Storage(Dtype::I64),
-            _ => return Err(PickleError::Global(format!("{module}.{name}").escape_debug().to_string())),
+            _ => {
+                let full = format!("{}.{}", start(module), start(name)).escape_debug().to_string();
+                let is_storage = module == "torch" && name.ends_with("Storage");
+                return Err(if is_storage { PickleError::Storage(full) } else { PickleError::Global(full) });
+            }
         })
     }
+}
+
+/// As much of a name as an error needs.
+fn start(name: &str) -> String {
+    let mut start: String = name.chars().take(MOST_SHOWN).collect();
+    if start.len() < name.len() {
+        start.push('…');
+    }
+    start
 }
 
 /// The containers' contents.
@@ -362,6 +381,9 @@ mod tests {
             refused(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93."),
             PickleError::Global("builtins.eval".to_owned())
         );
+        let long = format!("c{}\nf\n.", "m".repeat(1_000_000));
+        assert_eq!(refused(long.as_bytes()), PickleError::Global(format!("{}….f", "m".repeat(64))));
+        assert_eq!(refused(b"ctorch\nIntStorage\n."), PickleError::Storage("torch.IntStorage".to_owned()));
         // INST and OBJ make objects by other ways.
         assert_eq!(refused(b"(ios\nsystem\n."), PickleError::Instruction(b'i'));
     }

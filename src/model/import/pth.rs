@@ -6,9 +6,8 @@
 //! and then the storages, each with its length.
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
-    io::{Cursor, Read as _},
+    io::{Cursor, Read, Seek},
 };
 
 use zip::ZipArchive;
@@ -32,6 +31,9 @@ const MOST_FILES: usize = 20_000;
 /// has.
 const MOST_BYTES: usize = 1 << 30;
 
+/// How often the numbers of a storage may be in tensors, on average.
+const MOST_COPIES: usize = 4;
+
 /// Names under which training programs save the state dict beside other things.
 const NESTED: [&str; 3] = ["state_dict", "model_state_dict", "model"];
 
@@ -50,6 +52,12 @@ pub enum PthError {
     /// It unpacks to more than weights need.
     #[error("it unpacks to more than {} MB, which no weights need", MOST_BYTES >> 20)]
     TooLarge,
+    /// It describes more than weights need.
+    #[error("its data.pkl is larger than {} MB, which no weights need", MOST_PICKLE >> 20)]
+    LargePickle,
+    /// It has more files than weights need.
+    #[error("it has more than {MOST_FILES} files, which no weights need")]
+    Files,
     /// Something else than weights.
     #[error("{0}")]
     Content(String),
@@ -66,17 +74,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Weights, PthError> {
 fn read_archive(bytes: &[u8]) -> Result<Weights, PthError> {
     let mut archive = ZipArchive::new(Cursor::new(bytes))?;
     if archive.len() > MOST_FILES {
-        return Err(PthError::TooLarge);
+        return Err(PthError::Files);
     }
-    let mut names = archive.file_names().filter_map(Result::ok);
-    let Some(name) = names.find(|name| name.ends_with("/data.pkl")).map(Cow::into_owned) else {
-        return content("it has no data.pkl, so it is not a file of PyTorch");
-    };
-    drop(names);
-    let root = name.trim_end_matches("data.pkl").to_owned();
+    let root = root(&mut archive)?;
+    let name = format!("{root}data.pkl");
     let mut file = archive.by_name(&name)?;
     if file.size() > MOST_PICKLE {
-        return Err(PthError::TooLarge);
+        return Err(PthError::LargePickle);
     }
     let mut pickled = Vec::new();
     file.by_ref().take(MOST_PICKLE).read_to_end(&mut pickled)?;
@@ -101,7 +105,35 @@ fn read_archive(bytes: &[u8]) -> Result<Weights, PthError> {
         file.take(size as u64 + 1).read_to_end(&mut bytes)?;
         storages.insert(storage.key, bytes);
     }
-    gather(&tensors, |storage| storages.get(storage.key).map(Vec::as_slice))
+    gather(&tensors, MOST_BYTES - budget, |storage| storages.get(storage.key).map(Vec::as_slice))
+}
+
+/// The directory of the archive that is the state dict, with its slash.
+fn root<R: Read + Seek>(archive: &mut ZipArchive<R>) -> Result<String, PthError> {
+    let names = archive.file_names().filter_map(Result::ok);
+    let roots = names.filter_map(|name| Some(name.strip_suffix("data.pkl")?.to_owned()));
+    let roots: Vec<String> = roots.filter(|root| root.ends_with('/')).take(2).collect();
+    let root = match <[String; 1]>::try_from(roots) {
+        Ok([root]) => root,
+        Err(roots) => match &roots[..] {
+            [root, other] => {
+                return content(format!("it has two state dicts, {root}data.pkl and {other}data.pkl; save one alone"));
+            }
+            _ => return content("it has no data.pkl, so it is not a file of PyTorch"),
+        },
+    };
+    if archive.index_for_name(&format!("{root}byteorder")).is_some() {
+        let mut order = String::new();
+        archive.by_name(&format!("{root}byteorder"))?.take(16).read_to_string(&mut order)?;
+        if order.trim() != "little" {
+            return big_endian();
+        }
+    }
+    Ok(root)
+}
+
+fn big_endian<T>() -> Result<T, PthError> {
+    content("its numbers are big-endian, which is not read; save it on a little-endian machine")
 }
 
 fn read_pickles(bytes: &[u8]) -> Result<Weights, PthError> {
@@ -111,7 +143,11 @@ fn read_pickles(bytes: &[u8]) -> Result<Weights, PthError> {
     if magic != Value::Long(&MAGIC) || version != VERSION {
         return content("it is a pickle, but not a file of PyTorch");
     }
-    let (_, rest) = pickle::read(rest, &mut arena)?;
+    let (facts, rest) = pickle::read(rest, &mut arena)?;
+    let is_big = |pair: &[Value<'_>]| matches!(pair, [Value::Text("little_endian"), Value::Bool(false)]);
+    if matches!(facts, Value::Dict(facts) if arena.get(facts).chunks_exact(2).any(is_big)) {
+        return big_endian();
+    }
     let (value, rest) = pickle::read(rest, &mut arena)?;
     let (keys, mut rest) = pickle::read(rest, &mut arena)?;
     let tensors = tensors(&arena, value)?;
@@ -134,7 +170,7 @@ fn read_pickles(bytes: &[u8]) -> Result<Weights, PthError> {
         storages.insert(*key, bytes);
         rest = behind;
     }
-    gather(&tensors, |storage| storages.get(storage.key).copied())
+    gather(&tensors, MOST_BYTES - budget, |storage| storages.get(storage.key).copied())
 }
 
 /// A tensor's numbers in the file.
@@ -220,12 +256,14 @@ fn strided<'a>(arena: &Arena<'a>, arguments: Id) -> Option<Strided<'a>> {
     Some(Strided { storage, offset: usize::try_from(*offset).ok()?, shape, strides })
 }
 
-/// Copies the numbers of all tensors into row-major order.
+/// Copies the numbers of all tensors into row-major order. Together they may have a few times the storages' bytes, as
+/// some networks have the same matrix in two places.
 fn gather<'s>(
     tensors: &[(&str, Strided<'_>)],
+    stored: usize,
     storage: impl Fn(&Storage<'_>) -> Option<&'s [u8]>,
 ) -> Result<Weights, PthError> {
-    let mut budget = MOST_BYTES;
+    let mut budget = stored.saturating_mul(MOST_COPIES).min(MOST_BYTES);
     let mut out = Weights::new();
     for (name, tensor) in tensors {
         let Some(bytes) = storage(&tensor.storage) else {
@@ -233,6 +271,10 @@ fn gather<'s>(
         };
         let size = tensor.storage.dtype.size();
         let numbers = tensor.shape.iter().try_fold(1usize, |product, side| product.checked_mul(*side));
+        // What `expand` makes: a few bytes would become any number of them.
+        if numbers.is_none_or(|numbers| numbers > tensor.storage.length) {
+            return content(format!("tensor {name:?} reaches beyond its storage, or repeats its numbers"));
+        }
         let Some(left) = numbers.and_then(|n| n.checked_mul(size)).and_then(|bytes| budget.checked_sub(bytes)) else {
             return Err(PthError::TooLarge);
         };

@@ -117,7 +117,7 @@ fn damaged_files_and_bombs_are_refused() {
         refused(&bytes)
     };
     assert!(claim(b"(J\x02\0\0\0J\x03\0\0\0t", b"(J\x02\0\0\0J\x09\0\0\0t").contains("reaches beyond its storage"));
-    assert!(claim(b"(J\x02\0\0\0J\x03\0\0\0t", b"(J\xff\xff\xff\x7fJ\xff\xff\xff\x7ft").contains("unpacks to more"));
+    assert!(claim(b"(J\x02\0\0\0J\x03\0\0\0t", b"(J\xff\xff\xff\x7fJ\xff\xff\xff\x7ft").contains("beyond its storage"));
     assert!(claim(b"J\x06\0\0\0NtQ", b"J\xff\xff\xff\x7fNtQ").contains("unpacks to more"));
     assert!(claim(b"J\x06\0\0\0NtQ", b"J\x05\0\0\0NtQ").contains("another length"));
 }
@@ -140,5 +140,79 @@ fn a_tensor_that_repeats_its_numbers_is_bounded() {
     zip.start_file("x/data/0", options).unwrap();
     zip.write_all(&[0; 4]).unwrap();
     let bytes = zip.finish().unwrap().into_inner();
-    assert!(refused(&bytes).contains("unpacks to more"), "{}", refused(&bytes));
+    assert!(refused(&bytes).contains("or repeats its numbers"), "{}", refused(&bytes));
+}
+
+/// A zip archive of these files.
+fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in files {
+        zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+#[test]
+fn what_a_file_leaves_open_is_refused_by_name() {
+    let empty = b"\x80\x02}.";
+    let two = zipped(&[("a/data.pkl", empty), ("b/data.pkl", empty)]);
+    assert!(refused(&two).contains("two state dicts, a/data.pkl and b/data.pkl"), "{}", refused(&two));
+    let big = zipped(&[("a/data.pkl", empty), ("a/byteorder", b"big")]);
+    assert!(refused(&big).contains("big-endian"), "{}", refused(&big));
+    let old = sample::pickles(&[("a".to_owned(), vec![1], vec![1.0])]);
+    let at = old.windows(16).position(|bytes| bytes.starts_with(b"endian\x88u.")).unwrap();
+    let big = [&old[..at + 6], b"\x89", &old[at + 7..]].concat();
+    assert!(refused(&big).contains("big-endian"), "{}", refused(&big));
+    let long = zipped(&[("a/data.pkl", &vec![b'N'; (16 << 20) + 1])]);
+    assert!(refused(&long).contains("data.pkl is larger than 16 MB"), "{}", refused(&long));
+}
+
+#[test]
+fn a_safetensors_file_is_told_as_one() {
+    let view = TensorView::new(safetensors::Dtype::F8_E4M3, vec![4], &[0; 4]).unwrap();
+    let bytes = safetensors::serialize([("a", view)], None).unwrap();
+    for (bytes, want) in [(&bytes[..], "tensor a has type F8_E4M3"), (&bytes[..bytes.len() - 2], "")] {
+        let text = refused(bytes);
+        assert!(text.contains("is a safetensors file that is refused: ") && text.contains(want), "{text}");
+    }
+}
+
+#[test]
+fn a_wrapper_of_pytorch_is_taken_off() {
+    let tensor = |name: &str| (name.to_owned(), vec![1], vec![1.0]);
+    let names = |tensors: &[Named]| weights(&sample::archive(tensors)).unwrap().into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&[tensor("module.a"), tensor("module.b")]), ["a", "b"]);
+    assert_eq!(names(&[tensor("module.a"), tensor("b")]), ["b", "module.a"]);
+}
+
+#[test]
+fn errors_name_the_files_that_were_given() {
+    let mut good = weights(&sample::archive(&network())).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let told = |weights: &Weights, labels: &str| {
+        let error = write_bundle(card(), labels, weights, &[], &dir.path().join("x")).unwrap_err();
+        format!("{:#}", anyhow::Error::new(error.of_files(Path::new("w.pth"), Path::new("l.txt"))))
+    };
+    let text = told(&good, "cat\n");
+    assert!(text.contains("l.txt has 1 labels") && text.contains("fc.weight in w.pth, has 2 rows"), "{text}");
+    let wide = Array::new(Dtype::F64, vec![64], 1e300f64.to_le_bytes().repeat(64));
+    good.insert("bn1.bias".to_owned(), wide);
+    let text = told(&good, "cat\ndog\n");
+    assert!(text.contains("w.pth: tensor bn1.bias has an infinity"), "{text}");
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_and_what_another_writes_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str| dir.path().join(name);
+    for name in [".x.partial-1", ".x.partial-2", ".other.partial-1"] {
+        fs::create_dir(of(name)).unwrap();
+        fs::write(of(name).join(layout::WEIGHTS), "half").unwrap();
+    }
+    let writing = File::open(of(".x.partial-2")).unwrap();
+    writing.lock().unwrap();
+    let good = weights(&sample::archive(&network())).unwrap();
+    write_bundle(card(), "cat\ndog\n", &good, &[], &of("x")).unwrap();
+    assert!(!of(".x.partial-1").exists() && of(".x.partial-2").exists() && of(".other.partial-1").exists());
 }

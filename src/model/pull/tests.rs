@@ -1,4 +1,7 @@
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -17,6 +20,12 @@ enum Answer {
     All,
     /// Another page, as a network has it that wants a login.
     Page,
+    /// The same without its length.
+    BarePage,
+    /// Another range than was asked for.
+    OddRange,
+    /// What was asked for, a byte at a time.
+    Trickle,
     /// An error.
     Status(u16),
 }
@@ -73,6 +82,17 @@ async fn serve(mut stream: TcpStream, file: &[u8], answer: Answer, seen: &Mutex<
             format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
         }
         (Answer::Page, _) => b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nLog in".to_vec(),
+        (Answer::BarePage, _) => b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nLog in".to_vec(),
+        (Answer::OddRange, _) => {
+            b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-2/3\r\nContent-Length: 3\r\n\r\nabc".to_vec()
+        }
+        (Answer::Trickle, _) => {
+            stream.write_all(&whole(0)).await.ok();
+            while stream.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            return;
+        }
         (Answer::All, _) => whole(usize::MAX),
         (Answer::Part(most), None) => whole(most),
         (Answer::Part(most), Some(from)) => {
@@ -106,7 +126,12 @@ fn known(file: &[u8]) -> Known {
 }
 
 async fn fetched(known: &Known, cache: &Path, server: &Server) -> Result<PathBuf, PullError> {
-    pull(known, Settings { cache, mirror: &server.url, patience: Duration::from_secs(5) }, |_| ()).await
+    pull(known, Settings { cache, mirror: &server.url, patience: within(5000) }, |_| ()).await
+}
+
+/// The patience of a user who waits so many milliseconds for the first byte.
+fn within(first: u64) -> Patience {
+    Patience { first: Duration::from_millis(first), ..Patience::LONG }
 }
 
 fn text(error: PullError) -> String {
@@ -194,7 +219,7 @@ async fn where_nothing_answers_the_error_comes_soon_and_says_what_to_do() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let cache = tempfile::tempdir().unwrap();
     let mirror = format!("http://127.0.0.1:{port}");
-    let settings = Settings { cache: cache.path(), mirror: &mirror, patience: Duration::from_millis(500) };
+    let settings = Settings { cache: cache.path(), mirror: &mirror, patience: within(500) };
     let error = tokio::time::timeout(Duration::from_secs(10), pull(&known(b"x"), settings, |_| ())).await.unwrap();
     let error = text(error.unwrap_err());
     assert!(error.contains("nothing answers; behind a proxy set HTTPS_PROXY"), "{error}");
@@ -202,7 +227,7 @@ async fn where_nothing_answers_the_error_comes_soon_and_says_what_to_do() {
     // Somebody who takes connections and says nothing.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mirror = format!("http://{}", listener.local_addr().unwrap());
-    let settings = Settings { cache: cache.path(), mirror: &mirror, patience: Duration::from_millis(500) };
+    let settings = Settings { cache: cache.path(), mirror: &mirror, patience: within(500) };
     let error = tokio::time::timeout(Duration::from_secs(10), pull(&known(b"x"), settings, |_| ())).await.unwrap();
     assert!(text(error.unwrap_err()).contains("nothing answers"));
 }
@@ -250,12 +275,97 @@ async fn a_page_in_the_way_costs_nothing_of_what_has_come() {
 }
 
 #[tokio::test]
+async fn a_page_without_a_length_or_an_odd_range_costs_nothing_either() {
+    let file = file();
+    let known = known(&file);
+    for odd in [&[Answer::BarePage], &[Answer::OddRange]] {
+        let cache = tempfile::tempdir().unwrap();
+        let partial = cache.path().join(".partial/resnet18-test.pth");
+        fs::create_dir(partial.parent().unwrap()).unwrap();
+        fs::write(&partial, &file[..10_000]).unwrap();
+        let server = Server::start(file.clone(), odd).await;
+        let settings = Settings { cache: cache.path(), mirror: &server.url, patience: within(1000) };
+        let error = text(pull(&known, settings, |_| ()).await.unwrap_err());
+        assert!(error.contains("another size"), "{error}");
+        assert_eq!(entries(partial.parent().unwrap()), ["resnet18-test.lock", "resnet18-test.pth"]);
+        assert_eq!(fs::metadata(&partial).unwrap().len(), 10_000);
+        let server = Server::start(file.clone(), &[Answer::Part(usize::MAX)]).await;
+        fetched(&known, cache.path(), &server).await.unwrap();
+        assert_eq!(server.ranges(), [Some("bytes=10000-".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_brings_next_to_nothing_is_given_up() {
+    let file = file();
+    let known = known(&file);
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(file, &[Answer::Trickle]).await;
+    let slow = Patience { least: (10_000, Duration::from_millis(300)), ..within(5000) };
+    let short = Patience { whole: Duration::from_millis(300), ..within(5000) };
+    for patience in [slow, short] {
+        let settings = Settings { cache: cache.path(), mirror: &server.url, patience };
+        let pulled = tokio::time::timeout(Duration::from_secs(30), pull(&known, settings, |_| ())).await.unwrap();
+        let error = text(pulled.unwrap_err());
+        assert!(error.contains("too slowly"), "{error}");
+        assert!(fs::metadata(cache.path().join(".partial/resnet18-test.pth")).unwrap().len() > 0);
+    }
+}
+
+#[tokio::test]
+async fn what_answers_without_the_file_is_told_from_what_does_not_answer() {
+    let file = file();
+    let known = known(&file);
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(file, &[Answer::Status(503)]).await;
+    let with_secret = server.url.replace("http://", "http://user:s3cret@");
+    for (mirror, want) in [
+        (&server.url[..], "the server answers 503"),
+        (&with_secret, "the server answers 503"),
+        ("ftp://mirror.example", "no address of http:// or https://"),
+        ("nonsense", "no address of http:// or https://"),
+    ] {
+        let settings = Settings { cache: cache.path(), mirror, patience: within(300) };
+        let error = text(pull(&known, settings, |_| ()).await.unwrap_err());
+        assert!(error.contains(want) && !error.contains("s3cret"), "{error}");
+    }
+    assert_eq!(shown("http://user:s3cret@host:81/a@b.pth"), "http://host:81/a@b.pth");
+    assert_eq!(shown("nonsense/a.pth"), "nonsense/a.pth");
+}
+
+#[tokio::test]
+async fn a_damaged_model_is_fetched_again_and_another_one_is_left_alone() {
+    let file = file();
+    let known = known(&file);
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(file, &[Answer::All]).await;
+    let dir = fetched(&known, cache.path(), &server).await.unwrap();
+    assert!(matches!(held(&known, cache.path()), Ok(Held::Whole)));
+    let weights = dir.join(layout::WEIGHTS);
+    fs::write(&weights, &fs::read(&weights).unwrap()[1..]).unwrap();
+    assert!(matches!(held(&known, cache.path()), Ok(Held::Damaged(_))));
+    fetched(&known, cache.path(), &server).await.unwrap();
+    assert!(matches!(held(&known, cache.path()), Ok(Held::Whole)));
+    assert_eq!(server.ranges().len(), 2);
+
+    // Trained to a directory of that name, for one.
+    let card = dir.join(layout::CARD);
+    fs::write(&card, fs::read_to_string(&card).unwrap().replace("top1 = 69.76", "top1 = 91.5")).unwrap();
+    let error = text(fetched(&known, cache.path(), &server).await.unwrap_err());
+    assert!(error.contains("resnet18-test holds another model of that name"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_no_model_in_its_place_is_named() {
     let file = file();
     let known = known(&file);
     let cache = tempfile::tempdir().unwrap();
     fs::create_dir(cache.path().join(known.name)).unwrap();
     let server = Server::start(file, &[Answer::All]).await;
+    let error = text(fetched(&known, cache.path(), &server).await.unwrap_err());
+    assert!(error.contains("resnet18-test is in the way"), "{error}");
+    fs::remove_dir(cache.path().join(known.name)).unwrap();
+    std::os::unix::fs::symlink("nowhere", cache.path().join(known.name)).unwrap();
     let error = text(fetched(&known, cache.path(), &server).await.unwrap_err());
     assert!(error.contains("resnet18-test is in the way"), "{error}");
     assert_eq!(server.ranges().len(), 0);

@@ -15,6 +15,8 @@ use tokio::{
 };
 use zip::ZipArchive;
 
+use super::Patience;
+
 /// Longest time that pip may take once its index has answered.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// Most bytes of pip's messages that are read.
@@ -41,8 +43,8 @@ pub enum WheelError {
     )]
     NoNetwork,
     /// It takes for ever.
-    #[error("pip was not done after {} minutes", LONGEST.as_secs() / 60)]
-    TooSlow,
+    #[error("pip was not done after {} minutes", .0.as_secs().div_ceil(60))]
+    TooSlow(Duration),
     /// pip says no.
     #[error("pip failed: {0}")]
     Pip(String),
@@ -62,8 +64,8 @@ pub enum WheelError {
 /// Has pip fetch a package, such as `name==1.0`, into `dir`, which is emptied first, and returns the wheel.
 ///
 /// # Errors
-/// [`WheelError`]; the index has `patience` to answer.
-pub(super) async fn fetch(package: &str, bytes: u64, dir: &Path, patience: Duration) -> Result<PathBuf, WheelError> {
+/// [`WheelError`].
+pub(super) async fn fetch(package: &str, bytes: u64, dir: &Path, patience: Patience) -> Result<PathBuf, WheelError> {
     let failed = |source| WheelError::Write { path: dir.to_owned(), source };
     if dir.exists() {
         fs::remove_dir_all(dir).map_err(failed)?;
@@ -73,7 +75,7 @@ pub(super) async fn fetch(package: &str, bytes: u64, dir: &Path, patience: Durat
         ["-m", "pip", "--no-input", "--disable-pip-version-check", "download", "--no-deps", "--only-binary=:all:"];
     let mut child = Command::new("python3")
         .args(arguments)
-        .args(["--timeout", &patience.as_secs().max(1).to_string(), "--retries", "1", "--dest"])
+        .args(["--timeout", &patience.first.as_secs().max(1).to_string(), "--retries", "1", "--dest"])
         .arg(dir)
         .arg(package)
         .env("PYTHONUNBUFFERED", "1")
@@ -83,7 +85,9 @@ pub(super) async fn fetch(package: &str, bytes: u64, dir: &Path, patience: Durat
         .kill_on_drop(true)
         .spawn()
         .map_err(WheelError::NoPython)?;
-    let messages = timeout(LONGEST, outcome(&mut child, patience)).await.map_err(|_| WheelError::TooSlow)??;
+    let longest = LONGEST.min(patience.whole);
+    let ended = timeout(longest, outcome(&mut child, patience.first)).await;
+    let messages = ended.map_err(|_| WheelError::TooSlow(longest))??;
     if let Some(messages) = messages {
         // What pip says of connections that fail, before it says that there is no such package.
         if messages.contains("Retrying (") {
