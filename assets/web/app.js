@@ -1,6 +1,6 @@
 // Live status and results, uploads with progress, and pages that change without ending an upload. The pages work without it.
 
-import { listen } from "./choose.js";
+import { listen, takeDrops } from "./choose.js";
 import { label } from "./labels.js";
 import { watch } from "./live.js";
 import { login } from "./page.js";
@@ -14,6 +14,7 @@ const busy = () => uploads.unsent > 0 || uploads.pending.size > 0;
 
 new Progress(uploads);
 begin(busy, () => listen(uploads));
+takeDrops(uploads);
 addEventListener("beforeunload", (event) => {
   if (uploads.unsent > 0) event.preventDefault();
 });
