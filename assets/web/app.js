@@ -19,4 +19,4 @@ addEventListener("beforeunload", (event) => {
   if (uploads.unsent > 0) event.preventDefault();
 });
 label(uploads);
-watch(busy);
+watch(uploads, busy);

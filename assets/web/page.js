@@ -14,14 +14,16 @@ export function problem(key, text) {
   if (text) problems.set(key, text);
   else problems.delete(key);
   const shown = [...problems.values()].join(" ");
-  if ($("#notice").textContent !== shown) $("#notice").textContent = shown;
+  const text = $("#notice span");
+  if (text.textContent !== shown) text.textContent = shown;
+  $("#notice a").hidden = !problems.has("session");
   $("#notice").hidden = !shown;
 }
 
 /** What the form to log in says. */
 const ENDED = ["Your session has ended", "Log in, and the upload goes on."];
 const ASKED = ["Log in", "The upload goes on meanwhile."];
-const ADMIN = ["The admin token is needed", "Log in with it, and the page is shown."];
+const ADMIN = ["The admin token is needed", "Log in with it to go on."];
 
 let session = null;
 /** Whether the form is there because the session has ended, and not because somebody wants another one. */
