@@ -3,7 +3,7 @@
 import { listen, takeDrops } from "./choose.js";
 import { label } from "./labels.js";
 import { watch } from "./live.js";
-import { login } from "./page.js";
+import { login, mendPictures } from "./page.js";
 import { Progress } from "./progress.js";
 import { Uploads } from "./upload.js";
 import { begin } from "./visit.js";
@@ -15,6 +15,7 @@ const busy = () => uploads.unsent > 0 || uploads.pending.size > 0;
 new Progress(uploads);
 begin(busy, () => listen(uploads));
 takeDrops(uploads);
+mendPictures();
 addEventListener("beforeunload", (event) => {
   if (uploads.unsent > 0) event.preventDefault();
 });

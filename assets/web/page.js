@@ -1,4 +1,4 @@
-// What all parts of the page share: elements, problems in the header, sessions, local times.
+// What all parts of the page share: elements, problems in the header, sessions, local times, pictures that do not come.
 
 export const $ = (selector) => document.querySelector(selector);
 export const asJson = { headers: { Accept: "application/json" } };
@@ -89,4 +89,28 @@ export function localise() {
     const isThisYear = date.getFullYear() === new Date().getFullYear();
     time.textContent = (isThisYear ? thisYear : before).format(date);
   }
+}
+
+/** A picture that does not come is asked for so often, ever less so: the server may have no time for it just now. */
+const TRIES = 5;
+
+/** A picture has not come. One that cannot be shown has the sign that the table has for it. */
+function missed(picture) {
+  if (picture.localName !== "img" || !picture.matches(".thumb img, .large img")) return;
+  const isLarge = picture.matches(".large img");
+  const tries = isLarge && $("#detail .verdict.failed") ? TRIES : Number(picture.dataset.tries ?? 0);
+  if (tries < TRIES) {
+    picture.dataset.tries = tries + 1;
+    const again = () => picture.naturalWidth || (picture.src = picture.getAttribute("src"));
+    setTimeout(again, 1000 * 2 ** tries * (0.5 + Math.random()));
+  } else if (isLarge) {
+    picture.replaceWith(Object.assign(document.createElement("span"), { className: "broken", textContent: "!" }));
+  }
+}
+
+/** Deals with pictures that do not come. */
+export function mendPictures() {
+  document.addEventListener("error", (event) => missed(event.target), true);
+  // Those of the page as it came may have failed before there was anybody to hear of it.
+  for (const picture of document.images) if (picture.complete && !picture.naturalWidth) missed(picture);
 }
