@@ -14,8 +14,8 @@ export function problem(key, text) {
   if (text) problems.set(key, text);
   else problems.delete(key);
   const shown = [...problems.values()].join(" ");
-  const text = $("#notice span");
-  if (text.textContent !== shown) text.textContent = shown;
+  const notice = $("#notice span");
+  if (notice.textContent !== shown) notice.textContent = shown;
   $("#notice a").hidden = !problems.has("session");
   $("#notice").hidden = !shown;
 }
