@@ -9,7 +9,8 @@ function show(status) {
   }
   const { queue, fleet, workers } = status;
   const stuck = queue.visible > 0 && fleet.running === 0 && fleet.pending === 0 && workers.length === 0;
-  problem("workers", stuck && `No worker is running; ${queue.visible.toLocaleString()} images wait.${fleet.fault ? ` ${fleet.fault}` : ""}`);
+  const wait = queue.visible === 1 ? "1 image waits" : `${queue.visible.toLocaleString()} images wait`;
+  problem("workers", stuck && `No worker is running; ${wait}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
   problem("stores", status.age_seconds > 5 && `The stores do not answer; this is the state of ${status.age_seconds} s ago.`);
 }
 

@@ -260,6 +260,8 @@ async fn who_is_asked_for_the_admin_token_may_decline() {
     browser.says("#summary", "paused").await;
     // What is refused leaves the page as it is.
     browser.click("header a[href='/results']").await;
+    browser.click(".states a[href*=waiting]").await;
+    browser.says("#shown", "waiting images").await;
     browser.click("#table tbody input").await;
     browser.click(".selected [value=delete]").await;
     browser.click("#confirm .danger").await;
