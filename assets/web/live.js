@@ -2,15 +2,20 @@
 
 import { $, asJson, localise, loggedIn, problem, sleep } from "./page.js";
 
+/** How many readings in a row had images that wait, and no worker. */
+let stuck = 0;
+
 function show(status) {
   for (const element of document.querySelectorAll("[data-status]")) {
     const value = element.dataset.status.split(".").reduce((at, key) => at?.[key], status);
     if (value !== undefined) element.textContent = Math.round(value).toLocaleString();
   }
   const { queue, fleet, workers } = status;
-  const stuck = queue.visible > 0 && fleet.running === 0 && fleet.pending === 0 && workers.length === 0;
+  const isStuck = queue.visible > 0 && fleet.running === 0 && fleet.pending === 0 && workers.length === 0;
+  // A start has a moment in which nobody has said yet that workers start.
+  stuck = isStuck ? stuck + 1 : 0;
   const wait = queue.visible === 1 ? "1 image waits" : `${queue.visible.toLocaleString()} images wait`;
-  problem("workers", stuck && `No worker is running; ${wait}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
+  problem("workers", stuck > 1 && `No worker is running; ${wait}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
   problem("stores", status.age_seconds > 5 && `The stores do not answer; this is the state of ${status.age_seconds} s ago.`);
 }
 
