@@ -1,9 +1,9 @@
 // Live status and results, uploads with progress, and pages that change without ending an upload. The pages work without it.
 
-import { listen } from "./choose.js";
+import { listen, takeDrops } from "./choose.js";
 import { label } from "./labels.js";
 import { watch } from "./live.js";
-import { login } from "./page.js";
+import { login, mendPictures } from "./page.js";
 import { Progress } from "./progress.js";
 import { Uploads } from "./upload.js";
 import { begin } from "./visit.js";
@@ -14,8 +14,10 @@ const busy = () => uploads.unsent > 0 || uploads.pending.size > 0;
 
 new Progress(uploads);
 begin(busy, () => listen(uploads));
+takeDrops(uploads);
+mendPictures();
 addEventListener("beforeunload", (event) => {
   if (uploads.unsent > 0) event.preventDefault();
 });
 label(uploads);
-watch(busy);
+watch(uploads, busy);

@@ -11,7 +11,8 @@ let leftOut = 0;
 function leave(count) {
   leftOut += count;
   $("#left-out").hidden = leftOut === 0;
-  $("#left-out").textContent = `${leftOut.toLocaleString()} other ${leftOut === 1 ? "file is" : "files are"} left out: no pictures.`;
+  const files = leftOut === 1 ? "file is" : "files are";
+  $("#left-out").textContent = `${leftOut.toLocaleString()} other ${files} left out: hidden or no pictures.`;
 }
 
 /** Whether a file of a folder may be a picture. */
@@ -75,18 +76,31 @@ export function listen(uploads) {
     };
   }
   form.onsubmit = (event) => event.preventDefault();
-  let depth = 0;
-  const over = (change) => {
-    depth += change;
-    form.classList.toggle("over", depth > 0);
-  };
-  form.ondragenter = () => over(1);
-  form.ondragleave = () => over(-1);
-  form.ondragover = (event) => event.preventDefault();
-  form.ondrop = (event) => {
+}
+
+/** What is dragged is of this page: one of its pictures is a file to the browser, too. */
+let ours = false;
+
+/** Whether files are dragged. Text may be dropped into a field as ever. */
+const hasFiles = ({ dataTransfer }) => !ours && Boolean(dataTransfer?.types.includes("Files"));
+
+/** Takes drops anywhere on a page with a form. Elsewhere they do nothing: the browser would leave the page for the file. */
+export function takeDrops(uploads) {
+  document.addEventListener("dragstart", () => (ours = true));
+  document.addEventListener("dragend", () => (ours = false));
+  const over = (is) => $("#upload")?.classList.toggle("over", is);
+  document.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
     event.preventDefault();
-    over(-depth);
+    if (over(true) === undefined) event.dataTransfer.dropEffect = "none";
+  });
+  // Between elements there is another one that is entered; outside of the window there is none.
+  document.addEventListener("dragleave", (event) => event.relatedTarget || over(false));
+  document.addEventListener("drop", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    if (over(false) === undefined) return;
     problem("drop", "");
     dropped(uploads, event.dataTransfer);
-  };
+  });
 }

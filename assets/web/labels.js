@@ -6,11 +6,17 @@ const LOOKUP = 500;
 /** So many images are asked about one by one, to find those that were removed. */
 const SINGLE = 20;
 
+/** There are no labels just now. */
+function wait(uploads) {
+  uploads.interrupted();
+  return sleep(2000);
+}
+
 /** Asks for ever. */
 export async function label(uploads) {
   for (;;) {
     const names = [...uploads.pending.keys()].slice(0, LOOKUP);
-    if (names.length) await lookup(uploads, names).catch(() => sleep(2000));
+    if (names.length) await lookup(uploads, names).catch(() => wait(uploads));
     await sleep(names.length ? 500 : 1000);
   }
 }
@@ -28,7 +34,7 @@ async function lookup(uploads, names) {
     headers: { ...asJson.headers, "Content-Type": "application/json" },
     body: JSON.stringify({ names }),
   });
-  if (!response.ok) return sleep(2000);
+  if (!response.ok) return wait(uploads);
   const { results, missing } = await response.json();
   for (const result of results) tell(uploads, result);
   const asked = results.length ? 0 : await findRemoved(uploads, missing);

@@ -2,14 +2,20 @@
 
 import { $, asJson, localise, loggedIn, problem, sleep } from "./page.js";
 
+/** How many readings in a row had images that wait, and no worker. */
+let stuck = 0;
+
 function show(status) {
   for (const element of document.querySelectorAll("[data-status]")) {
     const value = element.dataset.status.split(".").reduce((at, key) => at?.[key], status);
     if (value !== undefined) element.textContent = Math.round(value).toLocaleString();
   }
   const { queue, fleet, workers } = status;
-  const stuck = queue.visible > 0 && fleet.running === 0 && workers.length === 0;
-  problem("workers", stuck && `No worker is running; ${queue.visible.toLocaleString()} images wait.${fleet.fault ? ` ${fleet.fault}` : ""}`);
+  const isStuck = queue.visible > 0 && fleet.running === 0 && fleet.pending === 0 && workers.length === 0;
+  // A start has a moment in which nobody has said yet that workers start.
+  stuck = isStuck ? stuck + 1 : 0;
+  const wait = queue.visible === 1 ? "1 image waits" : `${queue.visible.toLocaleString()} images wait`;
+  problem("workers", stuck > 1 && `No worker is running; ${wait}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
   problem("stores", status.age_seconds > 5 && `The stores do not answer; this is the state of ${status.age_seconds} s ago.`);
 }
 
@@ -23,10 +29,11 @@ export function forget() {
 /** Whether this page shows what `status` tells. Pages without it are not asked about. */
 const isLive = () => Boolean($("#strip, #table, #detail"));
 
-async function refresh() {
+async function refresh(uploads) {
   const response = await fetch("/api/status", asJson).catch(() => null);
   problem("server", (!response || response.status >= 500) && "The server does not answer. Trying again…");
-  problem("session", response?.status === 401 && "Your session has ended; log in again.");
+  problem("session", response?.status === 401 && "Your session has ended.");
+  if (response?.status === 401) uploads.sessionEnded();
   if (!response?.ok) return;
   loggedIn();
   const status = await response.json();
@@ -55,10 +62,18 @@ async function follow() {
   const url = location.href;
   const { response, page } = await fetchPage(url);
   // What was removed will not be there next time either.
-  if (response.status === 404) return true;
+  if (response.status === 404) return removed();
   if (!response.ok || location.href !== url || $("dialog[open]")) return false;
   for (const part of parts) replace($(part), page.querySelector(part));
   localise();
+  return true;
+}
+
+/** Says on an image's page that it was removed, in place of what could be done with it. */
+function removed() {
+  const said = Object.assign(document.createElement("p"), { className: "problem", role: "status" });
+  said.textContent = "This image was removed.";
+  $("#detail form")?.replaceWith(said);
   return true;
 }
 
@@ -90,9 +105,9 @@ function replace(old, fresh) {
 }
 
 /** Follows the state for ever, faster while `busy()`. */
-export async function watch(busy) {
+export async function watch(uploads, busy) {
   for (;;) {
-    if (document.visibilityState === "visible" && isLive()) await refresh().catch(() => {});
+    if (document.visibilityState === "visible" && isLive()) await refresh(uploads).catch(() => {});
     await sleep(busy() ? 1000 : 3000);
   }
 }

@@ -1,4 +1,4 @@
-// What all parts of the page share: elements, problems in the header, sessions, local times.
+// What all parts of the page share: elements, problems in the header, sessions, local times, pictures that do not come.
 
 export const $ = (selector) => document.querySelector(selector);
 export const asJson = { headers: { Accept: "application/json" } };
@@ -14,14 +14,16 @@ export function problem(key, text) {
   if (text) problems.set(key, text);
   else problems.delete(key);
   const shown = [...problems.values()].join(" ");
-  if ($("#notice").textContent !== shown) $("#notice").textContent = shown;
+  const notice = $("#notice span");
+  if (notice.textContent !== shown) notice.textContent = shown;
+  $("#notice a").hidden = !problems.has("session");
   $("#notice").hidden = !shown;
 }
 
 /** What the form to log in says. */
 const ENDED = ["Your session has ended", "Log in, and the upload goes on."];
 const ASKED = ["Log in", "The upload goes on meanwhile."];
-const ADMIN = ["The admin token is needed", "Log in with it, and the page is shown."];
+const ADMIN = ["The admin token is needed", "Log in with it to go on."];
 
 let session = null;
 /** Whether the form is there because the session has ended, and not because somebody wants another one. */
@@ -87,4 +89,28 @@ export function localise() {
     const isThisYear = date.getFullYear() === new Date().getFullYear();
     time.textContent = (isThisYear ? thisYear : before).format(date);
   }
+}
+
+/** A picture that does not come is asked for so often, ever less so: the server may have no time for it just now. */
+const TRIES = 5;
+
+/** A picture has not come. One that cannot be shown has the sign that the table has for it. */
+function missed(picture) {
+  if (picture.localName !== "img" || !picture.matches(".thumb img, .large img")) return;
+  const isLarge = picture.matches(".large img");
+  const tries = isLarge && $("#detail .verdict.failed") ? TRIES : Number(picture.dataset.tries ?? 0);
+  if (tries < TRIES) {
+    picture.dataset.tries = tries + 1;
+    const again = () => picture.naturalWidth || (picture.src = picture.getAttribute("src"));
+    setTimeout(again, 1000 * 2 ** tries * (0.5 + Math.random()));
+  } else if (isLarge) {
+    picture.replaceWith(Object.assign(document.createElement("span"), { className: "broken", textContent: "!" }));
+  }
+}
+
+/** Deals with pictures that do not come. */
+export function mendPictures() {
+  document.addEventListener("error", (event) => missed(event.target), true);
+  // Those of the page as it came may have failed before there was anybody to hear of it.
+  for (const picture of document.images) if (picture.complete && !picture.naturalWidth) missed(picture);
 }

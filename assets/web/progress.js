@@ -51,6 +51,7 @@ function fillRow(row, entry) {
 }
 
 const duration = (s) => (s < 90 ? `${Math.ceil(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${Math.round(s / 3600)} h`);
+const speed = (rate) => (rate < 1e5 ? `${Math.ceil(rate / 1e3)} kB/s` : `${(rate / 1e6).toFixed(1)} MB/s`);
 const number = (n) => n.toLocaleString();
 
 export class Progress {
@@ -87,7 +88,7 @@ export class Progress {
     const rate = unsent ? this.#uploads.sending.perSecond() : this.#uploads.labelling.perSecond();
     if (!(rate > 0)) return [];
     const left = (unsent ? this.#uploads.bytes.all - this.#uploads.bytes.sent : waiting) / rate;
-    const pace = unsent ? `${(rate / 1e6).toFixed(1)} MB/s` : `${rate < 10 ? rate.toFixed(1) : Math.round(rate)} images/s`;
+    const pace = unsent ? speed(rate) : `${rate < 10 ? rate.toFixed(1) : Math.round(rate)} images/s`;
     return left < 1e5 ? [pace, `about ${duration(left)} left`] : [pace];
   }
 

@@ -15,6 +15,8 @@ const ATTEMPTS = 5;
 const STALLED_MS = 3 * 60_000;
 /** The rate is that of so many milliseconds. */
 const RATE_MS = 15_000;
+/** What is less than that says little about the rate. */
+const LEAST_MS = 1000;
 
 const passes = (status) => status === 0 || status === 408 || status === 425 || status === 429 || (status >= 500 && status !== 507);
 
@@ -31,7 +33,7 @@ class Rate {
   perSecond() {
     const [first, last] = [this.#samples[0], this.#samples.at(-1)];
     const now = performance.now();
-    return first && now > first.at ? ((last.value - first.value) * 1000) / (now - first.at) : 0;
+    return first && now > first.at + LEAST_MS ? ((last.value - first.value) * 1000) / (now - first.at) : 0;
   }
 }
 
@@ -76,6 +78,8 @@ export class Uploads extends EventTarget {
   /** Failures in a row of requests and of tries to reach the server. */
   #failures = 0;
   #login;
+  /** How often somebody has logged in here. */
+  #logins = 0;
 
   /** `login` resolves to whether there is a session again. */
   constructor(login) {
@@ -151,6 +155,22 @@ export class Uploads extends EventTarget {
     if (entries) this.pending.set(image, entries);
   }
 
+  /** Asks to log in before more is sent. */
+  sessionEnded() {
+    // Who has declined to log in, is asked when the upload is to go on.
+    if (this.paused || this.#closed || !this.unsent) return;
+    this.#close("Log in to go on", async () => {
+      if (await this.#login()) this.#logins += 1;
+      else this.pause(true);
+    });
+  }
+
+  /** Nothing could be sent or labelled for a while: what the rates were says nothing about what they will be. */
+  interrupted() {
+    this.sending = new Rate();
+    this.labelling = new Rate();
+  }
+
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
@@ -213,14 +233,15 @@ export class Uploads extends EventTarget {
   /** Sends one request and deals with what comes of it. */
   async #send(batch) {
     for (const entry of batch) this.#set(entry, "sending", "");
+    const logins = this.#logins;
     const { status, answer, retryAfter } = await this.#request(batch);
     for (const entry of batch) this.#sent(entry, 0);
     const rest = batch.filter((entry) => entry.state === "sending");
     if (!rest.length) return this.#changed();
     if (status === 401) {
       this.#requeue(rest);
-      // Who has declined to log in, is asked when the upload is to go on.
-      if (!this.paused) this.#close("Log in to go on", async () => (await this.#login()) || this.pause(true));
+      // What was on its way when somebody logged in is just sent again.
+      if (logins === this.#logins) this.sessionEnded();
     } else if (!answer?.files && passes(status)) {
       await this.#unsent(rest, status, retryAfter);
     } else {
@@ -353,7 +374,9 @@ export class Uploads extends EventTarget {
       });
       if (!this.unsent) return;
       const asked = fetch("/healthcheck", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
-      if (await asked.then((response) => response.ok, () => false)) return;
+      if (!(await asked.then((response) => response.ok, () => false))) continue;
+      this.interrupted();
+      return;
     }
   }
 }

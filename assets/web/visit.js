@@ -9,8 +9,27 @@ let opened = () => {};
 let here = "";
 const page = () => location.pathname + location.search;
 
+/** Notes which page is shown. What was done is said once: when the page is loaded again, it is long ago. */
+function arrived() {
+  const url = new URL(location.href);
+  const said = ["again", "deleted"].filter((key) => url.searchParams.has(key));
+  for (const key of said) url.searchParams.delete(key);
+  if (said.length) history.replaceState(history.state, "", url);
+  here = page();
+}
+
 /** How many pages were asked for: only the last of them is shown. */
 let visits = 0;
+
+/** What the form to log in is to say, if there has to be one before what was asked for. */
+function wantsLogin(response, fresh, url) {
+  const at = new URL(response.url);
+  const asked = new URL(url, location.href).pathname === "/login";
+  // What changes something is not sent to the form, but refused with a link to it.
+  const admin = Boolean(fresh.querySelector('main a[href="/login?admin=true"]'));
+  if (response.status === 401 || admin) return { admin, asked };
+  return at.pathname === "/login" && { admin: at.searchParams.get("admin") === "true", asked };
+}
 
 /** Shows another page of the service in this document, so that an upload goes on. */
 async function visit(url, request, push) {
@@ -21,11 +40,10 @@ async function visit(url, request, push) {
   problem("page", !loaded && "That page cannot be loaded now.");
   if (!loaded) return;
   const { response, page: fresh } = loaded;
-  const at = new URL(response.url);
-  if (response.status === 401 || at.pathname === "/login") {
-    const asked = new URL(url, location.href).pathname === "/login";
-    const done = await login({ admin: at.searchParams.get("admin") === "true", asked });
-    if (done && number === visits) await visit(asked ? "/" : url, request, push);
+  const form = wantsLogin(response, fresh, url);
+  if (form) {
+    const done = await login(form);
+    if (done && number === visits) await visit(form.asked ? "/" : url, request, push);
     return;
   }
   for (const part of ["header nav", "main"]) {
@@ -34,7 +52,7 @@ async function visit(url, request, push) {
   }
   document.title = fresh.title;
   if (push) history.pushState(null, "", response.url);
-  here = page();
+  arrived();
   scrollTo(0, 0);
   forget();
   localise();
@@ -100,11 +118,15 @@ function ticked() {
   all.indeterminate = chosen > 0 && chosen < boxes.length;
 }
 
+/** Whether a key was the last that was used, and no pointer. */
+let keyed = false;
+
 function changed(event) {
   if (event.target.id === "all") {
     for (const box of document.querySelectorAll("#rows input[name=image]")) box.checked = event.target.checked;
   }
-  if (event.target.matches("select[data-submit]")) event.target.form.requestSubmit();
+  // Who chooses with keys passes by what is in between; the button is for them.
+  if (event.target.matches("select[data-submit]") && !keyed) event.target.form.requestSubmit();
   ticked();
 }
 
@@ -131,7 +153,9 @@ export function begin(isBusy, onOpen) {
   document.addEventListener("submit", submitted);
   document.addEventListener("change", changed);
   document.addEventListener("keydown", pressed);
-  here = page();
+  document.addEventListener("keydown", () => (keyed = true), true);
+  document.addEventListener("pointerdown", () => (keyed = false), true);
+  arrived();
   addEventListener("popstate", () => page() !== here && visit(location.href, {}, false));
   localise();
   opened();

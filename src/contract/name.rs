@@ -72,7 +72,8 @@ impl fmt::Debug for Digest {
 }
 
 /// The name of a stored image: a relative path of components between `/`, each in Unicode NFC, without control or
-/// format characters, neither `.` nor `..`, and of 1 to [`MAX_COMPONENT_BYTES`]; of at most [`MAX_NAME_BYTES`] in all.
+/// format characters (but for joiners between characters that they join), neither `.` nor `..`, and of 1 to
+/// [`MAX_COMPONENT_BYTES`]; of at most [`MAX_NAME_BYTES`] in all.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(String);
@@ -114,7 +115,7 @@ impl ImageName {
             }
             // A cut may split what NFC had composed of several characters; a prefix of NFC text is NFC text all the
             // same.
-            let name = Self(format!("{folders}{}{tail}", &stem[..end]));
+            let name = Self(format!("{folders}{}{tail}", stem[..end].trim_end_matches(is_joiner)));
             if end == 0 || name.fits() {
                 return name;
             }
@@ -187,8 +188,39 @@ fn is_special(component: &str) -> bool {
 
 /// The component without what is invisible, in Unicode NFC.
 fn normalised(component: &str) -> String {
-    // Composition can only join characters that stay, so one pass after the removal is a fixed point.
-    component.chars().filter(|c| !is_invisible(*c)).nfc().collect()
+    // Composition can only join characters that stay, so one pass after the removal is a fixed point ...
+    let mut text: String = component.chars().filter(|c| is_joiner(*c) || !is_invisible(*c)).nfc().collect();
+    // ... but for joiners, whose neighbours may have become others: each pass takes some of them away, or is the last.
+    while let Some(fewer) = without_stray_joiners(&text) {
+        text = fewer;
+    }
+    text
+}
+
+/// The text without joiners that join nothing, in Unicode NFC; `None` if it has none.
+fn without_stray_joiners(text: &str) -> Option<String> {
+    if !text.contains(is_joiner) {
+        return None;
+    }
+    let chars: Vec<char> = text.chars().collect();
+    let joins = |at: Option<&char>| at.is_some_and(|c| is_joined(*c));
+    let stays = |at: usize| !is_joiner(chars[at]) || (at > 0 && joins(chars.get(at - 1)) && joins(chars.get(at + 1)));
+    let kept: Vec<char> = (0..chars.len()).filter(|at| stays(*at)).map(|at| chars[at]).collect();
+    (kept.len() < chars.len()).then(|| kept.into_iter().nfc().collect())
+}
+
+/// The zero-width non-joiner and joiner: they are part of how Persian, Indic languages and emoji are written.
+fn is_joiner(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}')
+}
+
+/// Whether joiners may stand beside the character: letters without case, their signs, and emoji. In Latin, Greek and
+/// Cyrillic, which have case, a joiner would only make two names that look the same.
+fn is_joined(c: char) -> bool {
+    use GeneralCategory::{MathSymbol, ModifierSymbol, NonspacingMark, OtherLetter, OtherSymbol, SpacingMark};
+    let category = c.general_category();
+    !c.is_ascii()
+        && matches!(category, OtherLetter | NonspacingMark | SpacingMark | OtherSymbol | ModifierSymbol | MathSymbol)
 }
 
 /// Stem and extension; the extension has its dot, or is empty.
@@ -276,6 +308,16 @@ mod tests {
             ("x\0\n.png", "x.png"),
             (".hidden", ".hidden"),
             ("🦀.png", "🦀.png"),
+            // Joiners stay where they are part of what is written, ...
+            ("👩\u{200d}🚀/👨🏽\u{200d}❤\u{fe0f}\u{200d}👨.png", "👩\u{200d}🚀/👨🏽\u{200d}❤\u{fe0f}\u{200d}👨.png"),
+            ("می\u{200c}خواهم.png", "می\u{200c}خواهم.png"),
+            ("क्\u{200d}ष.png", "क्\u{200d}ष.png"),
+            // ... and go where they would only hide.
+            ("c\u{200d}at.png", "cat.png"),
+            ("\u{200c}می\u{200d}.png", "می.png"),
+            ("می\u{200c}\u{200d}خواهم.png", "میخواهم.png"),
+            ("می\u{200b}\u{200c}\u{202e}خواهم.png", "می\u{200c}خواهم.png"),
+            ("e\u{200d}\u{301}\u{200c}خ.png", "\u{e9}خ.png"),
         ] {
             assert_eq!(named(raw).as_deref(), Ok(name), "{raw:?}");
         }
@@ -342,7 +384,8 @@ mod tests {
         #[test]
         fn no_name_leads_elsewhere(
             parts in proptest::collection::vec(
-                "\\PC{0,8}|[./\\\\]{0,4}|[\u{0}-\u{1f}\u{202e}\u{200b}\u{feff}]{0,3}", 0..6,
+                "\\PC{0,8}|[./\\\\]{0,4}|[\u{0}-\u{1f}\u{202e}\u{200b}\u{feff}]{0,3}|\
+                    [eخ🦀\u{301}\u{200c}\u{200d}]{0,6}", 0..6,
             ),
         ) {
             let raw = parts.concat();
@@ -351,7 +394,9 @@ mod tests {
                 prop_assert!(!text.is_empty() && text.len() <= MAX_NAME_BYTES);
                 let is_safe = |part: &str| !is_special(part) && part.len() <= MAX_COMPONENT_BYTES;
                 prop_assert!(text.split('/').all(is_safe), "{text:?}");
-                prop_assert!(!text.contains('\\') && !text.chars().any(is_invisible), "{text:?}");
+                let is_hidden = |c| is_invisible(c) && !is_joiner(c);
+                prop_assert!(!text.contains('\\') && !text.chars().any(is_hidden), "{text:?}");
+                prop_assert!(text.split('/').all(|part| without_stray_joiners(part).is_none()), "{text:?}");
                 let is_normal = |part| matches!(part, std::path::Component::Normal(_));
                 prop_assert!(std::path::Path::new(text).components().all(is_normal));
             }
@@ -359,7 +404,8 @@ mod tests {
 
         #[test]
         fn every_name_is_canonical_and_fits(
-            raw in "\\PC{0,300}|.{0,40}|[0-9aİ/]{0,500}|([a-zé1]{1,90}/){0,6}[a1é.]{0,300}",
+            raw in "\\PC{0,300}|.{0,40}|[0-9aİ/]{0,500}|([a-zé1]{1,90}/){0,6}[a1é.]{0,300}|\
+                ([eخ\u{301}\u{200c}]{1,9}/){0,2}[eخ🦀.\u{301}\u{200c}\u{200d}]{0,150}",
             bytes: [u8; 4],
         ) {
             if let Ok(name) = ImageName::from_upload(&raw, &Digest::of(&bytes)) {

@@ -64,7 +64,9 @@ async fn the_pages_are_for_everybody() {
     let path = browser.file("a.png", &picture(5));
     let notes = browser.file("notes.png", b"no picture");
     let mut found = Vec::new();
-    for address in ["/", "/results", "/results/0_cat.png", "/status", "/classes", "/reset", "/queue/dead", "/nowhere"] {
+    let long = format!("/results?q={}", "x".repeat(100));
+    let plain = ["/", "/results", "/results/0_cat.png", "/status", "/classes", "/reset", "/queue/dead", "/nowhere"];
+    for address in plain.into_iter().chain([long.as_str()]) {
         browser.open(format!("{}{address}", server.url)).await;
         if address == "/" {
             browser.choose("files", &[path.clone(), notes.clone()]).await;

@@ -18,7 +18,7 @@ async fn a_folder_keeps_its_paths() {
     browser.open(server.url.clone()).await;
     browser.choose("folder", &[unnamed.ancestors().nth(2).unwrap().to_owned()]).await;
     browser.says("#summary", "5 of 5 stored, 5 labelled").await;
-    browser.says("#left-out", "4 other files are left out").await;
+    browser.says("#left-out", "4 other files are left out: hidden or no pictures").await;
     let rows = results(&client(), &server.url).await;
     let names: Vec<&str> = rows.iter().map(|row| row["image"].as_str().unwrap()).collect();
     let expected = ["tree/cat/0.png", "tree/cat/1.png", "tree/dog/0.png", "tree/dog/old/2.png", "tree/dog/picture"];
@@ -52,7 +52,8 @@ async fn a_folder_keeps_its_paths() {
     browser.end().await;
 }
 
-/// Drops a folder with a file that cannot be read before one that can.
+/// Drops a folder with a file that cannot be read before one that can, beside the form. Returns whether the browser
+/// would have left the page for it.
 const DROP: &str = r##"
   const [bytes] = arguments;
   const lost = { isFile: true, file: (taken, refused) => refused(new Error("lost")) };
@@ -60,9 +61,9 @@ const DROP: &str = r##"
   const kept = { isFile: true, fullPath: "/folder/a.png", file: (taken) => taken(picture) };
   const batches = [[lost, kept], []];
   const folder = { isFile: false, createReader: () => ({ readEntries: (taken) => taken(batches.shift()) }) };
-  const drop = new Event("drop", { cancelable: true });
-  drop.dataTransfer = { items: [{ webkitGetAsEntry: () => folder }] };
-  document.querySelector("#upload").dispatchEvent(drop);
+  const drop = new Event("drop", { bubbles: true, cancelable: true });
+  drop.dataTransfer = { types: ["Files"], items: [{ webkitGetAsEntry: () => folder }] };
+  return document.querySelector("h1").dispatchEvent(drop);
 "##;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,8 +72,14 @@ async fn a_file_that_cannot_be_read_does_not_keep_the_others() {
     let server = Server::start(&["--no-workers"]);
     browser.open(server.url.clone()).await;
     browser.find("#files").await;
-    browser.page.execute(DROP, vec![picture(1).into()]).await.unwrap();
+    let drop = async || browser.page.execute(DROP, vec![picture(1).into()]).await.unwrap().json().clone();
+    assert_eq!(drop().await, false);
     browser.says("#summary", "1 of 1 stored").await;
     browser.says("#notice", "One file or folder of what was dropped cannot be read").await;
+    // Where there is no form a drop does nothing.
+    browser.open(format!("{}/status", server.url)).await;
+    browser.says("h1", "Status").await;
+    assert_eq!(drop().await, false);
+    assert!(!browser.find("#progress").await.is_displayed().await.unwrap());
     browser.end().await;
 }

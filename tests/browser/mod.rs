@@ -175,7 +175,8 @@ impl Browser {
         self.cdp("Emulation.setDeviceMetricsOverride", size).await;
     }
 
+    /// A small one: what fits here fits others.
     async fn phone(&self) {
-        self.size(390, 844, 1.0, true).await;
+        self.size(360, 780, 1.0, true).await;
     }
 }

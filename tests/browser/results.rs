@@ -82,6 +82,62 @@ async fn what_could_not_be_fetched_is_shown_later() {
     browser.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_an_image_says_what_is_not_there() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--max-workers", "1"]);
+    let files = [("junk.png".to_owned(), b"\x89PNG\r\n\x1a\njunk".to_vec()), ("a.png".to_owned(), picture(1))];
+    upload(&client(), &server.url, files).await;
+    eventually("all results", async || (results(&client(), &server.url).await.len() == 2).then_some(())).await;
+    browser.open(format!("{}/results/junk.png", server.url)).await;
+    browser.reads(".large", &["!"]).await;
+    browser.open(format!("{}/results/a.png", server.url)).await;
+    browser.find("#detail form").await;
+    client().delete(format!("{}/images/a.png", server.url)).send().await.unwrap().error_for_status().unwrap();
+    browser.says("#detail p.problem", "This image was removed.").await;
+    assert_eq!(browser.count("#detail form").await, 0);
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thumbnail_that_does_not_come_is_asked_for_again() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--no-workers"]);
+    upload(&client(), &server.url, [("a.png".to_owned(), picture(1))]).await;
+    browser.open(format!("{}/results", server.url)).await;
+    browser.find(".thumb img").await;
+    browser.run("document.querySelector('.thumb img').src = '/nowhere.png'").await;
+    let asked = "return performance.getEntriesByType('resource').filter((r) => r.name.endsWith('/nowhere.png')).length";
+    eventually("another try", async || (browser.run(asked).await.as_u64()? > 1).then_some(())).await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_pass_by_an_order_and_a_pointer_chooses_it() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--no-workers"]);
+    browser.open(format!("{}/results", server.url)).await;
+    browser.run("window.submits = 0; document.addEventListener('submit', () => (window.submits += 1))").await;
+    let order = browser.find("[name=order]").await;
+    order.send_keys("\u{e015}").await.unwrap();
+    assert_eq!(
+        browser.run("return [document.querySelector('[name=order]').value, submits]").await,
+        json!(["newest", 0])
+    );
+    browser.click(".search button").await;
+    let at = async |order: &str| {
+        let is_there = async || browser.page.current_url().await.ok()?.query()?.contains(order).then_some(());
+        eventually(order, is_there).await;
+    };
+    at("order=newest").await;
+    let choose = "const order = document.querySelector('[name=order]'); \
+        order.dispatchEvent(new Event('pointerdown', { bubbles: true })); order.value = 'confidence'; \
+        order.dispatchEvent(new Event('change', { bubbles: true }))";
+    browser.run(choose).await;
+    at("order=confidence").await;
+    browser.end().await;
+}
+
 async fn detail_and_delete(browser: &Browser, server: &Server) {
     browser.open(format!("{}/results?q=frog", server.url)).await;
     let names = browser.shown("#table th.name").await;
@@ -95,6 +151,9 @@ async fn detail_and_delete(browser: &Browser, server: &Server) {
     browser.says("h1", &names[1]).await;
     browser.click("[value=again]").await;
     browser.says("p.done", "classified again").await;
+    browser.page.refresh().await.unwrap();
+    browser.says("h1", &names[1]).await;
+    assert_eq!(browser.count("p.done").await, 0, "what was done is said once");
     browser.click("[value=delete]").await;
     browser.says("#confirm h2", "Delete this image?").await;
     browser.click("#confirm .quiet").await;

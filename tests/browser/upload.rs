@@ -20,6 +20,8 @@ async fn a_person_chooses_files_and_sees_labels_appear() {
     browser.choose("files", &paths).await;
     eventually("labels beside the uploaded files", async || (browser.count("#list li.done").await == 12).then_some(()))
         .await;
+    let are_high = "return [...document.querySelectorAll('#list li')].every((row) => row.offsetHeight === 40)";
+    assert_eq!(browser.run(are_high).await, true, "rows are as high as the list reckons");
     let failed = browser.text("#list li:first-child").await;
     assert!(failed.contains("notes.png") && failed.contains("looks like text"), "failed files come first: {failed}");
     // The table below follows by itself, the newest first, with pictures that load.
@@ -223,6 +225,28 @@ async fn an_upload_survives_other_pages_and_a_lost_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_session_is_noticed_before_a_request_ends() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--no-workers", "--token", "secret"]);
+    browser.open(server.url.clone()).await;
+    browser.log_in("main", "secret").await;
+    browser.find("#files").await;
+    browser.run("XMLHttpRequest.prototype.send = () => {}").await;
+    browser.choose_many(1).await;
+    browser.says("#summary", "0 of 1 stored").await;
+    browser.page.delete_all_cookies().await.unwrap();
+    browser.says("#login h2", "Your session has ended").await;
+    browser.click("#login [type=button]").await;
+    browser.says("#summary", "paused").await;
+    // Who has declined finds the way back in the header.
+    browser.says("#notice", "Your session has ended. Log in").await;
+    browser.click("#notice a").await;
+    browser.log_in("#login", "secret").await;
+    eventually("no problem in the header", async || browser.text("#notice").await.is_empty().then_some(())).await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_asked_for_the_admin_token_may_decline() {
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&["--no-workers", "--token", "user", "--set", "web.admin_token=admin"]);
@@ -234,6 +258,16 @@ async fn who_is_asked_for_the_admin_token_may_decline() {
     browser.stored(50).await;
     browser.click("#pause").await;
     browser.says("#summary", "paused").await;
+    // What is refused leaves the page as it is.
+    browser.click("header a[href='/results']").await;
+    browser.click(".states a[href*=waiting]").await;
+    browser.says("#shown", "waiting images").await;
+    browser.click("#table tbody input").await;
+    browser.click(".selected [value=delete]").await;
+    browser.click("#confirm .danger").await;
+    browser.says("#login h2", "The admin token is needed").await;
+    browser.click("#login [type=button]").await;
+    browser.says("#chosen", "1 image").await;
     browser.click("header a[href='/status']").await;
     browser.click("a[href='/queue/dead']").await;
     browser.says("#login h2", "The admin token is needed").await;
