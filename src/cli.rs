@@ -84,6 +84,10 @@ const WITHOUT_MEANING: [(&str, &[&str]); 6] = [
 #[must_use]
 pub fn command() -> clap::Command {
     let mut program = Cli::command();
+    if std::env::var_os("IMGCLS_CONFIG").is_some_and(|file| file.is_empty()) {
+        // As if it were not set, which is how some unset what they inherit.
+        program = program.mut_arg("config", |config| config.env(clap::builder::Resettable::Reset));
+    }
     let common: Vec<clap::Arg> = program.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
     for (name, options) in WITHOUT_MEANING {
         // A command's own takes the place of the common one, and differs from it in this alone.

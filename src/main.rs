@@ -4,9 +4,10 @@ use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::ValueEnum as _;
 use imgcls::{
+    build,
     cli::{self, Cli, Command},
     config::{
-        Layers, LogFormat, Raw,
+        self, Layers, LogFormat, Raw,
         flags::{Global, Overrides},
     },
     roles, telemetry,
@@ -79,7 +80,8 @@ fn configure(global: &Global, flags: &Overrides) -> anyhow::Result<Raw> {
 
 /// Merges the layers of the configuration and starts logging.
 fn layers(global: &Global, flags: &Overrides) -> anyhow::Result<Layers> {
-    let loaded = Layers::load(global.config.as_deref(), utf8_environment(), flags);
+    let loaded = config::environment(std::env::vars_os())
+        .and_then(|environment| Layers::load(global.config.as_deref(), environment, flags));
     if let (Err(_), Some(format)) = (&loaded, log_format(flags)) {
         // What is wrong is told as the rest would be, as far as that is known.
         telemetry::start(format)?;
@@ -116,7 +118,9 @@ fn manual(command: &[String]) -> anyhow::Result<ExitCode> {
         return Err(roles::UsageError(message).into());
     };
     let mut page = Vec::new();
-    clap_mangen::Man::new(found.clone()).render(&mut page)?;
+    // Of a command the library takes the command's name for the program's.
+    let man = clap_mangen::Man::new(found.clone()).source(format!("imgcls {}", build::VERSION));
+    man.render(&mut page)?;
     std::io::stdout().write_all(&page)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -127,9 +131,4 @@ fn in_runtime(role: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
     let ended = runtime.block_on(role);
     runtime.shutdown_timeout(LAST_MOMENT);
     ended
-}
-
-/// The variables that are text; others cannot be ours.
-fn utf8_environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
 }

@@ -29,6 +29,37 @@ fn bad_configuration_is_named_and_ends_with_2() {
     }
 }
 
+/// Were it left out, a server would stand open.
+#[test]
+fn a_token_that_is_no_text_is_refused() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let value = std::ffi::OsStr::from_bytes(b"s3cret\xff");
+    for args in [&["serve", "--listen", "127.0.0.1:0"][..], &["config"]] {
+        let output = imgcls().args(args).env("IMGCLS_WEB_TOKEN", value).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("IMGCLS_WEB_TOKEN is not valid UTF-8") && !stderr.contains("s3cret"), "{stderr}");
+    }
+}
+
+#[test]
+fn an_empty_variable_names_no_configuration_file() {
+    let output = imgcls().args(["config"]).env("IMGCLS_CONFIG", "").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(run(&["config", "--config", ""]).0, Some(2));
+}
+
+#[test]
+fn a_port_that_is_taken_leaves_no_data_directory() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, stderr) = run(&["serve", "--listen", &address, "--data-dir", data.to_str().unwrap()]);
+    assert!(code == Some(1) && stderr.contains("cannot listen on"), "{stderr}");
+    assert!(!data.exists());
+}
+
 /// The values of a printed configuration; what follows as comments is where they come from.
 fn values(printed: &str) -> toml::Table {
     printed.parse().unwrap_or_else(|error| panic!("{error}: {printed}"))
@@ -150,6 +181,7 @@ fn what_does_not_fit_a_flag_is_told_in_words() {
     for (args, want) in [
         (["classify", "--top", "0", "x"], "must be a whole number of 1 or more"),
         (["classify", "--threads", "9999", "x"], "must be 1 to 256"),
+        (["queue", "peek", "--limit", "0"], "must be a whole number of 1 or more"),
         (["serve", "--listen", "localhost", "--open"], "must be an IP address or a name, and a port"),
     ] {
         let (code, _, stderr) = run(&args);
@@ -231,6 +263,8 @@ fn completions_and_manual_are_printed() {
     assert!(code == Some(0) && manual.contains(".TH imgcls") && manual.contains("Exit codes"));
     let (code, manual, _) = run(&["man", "serve"]);
     assert!(code == Some(0) && manual.contains(".TH imgcls-serve") && manual.contains("listen"), "{manual}");
+    let source = format!("\"imgcls {}\"", env!("CARGO_PKG_VERSION"));
+    assert!(manual.lines().any(|line| line.starts_with(".TH") && line.contains(&source)), "{manual}");
     let (code, manual, _) = run(&["man", "queue", "peek"]);
     assert!(code == Some(0) && manual.contains("imgcls-queue-peek") && manual.contains("limit"), "{manual}");
     for nonsense in [&["man", "nonsense"][..], &["man", "queue", "nonsense"], &["man", "serve", "peek"]] {

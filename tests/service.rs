@@ -57,12 +57,17 @@ async fn thousands_of_files_in_one_request_and_the_fleet_follows() {
     let entries = upload(&client, &server.url, (0..2500).map(|n| (format!("img{n}.png"), picture(n)))).await;
     assert_eq!(entries.len(), 2500);
     assert!(entries.iter().all(|e| e["error"].is_null()), "{:?}", entries.iter().find(|e| !e["error"].is_null()));
-    eventually("two workers", async || {
+    let status = eventually("two workers", async || {
         let output = server.tool(&["status", "--json"]).output().unwrap();
         let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-        (status["fleet"]["running"] == 2).then_some(())
+        (status["fleet"]["running"] == 2).then_some(status)
     })
     .await;
+    // The bounds are those of the server's flags, which this process does not have.
+    assert_eq!(status["fleet"]["max"], 2, "{status}");
+    for key in ["classes", "scaling", "age_seconds"] {
+        assert!(status.get(key).is_some(), "{key}, as /api/status has it: {status}");
+    }
     let done = all_done(&client, &server.url, 2500).await;
     let names: HashSet<&str> = done.iter().filter_map(|r| r["image"].as_str()).collect();
     assert_eq!(names.len(), 2500);

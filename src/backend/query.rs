@@ -59,7 +59,7 @@ impl Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Search {
-    /// Names that hold the text anywhere, and labels that are the text, without regard to ASCII case. Such a store has
+    /// Names that hold the text anywhere, and labels that are the text, without regard to case. Such a store has
     /// every order, finds every state, and counts what a filter leaves.
     Substring,
     /// Names that begin with the text, in the folding of natural order: without regard to case, and a number by its
@@ -183,7 +183,7 @@ pub struct Page {
     pub next: Option<Cursor>,
     /// Cursor for `before`, if rows precede.
     pub previous: Option<Cursor>,
-    /// How many rows match the filter, where there is one and the store can tell.
+    /// How many rows match the filter, where the store can tell.
     pub matches: Option<Matches>,
 }
 
@@ -205,7 +205,7 @@ pub struct Counts {
     /// [`MAX_COUNTED`](Self::MAX_COUNTED).
     pub labels: Vec<LabelCount>,
     /// The folders in the filter's folder, or the outermost ones, in natural order; at most
-    /// [`MAX_COUNTED`](Self::MAX_COUNTED). Nothing else of the filter counts for them.
+    /// [`MAX_COUNTED`](Self::MAX_COUNTED). With a text, a label or a state in the filter, those with what it leaves.
     pub folders: Vec<FolderCount>,
     /// False where the store only sums up what workers counted.
     pub exact: bool,
@@ -243,7 +243,7 @@ pub struct LabelCount {
 pub struct FolderCount {
     /// Its whole path, such as `2024/cats`.
     pub folder: ImageName,
-    /// So many stored images; `None` where the store cannot tell.
+    /// So many stored images, or of what the filter leaves; `None` where the store cannot tell.
     pub images: Option<u64>,
 }
 

@@ -2,13 +2,17 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 
-use super::{Backend, PageQuery, Result, within};
+use super::{Backend, Error, PageQuery, Result, within};
 use crate::contract::{Classification, ImageName};
 
 /// Names handled at a time.
 const BATCH: usize = 500;
+
+/// So many images are looked for at a time.
+const AT_ONCE: usize = 32;
 
 /// Each call of a store has this long.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,7 +50,7 @@ async fn requeue_rows(backend: &Backend, is_meant: impl Fn(&Classification) -> b
     loop {
         let page = within(TIMEOUT, backend.results.page(&query)).await?;
         let meant = page.results.into_iter().filter(&is_meant).map(|row| row.image);
-        sent += requeue_images(backend, meant.collect()).await?;
+        sent += send(backend, meant.collect()).await?;
         match page.next {
             Some(next) => query.after = Some(next),
             None => return Ok(sent),
@@ -65,16 +69,28 @@ async fn requeue_listed(backend: &Backend, which: Which) -> Result<u64> {
             let known: HashSet<ImageName> = rows.into_iter().map(|row| row.image).collect();
             names.retain(|name| !known.contains(name));
         }
-        sent += requeue_images(backend, names).await?;
+        sent += send(backend, names).await?;
         after = Some(last);
     }
 }
 
-/// Sends an event for each of these images and returns how many.
+/// Sends an event for each of these images that is stored, one whose name comes twice once, and returns how many.
 ///
 /// # Errors
 /// The store's.
 pub async fn requeue_images(backend: &Backend, names: Vec<ImageName>) -> Result<u64> {
+    let mut seen = HashSet::new();
+    let names: Vec<ImageName> = names.into_iter().filter(|name| seen.insert(name.clone())).collect();
+    let stored = stream::iter(names).map(|name| async move {
+        let is_stored = within(TIMEOUT, backend.images.exists(&name)).await?;
+        Ok::<_, Error>(is_stored.then_some(name))
+    });
+    let stored: Vec<Option<ImageName>> = stored.buffered(AT_ONCE).try_collect().await?;
+    send(backend, stored.into_iter().flatten().collect()).await
+}
+
+/// Sends an event for each of these images and returns how many.
+async fn send(backend: &Backend, names: Vec<ImageName>) -> Result<u64> {
     if names.is_empty() {
         return Ok(0);
     }

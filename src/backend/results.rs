@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, Filter, Heartbeat, Page, PageQuery, Result, Search};
+use super::{Counts, Cursor, Filter, Heartbeat, Order, Page, PageQuery, Result, Search};
 use crate::contract::{Classification, ImageName};
 
 /// What [`Results::put`] did.
@@ -65,6 +65,12 @@ pub trait Results: Send + Sync + Debug {
     /// # Errors
     /// [`ErrorKind::Unsupported`](super::ErrorKind::Unsupported) for what its [`Search`] says that it has not.
     async fn page(&self, query: &PageQuery) -> Result<Page>;
+
+    /// Returns the place of an image in what `query` orders, beside which a page may be; `None` if it has none there.
+    /// In the order of names every name has one.
+    async fn place(&self, image: &ImageName, query: &PageQuery) -> Result<Option<Cursor>> {
+        Ok((query.order == Order::Name).then(|| Cursor::Name(image.clone())))
+    }
 
     /// Removes the row of an image that is removed, if it has no label or this one: see [`Removed::Labelled`]. Results
     /// of work that was under way then find themselves [`Written::Gone`].

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Backend, Depth, Error, FleetState, Heartbeat, Latency, Result, Totals};
 use crate::contract::{Timestamp, WorkerId};
@@ -24,7 +25,7 @@ pub struct Status {
     pub images_per_minute: f64,
     /// Workers heard of lately.
     pub workers: Vec<WorkerStatus>,
-    /// Images by label, over all workers.
+    /// Classifications by label, over all workers; an image that is classified again counts again.
     pub labels: BTreeMap<String, u64>,
     /// How long the message that comes next has waited, in seconds. `None` if none waits, and where the queue does not
     /// tell: SQS has it in CloudWatch alone, as `ApproximateAgeOfOldestMessage`.
@@ -33,6 +34,20 @@ pub struct Status {
     /// How long images took from their upload to their label, over all workers.
     #[serde(skip)]
     pub latency: Latency,
+}
+
+/// The status with what is fixed and what the scaler remembers: the answer to `GET /api/status`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Report<'a> {
+    /// The status.
+    #[serde(flatten)]
+    pub status: &'a Status,
+    /// The labels that the model knows.
+    pub classes: &'a [String],
+    /// See [`scaling`].
+    pub scaling: &'a Value,
+    /// Since when this is so, in seconds. More than a few where the stores do not answer.
+    pub age_seconds: u64,
 }
 
 /// What is told of a worker.
@@ -129,6 +144,29 @@ pub async fn read(backend: &Backend, model: &str, now: Timestamp) -> Result<Stat
     Ok(status)
 }
 
+/// Reads what of the scaler's memory is told: its last changes of the fleet, and what they rest on. Null before its
+/// first look.
+///
+/// # Errors
+/// The store's.
+pub async fn scaling(backend: &Backend) -> Result<Value> {
+    Ok(backend.scaler.read().await?.map_or(Value::Null, |memory| told(memory.value)))
+}
+
+/// The memory without what only the policy itself understands.
+fn told(memory: String) -> Value {
+    let Ok(mut told) = serde_json::from_str(&memory) else { return Value::String(memory) };
+    if let Value::Object(memory) = &mut told {
+        memory.remove("silent_since_ms");
+        if let Some(Value::Object(history)) = memory.get_mut("history") {
+            for workings in ["low", "launches", "in_at_ms", "out_at_ms", "minute"] {
+                history.remove(workings);
+            }
+        }
+    }
+    told
+}
+
 /// When the message that comes next was sent, where to look costs nothing.
 async fn oldest(backend: &Backend) -> Result<Option<Timestamp>> {
     if backend.queue.policy().peek_counts {
@@ -190,6 +228,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn the_scaler_tells_its_decisions_and_not_its_workings() {
+        let memory = r#"{"history": {"last": {"visible": 3}, "low": [1], "launches": [], "in_at_ms": 5, "rate": 2.0},
+            "decisions": [{"target": 2}], "silent_since_ms": {"i-1": 5}}"#;
+        let want = r#"{"history": {"last": {"visible": 3}, "rate": 2.0}, "decisions": [{"target": 2}]}"#;
+        assert_eq!(told(memory.to_owned()), serde_json::from_str::<Value>(want).unwrap());
+        assert_eq!(told("{".to_owned()), Value::from("{"), "of another version");
+    }
 
     #[test]
     fn workers_are_summed_up_and_the_dead_left_out() {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fmt::{self, Display},
     path::{Path, PathBuf},
 };
@@ -51,6 +52,31 @@ impl Display for UnknownVariable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; the nearest key is {}", self.name, self.nearest)
     }
+}
+
+/// The variables that are text, of those of a process.
+///
+/// # Errors
+/// [`ConfigError`] for one of ours that is not: were it left out, a server whose token it is would stand open. The
+/// value is not shown, it may be a secret.
+pub fn environment(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut text = Vec::new();
+    for (name, value) in variables {
+        // Keys are ASCII: what has another name is none.
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => text.push((name, value)),
+            // The file's place is a path, which need not be text.
+            Err(_) if name.starts_with(ENV_PREFIX) && name != "IMGCLS_CONFIG" => {
+                let message = format!("the environment variable {name} is not valid UTF-8; set it anew or unset it");
+                return Err(ConfigError::invalid(message));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(text)
 }
 
 /// The merged layers.
@@ -141,11 +167,46 @@ impl Merged {
 
     /// Reads the values, to which `origin` was the last to add.
     fn read(&mut self, origin: &Origin) -> Result<(), ConfigError> {
-        self.raw = self.table.clone().try_into().map_err(|e: toml::de::Error| {
-            ConfigError::Value(format!("{} (from {origin})", e.to_string().trim_end().replace('\n', " ")))
+        self.raw = self.table.clone().try_into().map_err(|error: toml::de::Error| {
+            ConfigError::Value(format!("{} (from {origin})", in_words(&error, &mut self.table)))
         })?;
         Ok(())
     }
+}
+
+/// What the parser says of the value of a key, without its names of types. A value of another type is not shown: it may
+/// be a secret.
+fn in_words(error: &toml::de::Error, table: &mut Table) -> String {
+    let (whole, message) = (error.to_string(), error.message());
+    let key = whole.trim_end().rsplit_once("in `").map_or("", |(_, key)| key.trim_end_matches('`'));
+    let (before, expected) = message.split_once(", expected ").unwrap_or((message, ""));
+    if let Some(variant) = before.strip_prefix("unknown variant ") {
+        return format!("{key} is {variant:?}; it must be {expected}").replace('`', "");
+    }
+    let wanted = match expected {
+        "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "string only" | "path string" => "a text",
+        "a sequence" => "a list",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    let is = match find(table, key) {
+        _ if before.starts_with("invalid value: ") => return format!("{key} must be {wanted} in its range"),
+        Some(value) if before.starts_with("invalid type: ") => value,
+        _ => return whole.trim_end().replace('\n', " "),
+    };
+    let is = match is {
+        Value::String(_) => "a text",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
+    };
+    format!("{key} must be {wanted}, and is {is}")
 }
 
 /// The variable that sets a dotted key.
@@ -309,6 +370,39 @@ mod tests {
         let names: Vec<&str> = layers.unknown.iter().map(|unknown| unknown.name.as_str()).collect();
         assert_eq!(names, ["IMGCLS_FLEET_MUX", "IMGCLS_PORT"]);
         assert_eq!(layers.unknown[0].nearest, "IMGCLS_FLEET_MAX");
+    }
+
+    #[test]
+    fn variables_that_are_no_text_are_refused_by_name() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let odd = |name: &str| (OsString::from(name), OsString::from_vec(b"s3cret\xff".to_vec()));
+        let error = environment([("A".into(), "b".into()), odd("IMGCLS_WEB_TOKEN")]).unwrap_err().to_string();
+        assert!(error.contains("IMGCLS_WEB_TOKEN is not valid UTF-8") && !error.contains("s3cret"), "{error}");
+        assert_eq!(
+            environment([("A".into(), "b".into()), odd("PS1"), odd("IMGCLS_CONFIG")]).unwrap(),
+            env(&[("A", "b")])
+        );
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_refused_in_words() {
+        for (text, want) in [
+            ("backend = \"gcp\"", "backend is \"gcp\"; it must be local or aws (from file "),
+            ("backend = 5", "backend must be a text, and is a whole number (from file "),
+            ("[fleet]\nmax = \"5\"", "fleet.max must be a whole number, and is a text (from file "),
+            ("[web]\nopen = 1.5", "web.open must be true or false, and is a number (from file "),
+            ("[web]\ntoken = 12345", "web.token must be a text, and is a whole number (from file "),
+            ("[web]\npublic_hosts = \"a\"", "web.public_hosts must be a list, and is a text (from file "),
+            ("fleet = 5", "fleet must be a table, and is a whole number (from file "),
+            ("[data_dir]", "data_dir must be a text, and is a table (from file "),
+            ("[fleet]\nmax = -1", "fleet.max must be a whole number in its range (from file "),
+            ("[fleet]\nmax = 5000000000", "fleet.max must be a whole number in its range (from file "),
+        ] {
+            let error = Layers::load(Some(file(text).path()), [], &Overrides::default()).unwrap_err().to_string();
+            assert!(error.contains(want) && !error.contains("12345"), "{error:?} does not say {want:?}");
+        }
+        let whole = file("min_confidence = 1\n");
+        assert_eq!(Layers::load(Some(whole.path()), [], &Overrides::default()).unwrap().raw.min_confidence, 1.0);
     }
 
     #[test]

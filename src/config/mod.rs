@@ -25,7 +25,7 @@ mod stores;
 mod web;
 mod worker;
 
-pub use layers::{Layers, Origin, UnknownVariable};
+pub use layers::{Layers, Origin, UnknownVariable, environment};
 pub use network::Network;
 pub use raw::{Queue, Raw, StoresKind};
 pub use role::{Classify, Scale, Serve, Work, Workers};

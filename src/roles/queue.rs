@@ -1,6 +1,6 @@
 //! `imgcls queue`: looks into the queue, and deals with dead letters.
 
-use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::Write, num::NonZero, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Subcommand};
 
@@ -8,7 +8,7 @@ use super::confirm::confirm;
 use crate::{
     backend::{self, Backend, Heartbeat, Which, requeue},
     clock::SystemClock,
-    config::{Stores, flags::whole},
+    config::{Stores, flags::positive},
     contract::event,
     model::Bundle,
 };
@@ -25,14 +25,14 @@ enum Action {
     /// Shows waiting messages without taking them.
     Peek {
         /// Most messages.
-        #[arg(long, default_value_t = 10, value_name = "N", value_parser = whole::<usize>)]
-        limit: usize,
+        #[arg(long, default_value = "10", value_name = "N", value_parser = positive)]
+        limit: NonZero<usize>,
     },
     /// Lists the dead letters: messages that were received too often.
     Dead {
         /// Most messages.
-        #[arg(long, default_value_t = 100, value_name = "N", value_parser = whole::<usize>)]
-        limit: usize,
+        #[arg(long, default_value = "100", value_name = "N", value_parser = positive)]
+        limit: NonZero<usize>,
     },
     /// Moves all dead letters back to the queue.
     Redrive,
@@ -69,7 +69,7 @@ pub async fn run(args: QueueArgs, stores: Stores, model: Option<PathBuf>) -> any
                      anew, so that none becomes a dead letter by it"
                 );
             }
-            let messages = backend.queue.peek(limit).await?;
+            let messages = backend.queue.peek(limit.get()).await?;
             if messages.is_empty() {
                 writeln!(out, "no message waits")?;
             }
@@ -78,7 +78,7 @@ pub async fn run(args: QueueArgs, stores: Stores, model: Option<PathBuf>) -> any
             }
         }
         Action::Dead { limit } => {
-            let letters = backend.dead_letters.list(limit).await?;
+            let letters = backend.dead_letters.list(limit.get()).await?;
             if letters.is_empty() {
                 writeln!(out, "there are no dead letters")?;
             }

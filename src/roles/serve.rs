@@ -114,9 +114,10 @@ pub async fn run(config: Serve, worker_flags: Vec<String>) -> anyhow::Result<Exi
 async fn prepare(config: Serve, worker_flags: Vec<String>, stop: &CancellationToken) -> anyhow::Result<Server> {
     let model = facts(Bundle::open(config.model.as_deref())?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // Before the stores: where the port is taken, no new data directory is left behind.
+    let listener = listen(config.web.listen, config.web.token.is_some())?;
     let (backend, local) = open(&config.stores, &clock).await?;
     let (store, lock) = local.unzip();
-    let listener = listen(config.web.listen, config.web.token.is_some())?;
     info!(
         version = build::VERSION,
         backend = backend.name,

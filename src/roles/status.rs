@@ -15,7 +15,7 @@ use clap::Args;
 use crate::{
     backend::{
         self,
-        status::{Status, WorkerStatus},
+        status::{Report, Status, WorkerStatus},
     },
     clock::{Clock, SystemClock},
     config::Stores,
@@ -73,14 +73,16 @@ pub async fn ready(listen: SocketAddr) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// If the backend cannot be read.
 pub async fn run(args: StatusArgs, stores: Stores, model: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let model = Bundle::open(model.as_deref())?.card.id();
+    let bundle = Bundle::open(model.as_deref())?;
     let clock = Arc::new(SystemClock);
     let backend = backend::open_existing(&stores, Arc::<SystemClock>::clone(&clock)).await?;
     let now = clock.now();
-    let status = backend::status::read(&backend, &model, now).await?;
-    let mut out = std::io::stdout().lock();
+    let status = backend::status::read(&backend, &bundle.card.id(), now).await?;
+    let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&status)?)?;
+        let scaling = backend::status::scaling(&backend).await?;
+        let report = Report { status: &status, classes: &bundle.labels, scaling: &scaling, age_seconds: 0 };
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
         write!(out, "{}", text(&status, now))?;
     }

@@ -20,6 +20,9 @@ const BETWEEN: usize = "  ".len() + "  100.0%  ".len();
 /// So much is left for the other labels.
 const OTHERS: usize = 16;
 
+/// What of a line is neither path nor label, where there are no other labels.
+const LEAST: usize = "  ".len() + "  100.0%".len();
+
 /// The widths of the columns, in characters.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -46,7 +49,7 @@ impl Table {
             Some(all) => {
                 let (path, label) = (path.max("file".len()), label.max("label".len()));
                 let path = path.min(all.saturating_sub(label + BETWEEN + OTHERS)).max(SHORTEST_PATH.min(path));
-                Self { path, label, width }
+                Self { path, label: label.min(all.saturating_sub(path + LEAST)).max(1), width }
             }
         }
     }
@@ -54,7 +57,7 @@ impl Table {
     /// What stands above it on a terminal.
     pub(super) fn header(&self) -> Option<String> {
         let (path, label) = (self.path, self.label);
-        self.width.map(|_| self.line(format!("{:path$}  {:label$}  {:>6}  {}", "file", "label", "sure", "or")))
+        self.width.map(|_| self.line(format!("{:path$}  {:label$}  {:>6}", "file", "label", "sure"), "or"))
     }
 
     /// One file.
@@ -69,19 +72,36 @@ impl Table {
             Outcome::Failed { error } => format!("{path:path_width$}  error: {error}\n"),
             Outcome::Labelled { label, confidence, top, uncertain } => {
                 let label = if *uncertain { format!("{NOT_SURE}{label}") } else { label.clone() };
+                let label = self.fitting(label);
                 let percent = confidence * 100.0;
                 let rest: Vec<String> = top
                     .iter()
                     .skip(1)
                     .map(|Score { label, confidence }| format!("{label} {:.1}", confidence * 100.0))
                     .collect();
-                self.line(format!("{path:path_width$}  {label:label_width$}  {percent:5.1}%  {}", rest.join(", ")))
+                self.line(format!("{path:path_width$}  {label:label_width$}  {percent:5.1}%"), &rest.join(", "))
             }
         }
     }
 
-    /// A line that fits.
-    fn line(&self, text: String) -> String {
+    /// As much of a label as leaves room for how sure it is.
+    fn fitting(&self, label: String) -> String {
+        let Some(width) = self.width else { return label };
+        let room = width.saturating_sub(self.path + LEAST).max(1);
+        if label.chars().count() <= room {
+            return label;
+        }
+        label.chars().take(room - 1).chain(['…']).collect()
+    }
+
+    /// A line that fits: what comes first, and of the rest what there is room for.
+    fn line(&self, first: String, rest: &str) -> String {
+        let length = first.chars().count();
+        let text = match self.width {
+            // Of so little there is nothing to be read.
+            Some(width) if length + "  or".len() > width => first,
+            _ => format!("{first}  {rest}"),
+        };
         let text = text.trim_end();
         match self.width {
             Some(width) if text.chars().count() > width => {
@@ -147,6 +167,12 @@ mod tests {
         …/IMG_0001.jpg  not sure: airplane   50.0%  cat 49.0
         b?.png          error: the file is empty
         ");
+        let labels = ["a label of several words".to_owned(), "cat".to_owned()];
+        let narrow = Table::new([Path::new("holiday/IMG_0001.jpg")].into_iter(), &labels, false, Some(40));
+        let scores =
+            labels.iter().zip([0.5, 0.25]).map(|(label, confidence)| Score { label: label.clone(), confidence });
+        let row = narrow.row(Path::new("holiday/IMG_0001.jpg"), &Outcome::labelled(scores.collect()).unwrap());
+        assert_eq!(row, "…MG_0001.jpg  a label of severa…   50.0%\n", "it says how sure it is");
         for width in [0, 1, 20, 40, 200] {
             let table = table(Some(width));
             let fits = |line: &str| line.chars().count() <= width.max(1) || line.contains("error");

@@ -103,6 +103,11 @@ impl Asked {
         format!("/results{}", self.suffix())
     }
 
+    /// All rows as CSV, however many a page has.
+    pub(crate) fn csv(&self) -> String {
+        format!("/api/results.csv{}", Self { limit: DEFAULT_LIMIT, ..self.clone() }.suffix())
+    }
+
     /// The page after or before (`key`) a place.
     pub(crate) fn link_beside(&self, key: &'static str, place: &Cursor) -> String {
         let mut parameters = self.parameters();
@@ -170,6 +175,10 @@ mod tests {
     #[test]
     fn a_question_is_an_address() {
         assert_eq!(asked().link(), "/results?q=7%207&folder=a%20b%2Fc&order=newest");
+        let few = Asked { limit: 5, ..asked() };
+        assert!(
+            few.link().ends_with("&limit=5") && few.csv() == asked().link().replace("/", "/api/").replace("?", ".csv?")
+        );
         let image: ImageName = "a b/ü.png".parse().unwrap();
         assert_eq!(asked().in_folder(None).link_to(&image), "/results/a%20b/%C3%BC.png?q=7%207&order=newest");
         let failed = asked().in_state(Some(State::Failed));

@@ -290,7 +290,8 @@ async fn result_of(app: &Arc<App>, outcome: FileOutcome, deadline: Instant) -> R
     };
     let receiver = app.waiters.wait(&image)?;
     let later = |status, why: &str| {
-        let message = format!("{why}; the image is stored as {image}, and its result will be at /api/results");
+        let address = result_address(&image);
+        let message = format!("{why}; the image is stored as {image}, and its result will be at {address}");
         Err(Error::new(status, message).about(&file).result_later(&image))
     };
     tokio::select! {

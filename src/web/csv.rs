@@ -19,17 +19,20 @@ use crate::{
 /// Rows read at a time.
 const ROWS: usize = 500;
 
-/// `GET /api/results.csv`: all that the filter leaves; of an image that waits, its name alone. Rows that are written
-/// meanwhile may or may not be in it.
+/// `GET /api/results.csv`: all that the filter leaves, or as many as are asked for; of an image that waits, its name
+/// alone. Rows that are written meanwhile may or may not be in it.
 pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Result<Response> {
-    let query = PageQuery { limit: ROWS, before: None, ..params.query()? };
+    let query = params.query()?;
+    // A page has a limit without being asked for one; a file has not.
+    let most = if params.limit.is_empty() { usize::MAX } else { query.limit };
+    let query = PageQuery { limit: most.min(ROWS), before: None, ..query };
     // The first page before the headers leave, so that a store that is down is an error and no empty file.
     let first = ask(app.backend.results.page(&query)).await?;
     let head = line(
         ["image", "label", "confidence", "error", "location", "model", "worker", "classified_at", "uncertain"]
             .map(String::from),
     )?;
-    let pages = stream::try_unfold((Some(first), query, head), move |(page, query, head)| {
+    let pages = stream::try_unfold((Some(first), query, head, most), move |(page, query, head, most)| {
         let app = Arc::clone(&app);
         async move {
             let Some(page) = page else { return Ok::<_, super::Error>(None) };
@@ -42,9 +45,11 @@ pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Resu
                     |cell| if cell == 0 { image.to_string() } else { String::new() },
                 ))?);
             }
-            let query = PageQuery { after: page.next, ..query };
-            let next = if query.after.is_some() { Some(ask(app.backend.results.page(&query)).await?) } else { None };
-            Ok(Some((text, (next, query, Vec::new()))))
+            let left = most - page.results.len() - page.waiting.len();
+            let query = PageQuery { after: page.next, limit: left.min(ROWS), ..query };
+            let more = query.after.is_some() && left > 0;
+            let next = if more { Some(ask(app.backend.results.page(&query)).await?) } else { None };
+            Ok(Some((text, (next, query, Vec::new(), left))))
         }
     });
     let headers = [

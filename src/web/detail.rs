@@ -78,8 +78,11 @@ pub(crate) async fn page(
 ) -> Result<Response> {
     let image = image_in(path)?;
     let query = params.query()?;
-    let neighbours =
-        async { tokio::try_join!(beside(&app, &query, &image, true), beside(&app, &query, &image, false)) };
+    let place = ask(app.backend.results.place(&image, &query)).await?;
+    let neighbours = async {
+        let place = place.as_ref();
+        tokio::try_join!(beside(&app, &query, place, true), beside(&app, &query, place, false))
+    };
     let result = ask(app.backend.results.get(std::slice::from_ref(&image)));
     let (mut result, (next, previous)) = tokio::try_join!(result, neighbours)?;
     let result = result.pop();
@@ -148,11 +151,11 @@ fn facts(result: &Classification) -> Facts {
     }
 }
 
-/// The next image (`forward`) or the previous one by name, among those that are asked for.
-async fn beside(app: &App, query: &PageQuery, image: &ImageName, forward: bool) -> Result<Option<ImageName>> {
-    let here = Some(Cursor::Name(image.clone()));
-    let (after, before) = if forward { (here, None) } else { (None, here) };
-    let one = PageQuery { limit: 1, after, before, filter: query.filter.clone(), ..PageQuery::default() };
+/// The image after `place` (`forward`) or the one before it, among those and in the order that are asked for.
+async fn beside(app: &App, query: &PageQuery, place: Option<&Cursor>, forward: bool) -> Result<Option<ImageName>> {
+    let Some(here) = place.cloned() else { return Ok(None) };
+    let (after, before) = if forward { (Some(here), None) } else { (None, Some(here)) };
+    let one = PageQuery { limit: 1, after, before, ..query.clone() };
     let Page { mut results, mut waiting, .. } = ask(app.backend.results.page(&one)).await?;
     Ok(results.pop().map(|row| row.image).or_else(|| waiting.pop()))
 }

@@ -60,7 +60,7 @@ impl Facets {
 fn states(asked: &Asked, counts: &Counts) -> Vec<Choice> {
     let of = &counts.states;
     let all = [
-        ("All", None, Some(of.labelled + of.failed)),
+        ("Classified", None, Some(of.labelled + of.failed)),
         ("Not sure", Some(State::Uncertain), of.uncertain),
         ("Failed", Some(State::Failed), Some(of.failed)),
         ("Waiting", Some(State::Waiting), of.waiting),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     App, ask,
     asked::Asked,
+    chart::whole,
     error::Result,
     facets::Facets,
     frame::{Frame, render},
@@ -57,11 +58,11 @@ pub(crate) async fn page(
     let matches = page.matches.or_else(|| (!asked.is_filtered()).then(|| all(&counts)));
     Ok(render(&ResultsPage {
         frame: app.frame("results"),
-        words: asked.words(search, matches),
+        words: asked.words(search, matches) + &waiting(&asked, &counts),
         is_full: search == Search::Substring,
         facets: Facets::new(&asked, &counts, search),
         table: Table::new(&page, &query).selectable(),
-        csv: format!("/api/results.csv{}", asked.suffix()),
+        csv: asked.csv(),
         done: done.map(|Query(done)| done).unwrap_or_default(),
         asked,
     }))
@@ -70,4 +71,31 @@ pub(crate) async fn page(
 /// All rows there are.
 fn all(counts: &Counts) -> Matches {
     Matches { count: counts.states.labelled + counts.states.failed, exact: true }
+}
+
+/// What is not shown because it has no result yet: the counts of folders have it.
+fn waiting(asked: &Asked, counts: &Counts) -> String {
+    match counts.states.waiting {
+        Some(waiting @ 1..) if asked.state().is_empty() => format!(", and {} waiting", whole(waiting as f64)),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{PageQuery, State as Of, StateCounts};
+
+    #[test]
+    fn what_waits_is_told_beside_what_is_shown() {
+        let asked = Asked::new(&PageQuery::default());
+        let counts =
+            |waiting| Counts { states: StateCounts { waiting, ..StateCounts::default() }, ..Counts::default() };
+        assert_eq!(waiting(&asked, &counts(Some(1200))), ", and 1,200 waiting");
+        for (asked, count) in
+            [(asked.clone(), Some(0)), (asked.clone(), None), (asked.in_state(Some(Of::Failed)), Some(3))]
+        {
+            assert_eq!(waiting(&asked, &counts(count)), "");
+        }
+    }
 }

@@ -33,17 +33,46 @@ pub(crate) enum Name {
 
 /// The part's file name: `filename*` (RFC 5987, which some libraries send for names beyond ASCII), else `filename`.
 pub(crate) fn file_name(field: &multer::Field<'_>) -> Name {
-    let Some(header) = field.headers().get(header::CONTENT_DISPOSITION) else { return Name::None };
-    let text = String::from_utf8_lossy(header.as_bytes());
+    field.headers().get(header::CONTENT_DISPOSITION).map_or(Name::None, |header| name_in(header.as_bytes()))
+}
+
+fn name_in(disposition: &[u8]) -> Name {
+    let text = String::from_utf8_lossy(disposition);
     if let Some(encoded) = extended(&text) {
         return match percent_encoding::percent_decode_str(encoded).decode_utf8() {
             Ok(name) => usable(&name),
             Err(_) => not_utf8(encoded),
         };
     }
-    match field.file_name() {
-        Some(name) => usable(name),
-        None => text.split_once("filename=").map_or(Name::None, |(_, name)| not_utf8(name)),
+    match plain(&text) {
+        None => Name::None,
+        // A name may have this character; what is no text has it instead of its bytes.
+        Some(name) if name.contains('\u{fffd}') && std::str::from_utf8(disposition).is_err() => not_utf8(&name),
+        Some(name) => usable(&name),
+    }
+}
+
+/// The value of `filename`, in quotes or not, with what senders escape as it was: `\"` is a quote to most libraries,
+/// and `%22`, `%0D` and `%0A` are what browsers write for a quote and the ends of lines. They escape nothing else.
+fn plain(disposition: &str) -> Option<String> {
+    let mut rest = disposition;
+    loop {
+        let (name, value) = rest.split_once('=')?;
+        let name = name.rsplit(';').next().unwrap_or(name).trim();
+        let value = value.trim_start();
+        let (value, after) = match value.strip_prefix('"') {
+            Some(quoted) => {
+                let mut quotes = quoted.match_indices('"').map(|(at, _)| at);
+                let end = quotes.find(|at| !quoted[..*at].ends_with('\\')).unwrap_or(quoted.len());
+                (&quoted[..end], quoted.get(end + 1..).unwrap_or_default())
+            }
+            None => value.split_at(value.find([';', ' ']).unwrap_or(value.len())),
+        };
+        if name.eq_ignore_ascii_case("filename") {
+            let name = value.replace("\\\"", "\"");
+            return Some(name.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n"));
+        }
+        rest = after;
     }
 }
 
@@ -135,6 +164,26 @@ mod tests {
             (0..20_000).map(|_| serde_json::to_string(&echo.of(&"\u{1}".repeat(4096))).unwrap().len()).sum();
         assert!(bytes < 16 << 20, "{bytes}");
         assert_eq!(echo.of("short.png"), "short.png");
+    }
+
+    #[test]
+    fn reads_plain_names() {
+        for (disposition, name) in [
+            (r#"form-data; name="f"; filename="a b.png""#, Some("a b.png")),
+            (r#"form-data; Name=f; FileName=a.png"#, Some("a.png")),
+            (r#"form-data; filename="C:\x.png"; name="f""#, Some(r"C:\x.png")),
+            (r#"form-data; name="f;filename=x"; FILENAME = "a\"b.png""#, Some("a\"b.png")),
+            (r#"form-data; filename="a%22b%0D%0A%20%2522.png""#, Some("a\"b\r\n%20%2522.png")),
+            (r#"form-data; name=f x; filename="""#, Some("")),
+            (r#"form-data; filename="a.png"#, Some("a.png")),
+            (r#"form-data; name="filename""#, None),
+            ("form-data", None),
+        ] {
+            assert_eq!(plain(disposition).as_deref(), name, "{disposition}");
+        }
+        assert!(matches!(name_in(b"form-data; filename=\"\xff\""), Name::Unusable { .. }));
+        assert!(matches!(name_in("form-data; filename=\"\u{fffd}\"".as_bytes()), Name::Usable(_)));
+        assert!(matches!(name_in(b"form-data; name=\"\xff\"; filename=a"), Name::Usable(_)));
     }
 
     #[test]

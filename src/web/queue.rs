@@ -150,6 +150,9 @@ pub(crate) async fn classify_again(
             return Err(Error::new(error.status(), "the form cannot be read; send which=failed, for example"));
         }
     };
+    if !in_address.is_empty() && !in_form.is_empty() {
+        return Err(Error::bad_request("which is given twice, in the address and in the form; leave one out"));
+    }
     let text = if in_address.is_empty() { in_form } else { in_address };
     let which = Which::from_str(&text, false)
         .map_err(|_| Error::bad_request(format!("which is {text:?}; it must be all, failed, missing or stale")))?;
@@ -163,7 +166,9 @@ pub(crate) async fn classify_again(
     let work = async move { Ok(requeue(&known.backend, which, &known.model.name).await?) };
     let requeued = change(&app, client, said, work).await?;
     if accept.html {
-        return Ok(Redirect::to("/status").into_response());
+        // The page of results tells how many.
+        let told = if requeued > 0 { format!("/results?again={requeued}") } else { "/status".to_owned() };
+        return Ok(Redirect::to(&told).into_response());
     }
     Ok(Json(json!({ "requeued": requeued })).into_response())
 }

@@ -8,7 +8,10 @@ use axum::{
     extract::Request,
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +32,12 @@ const MAX_JSON_BYTES: usize = 16 << 20;
 
 /// An image out of JSON goes on in pieces of this size.
 const PIECE: usize = 64 << 10;
+
+/// With padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// How a request brings its images.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,8 +116,7 @@ pub(crate) async fn receive(app: &Arc<App>, body: &mut BoundedBody, name: &str, 
 #[derive(Deserialize)]
 struct Inputs {
     inputs: String,
-    #[serde(default)]
-    parameters: Parameters,
+    parameters: Option<Parameters>,
 }
 
 /// What is asked for beside.
@@ -156,22 +164,37 @@ pub(crate) async fn out_of_json(app: &App, request: Request) -> Result<(Request,
     let Inputs { inputs, parameters } = serde_json::from_slice(&text)
         .map_err(|_| Error::bad_request(format!("this JSON is not understood; {expected}")))?;
     drop(text);
+    let parameters = parameters.unwrap_or_default();
     if parameters.function_to_apply.is_some_and(|function| function != "softmax") {
         return Err(Error::bad_request("function_to_apply must be softmax; results hold nothing else"));
     }
     if parameters.top_k == Some(0) {
         return Err(Error::bad_request("top_k must be a whole number of 1 or more"));
     }
-    // Some send a data URL.
-    let base64 = inputs.split_once(";base64,").map_or(inputs.as_str(), |(_, base64)| base64);
-    let image = STANDARD
-        .decode(base64.trim())
-        .map_err(|_| Error::bad_request(format!("inputs is no image in base64; {expected}")))?;
+    let image =
+        decoded(inputs).ok_or_else(|| Error::bad_request(format!("inputs is no image in base64; {expected}")))?;
     parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(image.len()));
     parts.headers.remove(header::CONTENT_TYPE);
     // The request holds the memory as long as it holds the image.
     parts.extensions.insert(Arc::new(share));
     Ok((Request::from_parts(parts, in_pieces(image.into())), parameters.top_k))
+}
+
+/// The bytes that base64 stands for, as the tools of many languages write it: in lines, of either alphabet, padded or
+/// not, or as a data URL.
+fn decoded(text: String) -> Option<Vec<u8>> {
+    let start = text.find(";base64,").map_or(0, |at| at + ";base64,".len());
+    let mut base64 = text.into_bytes();
+    base64.drain(..start);
+    base64.retain(|byte| !matches!(byte, b'\r' | b'\n'));
+    for byte in &mut base64 {
+        match byte {
+            b'-' => *byte = b'+',
+            b'_' => *byte = b'/',
+            _ => {}
+        }
+    }
+    BASE64.decode(base64.trim_ascii()).ok()
 }
 
 /// A body that is handed out as it would come over a connection.
@@ -185,6 +208,21 @@ fn in_pieces(bytes: Bytes) -> Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn base64_is_read_as_it_is_written() {
+        let bytes = [0xfb, 0xff, 0xfe, 0x3e];
+        for text in ["+//+Pg==", "+//+Pg", "-__-Pg==", "-__-Pg", "+//+\r\nPg==\n", " data:image/png;base64,+//+Pg== "] {
+            assert_eq!(decoded(text.to_owned()).as_deref(), Some(&bytes[..]), "{text:?}");
+        }
+        for text in ["+//+P", "+//+ Pg==", "é", "+//+Pg==="] {
+            assert_eq!(decoded(text.to_owned()), None, "{text:?}");
+        }
+        let read = |json: &str| serde_json::from_str::<Inputs>(json).map(|inputs| inputs.parameters.is_some());
+        assert_eq!(read(r#"{"inputs": "", "parameters": null}"#).ok(), Some(false));
+        assert_eq!(read(r#"{"inputs": "", "parameters": {}}"#).ok(), Some(true));
+        assert_eq!(read(r#"{"inputs": ""}"#).ok(), Some(false));
+    }
 
     #[test]
     fn images_come_in_forms_and_alone() {

@@ -30,7 +30,7 @@ pub(crate) struct Answer {
     results: Vec<Entry>,
     next: Option<Cursor>,
     previous: Option<Cursor>,
-    /// How many match, where there is a filter and the store can tell.
+    /// How many match, where the store can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     matches: Option<Matches>,
     /// How `q` was understood.

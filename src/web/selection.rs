@@ -92,7 +92,14 @@ pub(crate) async fn post(
             return Ok(render(&ConfirmPage { frame, images: &images, first, more: rest.len(), back, beyond: &beyond }));
         }
         "delete" => ("deleted", delete(&app, images).await?),
-        "again" => ("again", ask(backend::requeue_images(&app.backend, images)).await?),
+        "again" => match ask(backend::requeue_images(&app.backend, images)).await? {
+            0 => {
+                return Err(Error::not_found(
+                    "none of these images is stored any more; go back and load the page anew",
+                ));
+            }
+            count => ("again", count),
+        },
         _ => return Err(Error::bad_request(format!("action is {action:?}; it must be delete or again"))),
     };
     app.status.forget();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{extract::State, http::HeaderMap, response::Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 
@@ -21,19 +21,18 @@ use super::{
 use crate::{
     backend::{
         self,
-        status::{Status as System, WorkerStatus},
+        status::{Report, Status as System, WorkerStatus},
     },
     contract::Timestamp,
 };
 
 /// The state of the system, and what is fixed about it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub(crate) struct Status {
-    #[serde(flatten)]
     pub(crate) system: System,
     /// The labels that the model knows.
     pub(crate) classes: Vec<String>,
-    /// The scaler's memory with its last decision.
+    /// What the scaler remembers, its last decisions among it.
     pub(crate) scaling: Value,
 }
 
@@ -47,28 +46,19 @@ pub(crate) async fn current(app: &Arc<App>) -> Result<Known<Status>> {
 
 async fn observe(app: Arc<App>) -> Result<Status> {
     let now = app.clock.now();
-    let (system, scaler) = tokio::try_join!(
+    let (system, scaling) = tokio::try_join!(
         ask(backend::status::read(&app.backend, &app.model.name, now)),
-        ask(app.backend.scaler.read()),
+        ask(backend::status::scaling(&app.backend)),
     )?;
     app.history.note(Sample::of(&system, now));
-    let scaling = scaler.map_or(Value::Null, |s| serde_json::from_str(&s.value).unwrap_or(Value::String(s.value)));
     Ok(Status { system, classes: app.model.labels.clone(), scaling })
-}
-
-/// The answer to `GET /api/status`.
-#[derive(Serialize)]
-struct Answer<'a> {
-    #[serde(flatten)]
-    status: &'a Status,
-    /// More than a few seconds where the stores do not answer.
-    age_seconds: u64,
 }
 
 /// `GET /api/status`
 pub(crate) async fn api(State(app): State<Arc<App>>, _: NoParameters, headers: HeaderMap) -> Result<Response> {
     let known = current(&app).await?;
-    etag::json(&headers, &Answer { status: &known.value, age_seconds: known.age().as_secs() })
+    let Status { system, classes, scaling } = &*known.value;
+    etag::json(&headers, &Report { status: system, classes, scaling, age_seconds: known.age().as_secs() })
 }
 
 #[derive(Template)]

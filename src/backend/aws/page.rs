@@ -128,7 +128,7 @@ impl DynamoResults {
                 is_any.then_some(edge)
             }
         };
-        let whole = !query.filter.is_empty() && onward.is_none() && back.is_none();
+        let whole = onward.is_none() && back.is_none();
         let matches = whole.then_some(Matches { count: results.len() as u64, exact: true });
         let (mut next, mut previous) = (onward.map(Cursor::Name), back.map(Cursor::Name));
         if !forward {

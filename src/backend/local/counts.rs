@@ -4,13 +4,25 @@ use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow};
 
 use rusqlite::Connection;
 
-use super::{blocks::Code, folders, matcher::Matcher};
+use super::{
+    blocks::Code,
+    folders::{self, Counting},
+    matcher::Matcher,
+};
 use crate::backend::{Counts, Filter, LabelCount, Result, StateCounts};
 
 /// Counts what matches.
 pub(super) fn read(db: &Connection, filter: &Filter) -> Result<Counts> {
-    let (states, labels) = if filter.is_empty() { all(db)? } else { matching(db, filter)? };
-    Ok(Counts { states, labels, folders: folders::read(db, filter.folder.as_ref())?, exact: true })
+    let parent = filter.folder.as_ref();
+    if filter.is_empty() {
+        let (states, labels) = all(db)?;
+        return Ok(Counts { states, labels, folders: folders::read(db, parent)?, exact: true });
+    }
+    let is_narrowed = filter.text.is_some() || filter.label.is_some() || filter.state.is_some();
+    let mut counting = is_narrowed.then(|| Counting::new(parent));
+    let (states, labels) = matching(db, filter, counting.as_mut())?;
+    let folders = counting.map_or_else(|| folders::read(db, parent), Counting::finish)?;
+    Ok(Counts { states, labels, folders, exact: true })
 }
 
 /// A counter that is kept.
@@ -34,7 +46,11 @@ fn all(db: &Connection) -> Result<(StateCounts, Vec<LabelCount>)> {
     Ok((states, labels.collect::<Result<_, _>>()?))
 }
 
-fn matching(db: &Connection, filter: &Filter) -> Result<(StateCounts, Vec<LabelCount>)> {
+fn matching(
+    db: &Connection,
+    filter: &Filter,
+    mut folders: Option<&mut Counting>,
+) -> Result<(StateCounts, Vec<LabelCount>)> {
     let mut matcher = Matcher::new(db, filter)?;
     let (mut uncertain, mut waiting, mut states) = (0, 0, StateCounts::default());
     let mut labels: HashMap<u32, u64> = HashMap::new();
@@ -51,6 +67,9 @@ fn matching(db: &Connection, filter: &Filter) -> Result<(StateCounts, Vec<LabelC
                 && let Some(label) = code.label()
             {
                 *labels.entry(label).or_default() += 1;
+            }
+            if let Some(folders) = folders.as_mut().filter(|_| matcher.holds(line, view)) {
+                folders.add(matcher.name(line, view)?);
             }
         }
         Ok(ControlFlow::Continue(()))

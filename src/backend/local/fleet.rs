@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{Store, workers::read_beats};
 use crate::{
     backend::{Fleet, FleetState, Heartbeat, Result, SetDesired},
+    config,
     contract::Timestamp,
 };
 
@@ -27,7 +29,7 @@ pub(super) struct Observed {
 #[async_trait]
 impl Fleet for Store {
     async fn observe(&self) -> Result<FleetState> {
-        let (min, max, now) = (self.fleet.min, self.fleet.max, self.clock.now());
+        let (ours, now) = ((self.fleet.min, self.fleet.max), self.clock.now());
         self.db
             .read(move |db| {
                 let mut beats = read_beats(db)?;
@@ -43,6 +45,7 @@ impl Fleet for Store {
                 })?;
                 // Without a supervisor, those that were started by hand are the fleet.
                 let is_supervised = now.abs_diff(at) < OBSERVED;
+                let (min, max) = if is_supervised { bounds(db)?.unwrap_or(ours) } else { ours };
                 let observed = if is_supervised {
                     observed
                 } else {
@@ -76,6 +79,16 @@ impl Fleet for Store {
     }
 }
 
+/// The bounds that the supervisor has, which its flags may have set: those of other processes may differ. `None` if it
+/// is of a version that does not tell.
+fn bounds(db: &Connection) -> Result<Option<(u32, u32)>> {
+    let mut find = db.prepare_cached(
+        "SELECT min.value, max.value FROM counters AS min, counters AS max
+         WHERE min.name = 'fleet_min' AND max.name = 'fleet_max'",
+    )?;
+    Ok(find.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+}
+
 impl Store {
     /// The desired capacity, within its bounds.
     pub(super) async fn desired(&self) -> Result<u32> {
@@ -96,14 +109,22 @@ impl Store {
 
     /// Writes what the supervisor sees.
     pub(super) async fn write_observed(&self, observed: Observed) -> Result<()> {
-        let now = self.clock.now();
+        let (config::Fleet { min, max, .. }, now) = (self.fleet, self.clock.now());
         self.db
             .write(move |db| {
                 let Observed { running, pending, terminating } = observed;
                 db.prepare_cached("UPDATE fleet SET running = ?1, pending = ?2, terminating = ?3, observed_at = ?4")?
                     .execute((running, pending, terminating, now))?;
+                db.prepare_cached("INSERT OR REPLACE INTO counters VALUES ('fleet_min', ?1), ('fleet_max', ?2)")?
+                    .execute((min, max))?;
                 Ok(())
             })
             .await
+    }
+
+    /// Writes that the supervisor sees no worker.
+    #[cfg(test)]
+    pub(super) async fn observed_none(&self) {
+        self.write_observed(Observed::default()).await.unwrap();
     }
 }

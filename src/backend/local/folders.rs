@@ -1,5 +1,7 @@
 //! How many images are stored in each folder.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Connection;
 
 use super::row::stored_name;
@@ -37,4 +39,76 @@ pub(super) fn read(db: &Connection, parent: Option<&ImageName>) -> Result<Vec<Fo
         Ok(FolderCount { folder: stored_name(folder)?, images: Some(images) })
     })
     .collect()
+}
+
+/// Counts images by the folder in one that they are in, name by name. Most names follow one in the same folder.
+#[derive(Debug)]
+pub(super) struct Counting {
+    /// Where in a name the folder's own name begins.
+    start: usize,
+    /// The folder at hand.
+    last: Option<(String, u64)>,
+    /// The first few by their sort keys. One that is dropped has as many before it as are shown, and stays dropped.
+    first: BTreeMap<String, (String, u64)>,
+}
+
+impl Counting {
+    /// In `parent`, which all names to come are in, or of the outermost folders.
+    pub(super) fn new(parent: Option<&ImageName>) -> Self {
+        let start = parent.map_or(0, |parent| parent.as_str().len() + 1);
+        Self { start, last: None, first: BTreeMap::new() }
+    }
+
+    pub(super) fn add(&mut self, name: &str) {
+        let Some(end) = name.get(self.start..).and_then(|rest| rest.find('/')) else { return };
+        let folder = &name[..self.start + end];
+        match &mut self.last {
+            Some((last, images)) if last == folder => *images += 1,
+            _ => {
+                self.settle();
+                self.last = Some((folder.to_owned(), 1));
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        let Some((folder, images)) = self.last.take() else { return };
+        self.first.entry(sort_key(&folder)).or_insert((folder, 0)).1 += images;
+        if self.first.len() > Counts::MAX_COUNTED {
+            self.first.pop_last();
+        }
+    }
+
+    /// The folders in natural order.
+    pub(super) fn finish(mut self) -> Result<Vec<FolderCount>> {
+        self.settle();
+        let folders = self.first.into_values();
+        folders.map(|(folder, images)| Ok(FolderCount { folder: stored_name(folder)?, images: Some(images) })).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_counted_name_by_name() {
+        let mut counting = Counting::new(Some(&"a".parse().unwrap()));
+        for name in ["a/b/1", "a/B/1", "a/b/2", "a/b/c/3", "a/4", "a/b 2/5"] {
+            counting.add(name);
+        }
+        let found: Vec<_> = counting.finish().unwrap().into_iter().map(|f| (f.folder.to_string(), f.images)).collect();
+        assert_eq!(found, [("a/B", 1), ("a/b", 3), ("a/b 2", 1)].map(|(folder, n)| (folder.to_owned(), Some(n))));
+    }
+
+    #[test]
+    fn the_first_folders_are_kept_and_counted_to_the_end() {
+        let mut counting = Counting::new(None);
+        for n in (0..300).rev().chain(0..300) {
+            counting.add(&format!("{n}/x.png"));
+        }
+        let found = counting.finish().unwrap();
+        assert_eq!(found.len(), Counts::MAX_COUNTED);
+        assert!(found.iter().zip(0..).all(|(f, n)| f.folder.as_str() == n.to_string() && f.images == Some(2)));
+    }
 }

@@ -31,7 +31,7 @@ impl Hit {
     }
 
     /// Its place in an order.
-    fn cursor(&self, order: Order) -> Cursor {
+    pub(super) fn cursor(&self, order: Order) -> Cursor {
         let (name, number, confidence) = match self {
             Self::Row { id, row } => {
                 let confidence = match &row.outcome {

@@ -25,19 +25,57 @@ pub(super) struct Matcher {
     lower: Vec<u8>,
 }
 
-/// A text that is in the name or is the label, without regard to ASCII case.
+/// A text that is in the name or is the label, without regard to case.
 #[derive(Debug)]
 struct Text {
     finder: Finder<'static>,
+    /// Whether the text is ASCII, which is looked for byte by byte: faster by far.
+    is_ascii: bool,
     labels: Vec<u32>,
 }
 
 impl Text {
     fn new(db: &Connection, text: &str) -> Result<Self> {
-        let mut find = db.prepare_cached("SELECT id FROM labels WHERE label = ?1 COLLATE NOCASE")?;
-        let labels = find.query_map([text], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        Ok(Self { finder: Finder::new(text.to_ascii_lowercase().as_bytes()).into_owned(), labels })
+        let lower = lower(text);
+        let mut find = db.prepare_cached("SELECT id, label FROM labels")?;
+        let labels = find.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
+        let labels = labels.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let labels = labels.filter(|(_, label)| self::lower(label) == lower).map(|(id, _)| id).collect();
+        Ok(Self { finder: Finder::new(lower.as_bytes()).into_owned(), is_ascii: lower.is_ascii(), labels })
     }
+
+    /// Marks the lines of these names that hold it. `lower` is room for their lower case.
+    fn mark(&self, names: &[u8], ends: &[usize], lower: &mut Vec<u8>, marks: &mut [bool]) -> Result<()> {
+        lower.clear();
+        if self.is_ascii {
+            lower.extend(names);
+            lower.make_ascii_lowercase();
+            self.find(lower, ends, marks);
+        } else if !names.is_ascii() {
+            // Lines do not keep their lengths.
+            lower.extend(self::lower(text(names)?).bytes());
+            self.find(lower, &memchr_iter(b'\n', lower).collect::<Vec<_>>(), marks);
+        }
+        Ok(())
+    }
+
+    /// Marks the lines, which end at `ends`, that hold it.
+    fn find(&self, lines: &[u8], ends: &[usize], marks: &mut [bool]) {
+        let (mut line, mut from) = (0, 0);
+        while let Some(at) = lines.get(from..).and_then(|rest| self.finder.find(rest)) {
+            let hit = from + at;
+            line += ends[line..].iter().take_while(|end| **end < hit).count();
+            let Some(end) = ends.get(line) else { break };
+            marks[line] = hit + self.finder.needle().len() <= *end;
+            from = end + 1;
+            line += 1;
+        }
+    }
+}
+
+/// Character by character, so that a part of a text becomes a part of the whole's.
+fn lower(text: &str) -> String {
+    text.chars().flat_map(char::to_lowercase).collect()
 }
 
 impl Matcher {
@@ -77,19 +115,9 @@ impl Matcher {
         ends.extend(memchr_iter(b'\n', view.names));
         marks.clear();
         marks.resize(view.len(), self.text.is_none());
-        if let Some(Text { finder, labels }) = &self.text {
-            lower.clear();
-            lower.extend(view.names);
-            lower.make_ascii_lowercase();
-            let (mut line, mut from) = (0, 0);
-            while let Some(at) = lower.get(from..).and_then(|rest| finder.find(rest)) {
-                let hit = from + at;
-                line += ends[line..].iter().take_while(|end| **end < hit).count();
-                let Some(end) = ends.get(line) else { break };
-                marks[line] = hit + finder.needle().len() <= *end;
-                from = end + 1;
-                line += 1;
-            }
+        if let Some(text) = &self.text {
+            text.mark(view.names, ends, lower, marks)?;
+            let labels = &text.labels;
             if !labels.is_empty() {
                 for (line, mark) in marks.iter_mut().enumerate() {
                     *mark |= view.code(line).label().is_some_and(|label| labels.contains(&label));

@@ -3,11 +3,12 @@
 use rusqlite::{Connection, types::Value};
 
 use super::{
+    counts::counter,
     found::{Found, Hit},
     search,
 };
 use crate::{
-    backend::{Cursor, Order, Page, PageQuery, Result},
+    backend::{Cursor, Matches, Order, Page, PageQuery, Result},
     contract::order::sort_key,
 };
 
@@ -35,6 +36,7 @@ pub(super) fn page(db: &Connection, query: &PageQuery) -> Result<Page> {
         found.hits.push(Hit::of_row(row)?);
     }
     found.behind = place.is_some() && db.prepare_cached(all.behind)?.exists([&from])?;
+    found.matches = Some(Matches { count: counter(db, "results")?, exact: true });
     found.page(query)
 }
 

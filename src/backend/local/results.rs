@@ -6,12 +6,17 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{
     Store,
     blocks::Entry,
-    counts, index,
+    counts,
+    found::Hit,
+    index,
     page::page,
     row::{classification, corrupt},
 };
 use crate::{
-    backend::{Counts, Filter, Heartbeat, Page, PageQuery, Removed, Result, Results, Search, Totals, Written},
+    backend::{
+        Counts, Cursor, Filter, Heartbeat, Order, Page, PageQuery, Removed, Result, Results, Search, State, Totals,
+        Written,
+    },
     contract::{Classification, ImageName, Sequencer, order::sort_key},
 };
 
@@ -41,6 +46,26 @@ impl Results for Store {
         query.place()?;
         let query = PageQuery { limit: query.limit.clamp(1, PageQuery::MAX_LIMIT), ..query.clone() };
         self.db.read(move |db| page(db, &query)).await
+    }
+
+    async fn place(&self, image: &ImageName, query: &PageQuery) -> Result<Option<Cursor>> {
+        let (order, is_among_waiting) = (query.order, query.filter.state == Some(State::Waiting));
+        if order == Order::Name {
+            return Ok(Some(Cursor::Name(image.clone())));
+        }
+        let image = image.clone();
+        self.db
+            .read(move |db| {
+                let hit = if is_among_waiting {
+                    sequencer(db, &image)?.map(|sequencer| Hit::Waiting { sequencer, image })
+                } else {
+                    let mut find = db.prepare_cached("SELECT id, body, sequencer FROM results WHERE sort_key = ?1")?;
+                    let row = find.query_row([sort_key(image.as_str())], |row| Ok(Hit::of_row(row)));
+                    row.optional()?.transpose()?
+                };
+                Ok(hit.map(|hit| hit.cursor(order)))
+            })
+            .await
     }
 
     async fn counts(&self, filter: &Filter) -> Result<Counts> {

@@ -148,6 +148,28 @@ async fn without_a_supervisor_the_living_are_the_fleet() {
     }
 }
 
+/// Flags of `imgcls serve` set its bounds, which another process does not know.
+#[tokio::test]
+async fn the_fleet_has_the_bounds_of_its_supervisor() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_790_000_000_000));
+    let mut config = Raw { data_dir: dir.path().join("data"), ..Raw::default() }.local().unwrap();
+    (config.fleet.min, config.fleet.max) = (2, 7);
+    let (_, store) = local::open(&config, Arc::<ManualClock>::clone(&clock)).unwrap();
+    let (other, _) = open(dir.path(), Arc::<ManualClock>::clone(&clock));
+    let bounds = async || {
+        let state = other.fleet.observe().await.unwrap();
+        (state.min, state.max, state.desired)
+    };
+    assert_eq!(bounds().await, (1, 4, 1));
+    store.observed_none().await;
+    assert_eq!(bounds().await, (2, 7, 2));
+    other.reset.reset(&Tally::default()).await.unwrap();
+    assert_eq!(bounds().await, (2, 7, 2));
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(bounds().await, (1, 4, 1), "it is gone");
+}
+
 /// The variable by which the test below tells its children where to work.
 const CHILD_DIR: &str = "IMGCLS_TEST_CHILD_DIR";
 

@@ -96,6 +96,15 @@ pub(crate) async fn finds_names_labels_and_folders(env: &Environment) {
     assert_eq!(names(&counts), ["cat/old"]);
     if counts.exact {
         assert_eq!(folders.iter().map(|f| f.images).collect::<Vec<_>>(), [1, 5, 1, 1].map(Some));
+        let counted = async |filter: Filter| {
+            let counts = env.other.results.counts(&filter).await.unwrap();
+            counts.folders.iter().map(|f| (f.folder.to_string(), f.images.unwrap())).collect::<Vec<_>>()
+        };
+        let some = |pairs: &[(&str, u64)]| pairs.iter().map(|(f, n)| ((*f).to_owned(), *n)).collect::<Vec<_>>();
+        assert_eq!(counted(label("dog")).await, some(&[("cat", 1), ("cats", 1), ("dog", 1)]));
+        assert_eq!(counted(text("cat/1")).await, some(&[("Cat", 1), ("cat", 2)]));
+        assert_eq!(counted(Filter { text: Some("1".into()), ..folder("cat") }).await, some(&[("cat/old", 1)]));
+        assert_eq!(counted(Filter { state: Some(State::Waiting), ..folder("cat") }).await, []);
         remove(&env.backend, &name("cat/old/1.jpg")).await.unwrap();
         assert_eq!(names(&env.other.results.counts(&folder("cat")).await.unwrap()), Vec::<String>::new());
     }
@@ -140,11 +149,38 @@ pub(crate) async fn orders_and_counts_states(env: &Environment) {
     assert_eq!(find(Order::Confidence, &all).await, ["a.png", "c.png", "b.png", "broken.png"]);
     assert_eq!(find(Order::Newest, &label("cat")).await, ["c.png", "b.png"]);
     assert_eq!(find(Order::Confidence, &text("N.png")).await, ["broken.png"]);
+    env.put("ÉTÉ 1.png", b"e1").await;
+    env.put("été 2.PNG", b"e2").await;
+    let summers = |text: &str| Filter { text: Some(text.into()), ..state(State::Waiting) };
+    for text in ["é", "É", "Té", "été ", "ÉTÉ "] {
+        assert_eq!(find(Order::Name, &summers(text)).await, ["ÉTÉ 1.png", "été 2.PNG"], "{text}");
+    }
+    assert_eq!(find(Order::Name, &summers("é 2.png")).await, ["été 2.PNG"]);
+    assert_eq!(find(Order::Name, &summers("g\né")).await, Vec::<String>::new());
+    for image in ["ÉTÉ 1.png", "été 2.PNG"] {
+        assert!(remove(&env.backend, &name(image)).await.unwrap());
+    }
     assert_eq!(find(Order::Name, &state(State::Labelled)).await, ["a.png", "b.png", "c.png"]);
     assert_eq!(find(Order::Name, &state(State::Uncertain)).await, ["a.png"]);
     assert_eq!(find(Order::Newest, &state(State::Failed)).await, ["broken.png"]);
     assert_eq!(find(Order::Name, &state(State::Waiting)).await, ["w1.png", "w2.png"]);
     assert_eq!(find(Order::Newest, &state(State::Waiting)).await, ["w1.png", "w2.png"]);
+    let beside = async |image: &str, order, filter: Filter| {
+        let query = PageQuery { order, filter, limit: 1, ..PageQuery::default() };
+        let place = env.other.results.place(&name(image), &query).await.unwrap();
+        let next = PageQuery { after: place.clone(), ..query.clone() };
+        let previous = PageQuery { before: place.clone(), ..query };
+        let first = async |query| shown(&env.other.results.page(&query).await.unwrap()).pop();
+        (place.is_some(), first(next).await, first(previous).await)
+    };
+    let between = |next: &str, previous: &str| (true, Some(next.to_owned()), Some(previous.to_owned()));
+    assert_eq!(beside("broken.png", Order::Newest, Filter::default()).await, between("a.png", "c.png"));
+    assert_eq!(beside("b.png", Order::Confidence, Filter::default()).await, between("broken.png", "c.png"));
+    assert_eq!(beside("b.png", Order::Name, Filter::default()).await, between("broken.png", "a.png"));
+    assert_eq!(beside("c.png", Order::Newest, label("cat")).await, (true, Some("b.png".to_owned()), None));
+    let waiting = beside("w1.png", Order::Newest, state(State::Waiting)).await;
+    assert_eq!(waiting, (true, Some("w2.png".to_owned()), None));
+    assert!(!beside("w1.png", Order::Newest, Filter::default()).await.0, "it has no row");
     let counts = async |filter: &Filter| {
         let Counts { states, labels, exact, .. } = env.other.results.counts(filter).await.unwrap();
         assert!(exact);

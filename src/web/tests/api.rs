@@ -128,6 +128,8 @@ async fn refusals_are_in_words() {
         (form("/requeue", "which=%ff"), 400),
         (post("/requeue?which=some"), 400),
         (post("/requeue?what=all"), 400),
+        (form("/requeue?which=all", "which=failed"), 400),
+        (form("/requeue", "which=all&which=failed"), 422),
         (post("/queue/drop?x=1"), 400),
         (post("/queue/redrive?x=1"), 400),
         (post("/reset?x=1"), 400),

@@ -73,6 +73,14 @@ async fn classify_says_when_it_takes_too_long() {
     let later = answer.headers()[header::LOCATION].to_str().unwrap().to_owned();
     let answer: Value = answer.json().await.unwrap();
     assert_eq!((&answer["image"], &answer["file"]), (&json!("a.png"), &json!("a.png")), "{answer}");
+    assert!(answer["error"].as_str().unwrap().ends_with("its result will be at /api/results/a.png"), "{answer}");
+    let several = form(vec![("b.png".into(), picture(1)), ("c.png".into(), picture(2))]);
+    let lines = server.client.post(format!("{}/classify", server.url)).multipart(several).send().await.unwrap();
+    for line in lines.text().await.unwrap().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let address = format!("/api/results/{}", line["file"].as_str().unwrap());
+        assert!(line["error"].as_str().unwrap().ends_with(&address), "{line}");
+    }
     let waiting = server.get(&later).await;
     assert_eq!(waiting.status(), StatusCode::ACCEPTED);
     assert!(waiting.headers().contains_key(header::RETRY_AFTER));

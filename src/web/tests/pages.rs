@@ -1,6 +1,7 @@
 //! Pages and calls about what is stored.
 
 use super::*;
+use crate::contract::escape_path;
 
 #[tokio::test]
 async fn results_images_and_reset() {
@@ -57,6 +58,20 @@ async fn results_are_paged_and_found(server: &Server, odd: &str, encoded: &str) 
     assert_eq!((&found["results"][0]["image"], &found["missing"]), (&json!("2_x.png"), &json!(["none"])));
     let csv = server.get("/api/results.csv").await.text().await.unwrap();
     assert_eq!(csv.lines().count(), 4, "{csv}");
+    for (limit, rows) in [(1, 1), (2, 2), (5, 3)] {
+        let csv = server.get(&format!("/api/results.csv?limit={limit}")).await.text().await.unwrap();
+        assert_eq!(csv.lines().count(), 1 + rows, "{csv}");
+    }
+    assert_eq!(page["matches"], json!({ "count": 3, "exact": true }));
+    let page = server.get("/results/2_x.png?order=newest").await.text().await.unwrap();
+    let newest: Value = server.get("/api/results?order=newest").await.json().await.unwrap();
+    let images: Vec<&str> =
+        newest["results"].as_array().unwrap().iter().map(|r| r["image"].as_str().unwrap()).collect();
+    let at = images.iter().position(|image| *image == "2_x.png").unwrap();
+    for (rel, beside) in [("next", images.get(at + 1)), ("prev", at.checked_sub(1).map(|at| &images[at]))] {
+        let link = beside.map(|image| format!("rel=\"{rel}\" href=\"/results/{}?order=newest\"", escape_path(image)));
+        assert!(link.is_none_or(|link| page.contains(&link)), "{rel} {beside:?} of {images:?}: {page}");
+    }
     assert!(csv.contains("\n\"'=1+1 \"\"q\"\", é.png\","), "{csv}");
 }
 
@@ -220,6 +235,17 @@ async fn ticked_images_are_removed_after_a_question_or_classified_again() {
     assert_eq!(server.get("/images/cat/b.png").await.status(), StatusCode::NOT_FOUND);
     let again = post(&[("action", "again"), ("image", "cat/c.png"), ("back", "//evil.example/")]).await;
     assert_eq!(again.headers()[header::LOCATION], "/results?again=1");
+    let depth = async || server.backend.queue.depth().await.unwrap().visible;
+    let before = depth().await;
+    let again = post(&[("action", "again"), ("image", "cat/c.png"), ("image", "cat/c.png"), ("image", "no.png")]).await;
+    assert_eq!(again.headers()[header::LOCATION], "/results?again=1", "once, and not what is not there");
+    assert_eq!(post(&[("action", "again"), ("image", "no.png")]).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(depth().await, before + 1);
+    for (which, location) in [("missing", "/results?again=1"), ("failed", "/status")] {
+        let request = server.client.post(format!("{}/requeue", server.url)).header("accept", "text/html");
+        let answer = request.form(&[("which", which)]).send().await.unwrap();
+        assert_eq!(answer.headers()[header::LOCATION], location);
+    }
     for wrong in [&[("action", "delete")][..], &[("action", "eat"), ("image", "cat/c.png")], &[("image", "..")]] {
         assert_eq!(post(wrong).await.status(), StatusCode::BAD_REQUEST, "{wrong:?}");
     }
