@@ -104,7 +104,7 @@ async fn a_thumbnail_that_does_not_come_is_asked_for_again() {
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&["--no-workers"]);
     upload(&client(), &server.url, [("a.png".to_owned(), picture(1))]).await;
-    browser.open(format!("{}/results", server.url)).await;
+    browser.open(format!("{}/results?state=waiting", server.url)).await;
     browser.find(".thumb img").await;
     browser.run("document.querySelector('.thumb img').src = '/nowhere.png'").await;
     let asked = "return performance.getEntriesByType('resource').filter((r) => r.name.endsWith('/nowhere.png')).length";

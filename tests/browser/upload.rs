@@ -20,8 +20,9 @@ async fn a_person_chooses_files_and_sees_labels_appear() {
     browser.choose("files", &paths).await;
     eventually("labels beside the uploaded files", async || (browser.count("#list li.done").await == 12).then_some(()))
         .await;
-    let are_high = "return [...document.querySelectorAll('#list li')].every((row) => row.offsetHeight === 40)";
-    assert_eq!(browser.run(are_high).await, true, "rows are as high as the list reckons");
+    let are_even = "const tops = [...document.querySelectorAll('#list li')].map((row) => row.offsetTop); \
+        return tops.every((top, n) => top === tops[0] + 40 * n)";
+    assert_eq!(browser.run(are_even).await, true, "rows are as far apart as the list reckons");
     let failed = browser.text("#list li:first-child").await;
     assert!(failed.contains("notes.png") && failed.contains("looks like text"), "failed files come first: {failed}");
     // The table below follows by itself, the newest first, with pictures that load.
