@@ -57,7 +57,8 @@ macro_rules! contract_suite {
             results: replaces_by_sequencer, pages_both_ways_from_any_name, knows_failures, deletes_rows,
                 refuses_rows_of_removed_images, a_removed_image_stays_away_until_it_is_uploaded_again, keeps_heartbeats,
                 swaps_the_scaler_once;
-            search: finds_names_labels_and_folders, says_what_it_cannot_find, orders_and_counts_states;
+            search: finds_names_labels_and_folders, says_what_it_cannot_find, ignores_case,
+                finds_neighbours_in_each_order, orders_and_counts_states;
             reset: empties_everything, discards_work_in_flight, keeps_the_new_image_of_an_old_name,
                 leaves_nothing_once_it_has_settled;
         }
