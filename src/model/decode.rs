@@ -396,7 +396,7 @@ fn image_error(format: Format, bytes: &[u8], error: &ImageError) -> DecodeError 
     }
 }
 
-/// Whether a file that its decoder makes no sense of has no end: decoders take what is missing for zeros, or for damage.
+/// Whether a file of which its decoder makes no sense lacks its end, which decoders may take for damage.
 fn is_cut(format: Format, bytes: &[u8]) -> bool {
     match format {
         Format::WebP => webp::is_cut(bytes),
