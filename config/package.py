@@ -108,9 +108,9 @@ def runner(machine):
     return [qemu] if qemu else sys.exit(f"package.py: this machine is no {machine}; install qemu-user-static")
 
 
-def contents(binary, command, target):
-    """Names and bytes of the files; `command` runs the binary."""
-    run = lambda *arguments: output(*command, *arguments).encode()  # noqa: E731
+def contents(binary, program, target):
+    """Names and bytes of the files; `program` is the command that runs the binary."""
+    run = lambda *arguments: output(*program, *arguments).encode()  # noqa: E731
     sysroot = Path(output("rustc", "--print=sysroot").strip())
     files = {"imgcls": Path(binary).read_bytes(), "THIRD-PARTY.txt": third_parties(target).encode()}
     files["COPYRIGHT-library.html"] = (sysroot / "share/doc/rust/COPYRIGHT-library.html").read_bytes()
@@ -147,11 +147,11 @@ def main():
         sys.exit(__doc__)
     target, binary, out = sys.argv[1], os.path.abspath(sys.argv[2]), Path(sys.argv[3])
     machine = target.split("-")[0]
-    command = [*runner(machine), binary]
-    version = output(*command, "--version").split()[1]
+    program = [*runner(machine), binary]
+    version = output(*program, "--version").split()[1]
     name = f"imgcls-{version}-{machine}-linux"
     time = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
-    archive = pack(name, contents(binary, command, target), time)
+    archive = pack(name, contents(binary, program, target), time)
     file = out / f"{name}.tar.xz"
     file.write_bytes(archive)
     digest = hashlib.sha256(archive).hexdigest()
