@@ -57,19 +57,18 @@ fn matching(
     matcher.range(db)?.scan(db, true, |_, view| {
         for line in matcher.mark(view)?.filter(|line| matcher.is_marked(*line)) {
             let code = view.code(line);
-            if matcher.is_label(code) {
+            let (is_label, is_state) = (matcher.is_label(code), matcher.is_state(code));
+            if is_label {
                 states.labelled += u64::from(code.label().is_some());
                 states.failed += u64::from(code == Code::FAILED);
                 uncertain += u64::from(code.is_uncertain());
                 waiting += u64::from(code == Code::WAITING);
             }
-            if matcher.is_state(code)
-                && let Some(label) = code.label()
-            {
+            if is_state && let Some(label) = code.label() {
                 *labels.entry(label).or_default() += 1;
             }
-            if let Some(folders) = folders.as_mut().filter(|_| matcher.holds(line, view)) {
-                folders.add(matcher.name(line, view)?);
+            if let Some(folders) = folders.as_mut().filter(|_| is_label && is_state) {
+                folders.add(matcher.name_bytes(line, view))?;
             }
         }
         Ok(ControlFlow::Continue(()))

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use memchr::memchr;
 use rusqlite::Connection;
 
-use super::row::stored_name;
+use super::{blocks::text, row::stored_name};
 use crate::{
     backend::{Counts, FolderCount, Result},
     contract::{ImageName, order::sort_key},
@@ -59,16 +60,18 @@ impl Counting {
         Self { start, last: None, first: BTreeMap::new() }
     }
 
-    pub(super) fn add(&mut self, name: &str) {
-        let Some(end) = name.get(self.start..).and_then(|rest| rest.find('/')) else { return };
-        let folder = &name[..self.start + end];
-        match &mut self.last {
-            Some((last, images)) if last == folder => *images += 1,
-            _ => {
-                self.settle();
-                self.last = Some((folder.to_owned(), 1));
-            }
+    /// Counts the image with this name.
+    pub(super) fn add(&mut self, name: &[u8]) -> Result<()> {
+        let rest = name.get(self.start..).unwrap_or_default();
+        let is_in =
+            |last: &str| rest.strip_prefix(&last.as_bytes()[self.start..]).is_some_and(|r| r.first() == Some(&b'/'));
+        if let Some((_, images)) = self.last.as_mut().filter(|(last, _)| is_in(last)) {
+            *images += 1;
+        } else if let Some(end) = memchr(b'/', rest) {
+            self.settle();
+            self.last = Some((text(&name[..self.start + end])?.to_owned(), 1));
         }
+        Ok(())
     }
 
     fn settle(&mut self) {
@@ -95,7 +98,7 @@ mod tests {
     fn folders_are_counted_name_by_name() {
         let mut counting = Counting::new(Some(&"a".parse().unwrap()));
         for name in ["a/b/1", "a/B/1", "a/b/2", "a/b/c/3", "a/4", "a/b 2/5"] {
-            counting.add(name);
+            counting.add(name.as_bytes()).unwrap();
         }
         let found: Vec<_> = counting.finish().unwrap().into_iter().map(|f| (f.folder.to_string(), f.images)).collect();
         assert_eq!(found, [("a/B", 1), ("a/b", 3), ("a/b 2", 1)].map(|(folder, n)| (folder.to_owned(), Some(n))));
@@ -105,7 +108,7 @@ mod tests {
     fn the_first_folders_are_kept_and_counted_to_the_end() {
         let mut counting = Counting::new(None);
         for n in (0..300).rev().chain(0..300) {
-            counting.add(&format!("{n}/x.png"));
+            counting.add(format!("{n}/x.png").as_bytes()).unwrap();
         }
         let found = counting.finish().unwrap();
         assert_eq!(found.len(), Counts::MAX_COUNTED);

@@ -164,7 +164,8 @@ impl Matcher {
         text(self.name_bytes(line, view))
     }
 
-    fn name_bytes<'a>(&self, line: usize, view: &View<'a>) -> &'a [u8] {
+    /// The bytes of that name.
+    pub(super) fn name_bytes<'a>(&self, line: usize, view: &View<'a>) -> &'a [u8] {
         let start = line.checked_sub(1).map_or(0, |before| self.ends[before] + 1);
         &view.names[start..self.ends[line]]
     }
