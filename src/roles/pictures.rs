@@ -165,8 +165,8 @@ fn show_batch(items: &[(usize, Item)], classifier: &Classifier, limits: &Limits)
 }
 
 impl Sight {
-    /// Keeps one of several files that are the same to the network, whatever their format, or none if they are in several classes: which one is right,
-    /// nobody knows, and cross-validation would test with what it has fitted to.
+    /// Keeps one of several files that are the same to the network, whatever their format, or none if they are in
+    /// several classes: which one is right, nobody knows, and cross-validation would test with what it has fitted to.
     fn leave_out_copies(&mut self, classes: &[String]) {
         let mut by_hash: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
         for (at, seen) in self.seen.iter().enumerate() {

@@ -62,7 +62,8 @@ fn lost(silent: &BTreeMap<String, Timestamp>, now: Timestamp) -> Vec<String> {
     let lost: Vec<String> =
         silent.iter().filter(|(_, since)| now.since(**since) >= LOST).map(|(machine, _)| machine.clone()).collect();
     if !lost.is_empty() {
-        tracing::warn!(machines = ?lost, "no worker of these machines is sound; they lose their protection from scale-in");
+        let message = "no worker of these machines is sound; they lose their protection from scale-in";
+        tracing::warn!(machines = ?lost, message);
     }
     lost
 }

@@ -44,8 +44,8 @@ pub(super) struct Readers {
 }
 
 impl Db {
-    /// Opens the file, creating it if it is not there. `before_commit` is called before each commit, which does not come
-    /// about if it fails.
+    /// Opens the file, creating it if it is not there. `before_commit` is called before each commit, which does not
+    /// come about if it fails.
     pub(super) fn open(path: &Path, before_commit: impl Fn() -> Result<()> + Send + 'static) -> Result<Self> {
         let writer = Writer { db: schema::open_writer(path)?, before_commit: Box::new(before_commit) };
         let (writes, waiting) = mpsc::channel(MAX_QUEUED);
