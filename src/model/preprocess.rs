@@ -14,7 +14,8 @@ use fast_image_resize::{
 use super::{
     bundle::Card,
     colour,
-    decode::{self, DecodeError, Decoded, Header, Limits, Pixels, Stored, View},
+    decode::{self, Decoded, Header, Limits, Pixels, Stored, View},
+    decode_error::DecodeError,
     geometry::{Region, Turn},
     jpeg::{Colour, Plane, Scale},
     layout::{MAX_RAW_PIXELS, Preprocess},

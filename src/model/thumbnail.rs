@@ -4,7 +4,8 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, RgbImage, codecs::jpeg::JpegEncoder};
 
 use super::{
-    decode::{self, DecodeError, Decoded, Limits, Pixels, Stored, View},
+    decode::{self, Decoded, Limits, Pixels, Stored, View},
+    decode_error::DecodeError,
     format::Format,
     geometry::Region,
     jpeg::{Area, Scale},
