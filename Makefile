@@ -76,8 +76,9 @@ endif
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 dist: ## The binary as it is shipped, static and optimised as a whole, and the archive with it; MODEL= as for build, TARGET=aarch64-unknown-linux-gnu for another machine
-	IMGCLS_EMBED='$(MODEL)' IMGCLS_COMMIT='$(COMMIT)' RUSTFLAGS="-C target-feature=+crt-static $(REMAP:%=--remap-path-prefix=%)" \
-	CFLAGS="$(REMAP:%=-ffile-prefix-map=%)" $(CARGO) build --profile dist --locked --target $(TARGET)
+	IMGCLS_EMBED='$(MODEL)' IMGCLS_COMMIT='$(COMMIT)' RUSTFLAGS="-C target-feature=+crt-static" \
+	RUSTC_WRAPPER=$(CURDIR)/config/rustc.sh IMGCLS_RUSTC_FLAGS="$(REMAP:%=--remap-path-prefix=%)" CFLAGS="$(REMAP:%=-ffile-prefix-map=%)" \
+	$(CARGO) build --profile dist --locked --target $(TARGET)
 	python3 config/package.py $(TARGET) $(DIST)/imgcls $(DIST)
 
 test-dist: ## Tests of what `make dist` made: in empty roots, in a container, the archive, the command line

@@ -9,7 +9,7 @@ use std::{
 use crate::support::{client, eventually, form, imgcls, picture};
 
 /// The calls that make something durable, and those that can answer.
-const CALLS: &str = "trace=fsync,fdatasync,rename,renameat,renameat2,pwrite64,write,writev,sendto,sendmsg";
+const CALLS: &str = "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2,pwrite64,write,writev,sendto,sendmsg";
 
 /// Where one call is in the trace: the lines of its beginning and its end, which differ where another thread's calls
 /// came between.
@@ -82,23 +82,24 @@ async fn an_upload_is_on_disk_before_the_first_byte_of_its_answer() {
         eprintln!("skipped: strace is not installed, and it is what shows the order of system calls");
         return;
     }
-    // One that is written from memory, and one that is spooled and moved.
-    let small = picture(1);
-    let large = [small.as_slice(), &[0; 200_000]].concat();
-    for (bytes, is_moved) in [(small, false), (large, true)] {
-        is_on_disk_before_its_answer(bytes, is_moved).await;
+    // One that is written from memory, many that share their sync, and one that is spooled and moved.
+    let small = |i: u32| (format!("{i}.png"), picture(i));
+    let large = ("large.png".to_owned(), [picture(0).as_slice(), &[0; 200_000]].concat());
+    for (files, shares_a_sync) in [(vec![small(0)], false), ((0..24).map(small).collect(), true), (vec![large], false)]
+    {
+        are_on_disk_before_their_answer(files, shares_a_sync).await;
     }
 }
 
-async fn is_on_disk_before_its_answer(bytes: Vec<u8>, is_moved: bool) {
+async fn are_on_disk_before_their_answer(files: Vec<(String, Vec<u8>)>, shares_a_sync: bool) {
     let temp = tempfile::tempdir().unwrap();
     let (data, trace) = (temp.path().join("data"), temp.path().join("trace"));
     let (server, url) = Traced::start(&data, &trace);
-    let name = "a-name-that-is-nowhere-else.png";
+    let count = files.len();
     let answer = client()
         .post(format!("{url}/"))
         .header("accept", "application/json")
-        .multipart(form([(name.to_owned(), bytes)]))
+        .multipart(form(files))
         .send()
         .await
         .unwrap();
@@ -112,35 +113,54 @@ async fn is_on_disk_before_its_answer(bytes: Vec<u8>, is_moved: bool) {
     let calls = calls(&trace);
     let answers = |call: &&Call| call.text.contains("socket:[") || call.text.contains("TCP:");
     let answer = calls.iter().filter(answers).find(|call| call.text.contains("HTTP/1.1 200")).expect("an answer");
-    let find = |what: &str, is: &dyn Fn(&Call) -> bool| {
-        let found = calls.iter().rfind(|call| call.begins < answer.begins && is(call));
-        found.unwrap_or_else(|| panic!("no {what} before the answer:\n{trace}"))
+    // The first call between two others that is one of these.
+    let between = |from: &Call, to: &Call, what: &str, is: &dyn Fn(&Call) -> bool| {
+        let found = calls.iter().find(|call| call.begins > from.ends && call.ends < to.begins && is(call));
+        found.unwrap_or_else(|| panic!("no {what} between {from:?} and {to:?}:\n{trace}"))
     };
-    let is_sync = |call: &Call| call.text.contains(" fsync(") || call.text.contains(" fdatasync(");
-    let written = find("record in the database's log", &|call| {
-        call.text.contains(" pwrite64(") && call.text.contains("imgcls.db-wal") && call.text.contains(name)
-    });
-    let committed =
-        find("commit", &|call| is_sync(call) && call.text.contains("imgcls.db-wal") && call.begins > written.ends);
+    let is_sync = |call: &Call, of: &str| {
+        let of_file = call.text.contains(" fsync(") || call.text.contains(" fdatasync(");
+        of_file && call.text.contains(&format!("<{of}>"))
+    };
+    let is_sync_of_all = |call: &Call| call.text.contains(" syncfs(");
+    assert!(!shares_a_sync || calls.iter().any(is_sync_of_all), "no syncfs:\n{trace}");
+
     let images = data.join("images").display().to_string();
-    // The bytes, then their name, then the record that names them, then the answer.
-    let mut order = Vec::new();
-    let shard = if is_moved {
-        let moved = find("rename of the image", &|call| call.text.contains(" rename") && call.text.contains(&images));
-        let spooled = moved.text.split('"').nth(1).unwrap();
-        order.extend([find("sync of the image's bytes", &|call| is_sync(call) && call.text.contains(spooled)), moved]);
-        Path::new(moved.text.split('"').nth(3).unwrap()).parent().unwrap().display().to_string()
-    } else {
-        let is_file = |call: &Call| call.text.split_once(&format!("<{images}/")).is_some_and(|(_, p)| p.contains('/'));
-        let synced = find("sync of the image's bytes", &|call| is_sync(call) && is_file(call));
-        order.push(synced);
-        let shard = synced.text.split_once(&format!("<{images}/")).unwrap().1.split('/').next().unwrap();
-        format!("{images}/{shard}")
+    let places = placed(&calls, &images);
+    assert_eq!(places.len(), count, "{places:?}");
+    for (place, path) in places {
+        let (shard, id) = path.rsplit_once('/').unwrap();
+        // The bytes and their name, then the record that names them, then the answer.
+        let record = between(place, answer, "record in the database's log", &|call| {
+            call.text.contains(" pwrite64(") && call.text.contains("imgcls.db-wal") && call.text.contains(id)
+        });
+        between(place, record, "sync of the image's name", &|call| is_sync(call, shard) || is_sync_of_all(call));
+        match place.text.split('"').next() {
+            Some(call) if call.contains(" rename") => {
+                let spooled = place.text.split('"').nth(1).unwrap();
+                between(&calls[0], place, "sync of the image's bytes", &|call| is_sync(call, spooled));
+            }
+            _ => {
+                between(place, record, "sync of the image's bytes", &|call| {
+                    is_sync(call, &path) || is_sync_of_all(call)
+                });
+            }
+        }
+        let wal = data.join("imgcls.db-wal").display().to_string();
+        between(record, answer, "commit", &|call| is_sync(call, &wal));
+    }
+}
+
+/// The calls that put an image where it stays, a write or a rename, and the path it has there.
+fn placed<'a>(calls: &'a [Call], images: &str) -> Vec<(&'a Call, String)> {
+    let path = |call: &Call| {
+        if call.text.contains(" rename") {
+            return call.text.split('"').nth(3).map(str::to_owned);
+        }
+        let written = [" write(", " writev("].iter().any(|name| call.text.contains(name));
+        let path = call.text.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
+        path.filter(|_| written).map(|(path, _)| path.to_owned())
     };
-    let named = order.last().unwrap().ends;
-    order.push(find("sync of the image's directory", &|call| {
-        is_sync(call) && call.text.contains(&format!("<{shard}>")) && call.begins > named
-    }));
-    order.extend([written, committed, answer]);
-    assert!(order.windows(2).all(|pair| pair[0].ends < pair[1].begins), "{order:#?}");
+    let in_shard = |path: &String| path.strip_prefix(images).is_some_and(|rest| rest.matches('/').count() == 2);
+    calls.iter().filter_map(|call| Some((call, path(call).filter(in_shard)?))).collect()
 }

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Files a second of uploads, side by side with servers that only write files: interleaved rounds of wrk on one disk, medians.
 
-    tests/peers/uploads.py [IMGCLS]    the binary; without one it is built
+    tests/peers/uploads.py [IMGCLS] [DIRECTORY]    the binary, without one it is built; where the files go, on the disk in question
 
 Needs wrk, and dufs or miniserve (cargo install dufs miniserve) in the path. Theirs are neither synced to the disk nor queued, ours are both.
+What a round left in memory is written before the next begins, in nobody's time: theirs would be written in ours. The disk should not have
+had many files deleted a minute ago: ext4 is slow to create files then.
 """
 
+import os
 import re
 import shutil
 import signal
@@ -70,12 +73,13 @@ def commands(binary):
 
 
 def main():
+    where = sys.argv[2] if len(sys.argv) > 2 else ROOT
     if len(sys.argv) > 1:
         binary = sys.argv[1]
     else:
         subprocess.run(["cargo", "build", "--release", "--locked"], check=True, cwd=ROOT)
         binary = ROOT / "target/release/imgcls"
-    with tempfile.TemporaryDirectory(dir=ROOT) as directory:
+    with tempfile.TemporaryDirectory(dir=where) as directory:
         servers = [Server(*command, Path(directory) / command[0]) for command in commands(binary)]
         try:
             if len(servers) < 2:
@@ -83,6 +87,7 @@ def main():
             rounds = {server.name: [] for server in servers}
             for number in range(-1, ROUNDS):
                 for server in servers:
+                    os.sync()
                     figures = server.round(number)
                     # The first round is for caches and connections.
                     if number >= 0:

@@ -1,6 +1,6 @@
 //! How many images there are of each kind: by the counters, or among what matches a filter by the index.
 
-use std::{cmp::Reverse, collections::HashMap, ops::ControlFlow};
+use std::{cmp::Reverse, ops::ControlFlow};
 
 use rusqlite::Connection;
 
@@ -53,7 +53,7 @@ fn matching(
 ) -> Result<(StateCounts, Vec<LabelCount>)> {
     let mut matcher = Matcher::new(db, filter)?;
     let (mut uncertain, mut waiting, mut states) = (0, 0, StateCounts::default());
-    let mut labels: HashMap<u32, u64> = HashMap::new();
+    let mut labels = Labels::new(db)?;
     matcher.range(db)?.scan(db, true, |_, view| {
         for line in matcher.mark(view)?.filter(|line| matcher.is_marked(*line)) {
             let code = view.code(line);
@@ -65,7 +65,7 @@ fn matching(
                 waiting += u64::from(code == Code::WAITING);
             }
             if is_state && let Some(label) = code.label() {
-                *labels.entry(label).or_default() += 1;
+                labels.add(label);
             }
             if let Some(folders) = folders.as_mut().filter(|_| is_label && is_state) {
                 folders.add(matcher.name_bytes(line, view))?;
@@ -74,16 +74,34 @@ fn matching(
         Ok(ControlFlow::Continue(()))
     })?;
     (states.uncertain, states.waiting) = (Some(uncertain), Some(waiting));
-    Ok((states, named(db, labels)?))
+    Ok((states, labels.named(db)?))
 }
 
-/// The most frequent labels by their names.
-fn named(db: &Connection, labels: HashMap<u32, u64>) -> Result<Vec<LabelCount>> {
-    let mut labels: Vec<(u32, u64)> = labels.into_iter().collect();
-    labels.sort_unstable_by_key(|(id, images)| (Reverse(*images), *id));
-    labels.truncate(Counts::MAX_COUNTED);
-    let mut find = db.prepare_cached("SELECT label FROM labels WHERE id = ?1")?;
-    let named =
-        labels.into_iter().map(|(id, images)| Ok(LabelCount { label: find.query_row([id], |r| r.get(0))?, images }));
-    named.collect()
+/// Images by the id of their label. Ids are few and have no gaps.
+struct Labels(Vec<u64>);
+
+impl Labels {
+    fn new(db: &Connection) -> Result<Self> {
+        let mut last = db.prepare_cached("SELECT coalesce(max(id), 0) FROM labels")?;
+        Ok(Self(vec![0; last.query_row([], |row| row.get::<_, usize>(0))? + 1]))
+    }
+
+    fn add(&mut self, id: u32) {
+        if let Some(images) = self.0.get_mut(id as usize) {
+            *images += 1;
+        }
+    }
+
+    /// The most frequent ones by their names.
+    fn named(self, db: &Connection) -> Result<Vec<LabelCount>> {
+        let mut labels: Vec<(usize, u64)> = self.0.into_iter().enumerate().filter(|(_, images)| *images > 0).collect();
+        labels.sort_unstable_by_key(|(id, images)| (Reverse(*images), *id));
+        labels.truncate(Counts::MAX_COUNTED);
+        let mut find = db.prepare_cached("SELECT label FROM labels WHERE id = ?1")?;
+        let named = labels.into_iter().map(|(id, images)| {
+            let label = find.query_row([id], |row| row.get(0))?;
+            Ok(LabelCount { label, images })
+        });
+        named.collect()
+    }
 }

@@ -1,7 +1,8 @@
 //! Access to the SQLite file: one thread writes, a few connections read.
 //!
 //! Whatever writes wait go into one transaction (group commit), each in a savepoint of its own, so that one that fails
-//! spoils no other. A write is answered after its transaction is on disk, and so is what it needs beside the database.
+//! spoils no other. A write is answered after its transaction is on disk. What it needs beside the database another
+//! thread prepares, again for all that wait, and makes durable before the write has its turn.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +18,7 @@ use super::schema;
 use crate::backend::{Error, ErrorKind, Result};
 
 /// The time between two transactions of one process, in which another finds its turn.
-pub(super) const WRITE_GAP: Duration = Duration::from_millis(1);
+pub(super) const WRITE_GAP: Duration = Duration::from_micros(400);
 
 /// Most writes that wait; more wait to be queued.
 const MAX_QUEUED: usize = 1024;
@@ -31,6 +32,7 @@ const READERS: usize = 4;
 /// Handle to the file. Its threads end when it is dropped.
 #[derive(Debug)]
 pub(super) struct Db {
+    preparations: mpsc::Sender<Box<dyn Prepare>>,
     writes: mpsc::Sender<Box<dyn Write>>,
     readers: Readers,
 }
@@ -44,15 +46,17 @@ pub(super) struct Readers {
 }
 
 impl Db {
-    /// Opens the file, creating it if it is not there. `before_commit` is called before each commit, which does not
-    /// come about if it fails.
-    pub(super) fn open(path: &Path, before_commit: impl Fn() -> Result<()> + Send + 'static) -> Result<Self> {
-        let writer = Writer { db: schema::open_writer(path)?, before_commit: Box::new(before_commit) };
+    /// Opens the file, creating it if it is not there. `sync` makes durable what writes prepare.
+    pub(super) fn open(path: &Path, sync: impl Fn() -> Result<()> + Send + 'static) -> Result<Self> {
+        let writer = Writer { db: schema::open_writer(path)? };
         let (writes, waiting) = mpsc::channel(MAX_QUEUED);
         std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(waiting))?;
+        let preparer = Preparer { db: schema::open_reader(path)?, sync: Box::new(sync), writes: writes.clone() };
+        let (preparations, waiting) = mpsc::channel(MAX_QUEUED);
+        std::thread::Builder::new().name("store-preparer".to_owned()).spawn(move || preparer.run(waiting))?;
         let readers =
             Readers { path: path.to_owned(), idle: Arc::default(), permits: Arc::new(Semaphore::new(READERS)) };
-        Ok(Self { writes, readers })
+        Ok(Self { preparations, writes, readers })
     }
 
     /// Runs `work` in a write transaction. It is not run if the caller has gone before its turn.
@@ -60,11 +64,25 @@ impl Db {
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let gone = || Error::new(ErrorKind::Transient, "the writer of the data directory has ended");
         let (reply, answer) = oneshot::channel();
         let task = Task { work: Some(work), outcome: None, reply };
-        self.writes.send(Box::new(task)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        self.writes.send(Box::new(task)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Runs what `prepare` returns in a write transaction. `prepare`, which may only read the database, is run before
+    /// it, where nobody is kept from writing. Neither is run if the caller has gone before its turn.
+    pub(super) async fn write_prepared<T, W>(
+        &self,
+        prepare: impl FnOnce(&Connection) -> Result<W> + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.preparations.send(Box::new(Preparation { prepare, reply })).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
     }
 
     /// Runs `work` in a read transaction, which sees one state of the file.
@@ -87,6 +105,10 @@ impl Db {
     }
 }
 
+fn ended() -> Error {
+    Error::new(ErrorKind::Transient, "the writer of the data directory has ended")
+}
+
 impl Readers {
     /// Runs `work` in a read transaction, on this thread. The caller bounds how many do so at a time.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
@@ -97,6 +119,62 @@ impl Readers {
         snapshot.finish()?;
         self.idle.lock().push(db);
         outcome
+    }
+}
+
+/// A write that waits to be prepared.
+trait Prepare: Send {
+    /// Does what comes before the transaction. `None` if there is nothing to write, which the caller is told.
+    fn prepare(self: Box<Self>, db: &Connection) -> Option<Box<dyn Write>>;
+}
+
+struct Preparation<P, T> {
+    prepare: P,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<P, W, T> Prepare for Preparation<P, T>
+where
+    P: FnOnce(&Connection) -> Result<W> + Send,
+    W: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    fn prepare(self: Box<Self>, db: &Connection) -> Option<Box<dyn Write>> {
+        if self.reply.is_closed() {
+            return None;
+        }
+        match (self.prepare)(db) {
+            Ok(work) => Some(Box::new(Task { work: Some(work), outcome: None, reply: self.reply })),
+            Err(error) => {
+                // A caller that has gone needs no answer.
+                drop(self.reply.send(Err(error)));
+                None
+            }
+        }
+    }
+}
+
+/// The one that prepares writes.
+struct Preparer {
+    db: Connection,
+    sync: Box<dyn Fn() -> Result<()> + Send>,
+    writes: mpsc::Sender<Box<dyn Write>>,
+}
+
+impl Preparer {
+    fn run(self, mut waiting: mpsc::Receiver<Box<dyn Prepare>>) {
+        let mut batch = Vec::new();
+        while waiting.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
+            let prepared: Vec<_> = batch.drain(..).filter_map(|write| write.prepare(&self.db)).collect();
+            let failure = (self.sync)().err();
+            for write in prepared {
+                match &failure {
+                    Some(failure) => write.answer(Some(failure)),
+                    // If the writer has ended, so have the answers.
+                    None => drop(self.writes.blocking_send(write)),
+                }
+            }
+        }
     }
 }
 
@@ -140,7 +218,6 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Task<T, F> {
 /// The one that writes.
 struct Writer {
     db: Connection,
-    before_commit: Box<dyn Fn() -> Result<()> + Send>,
 }
 
 impl Writer {
@@ -186,7 +263,7 @@ impl Writer {
             }
         }
         if failure.is_none() {
-            failure = (self.before_commit)().and_then(|()| statement(db, "COMMIT")).err();
+            failure = statement(db, "COMMIT").err();
         }
         if failure.is_some()
             && !db.is_autocommit()
@@ -217,6 +294,8 @@ fn statement(db: &Connection, sql: &'static str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn insert(db: &Connection, key: &str, bytes: usize) -> Result<()> {
@@ -271,17 +350,24 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_stored_whose_needs_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        let refused = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let refused = Arc::new(AtomicBool::new(true));
         let refuses = Arc::clone(&refused);
-        let before_commit = move || match refuses.load(std::sync::atomic::Ordering::SeqCst) {
+        let sync = move || match refuses.load(Ordering::SeqCst) {
             true => Err(Error::new(ErrorKind::Full, "no room for names")),
             false => Ok(()),
         };
-        let db = Db::open(&dir.path().join("db"), before_commit).unwrap();
-        assert_eq!(db.write(|db| insert(db, "a", 1)).await.unwrap_err().kind(), ErrorKind::Full);
-        refused.store(false, std::sync::atomic::Ordering::SeqCst);
+        let db = Db::open(&dir.path().join("db"), sync).unwrap();
+        let put = |key: &'static str| db.write_prepared(move |_| Ok(move |db: &Connection| insert(db, key, 1)));
+        assert_eq!(put("a").await.unwrap_err().kind(), ErrorKind::Full);
+        // What needs nothing is not concerned.
         db.write(|db| insert(db, "b", 1)).await.unwrap();
-        assert_eq!(keys(&db).await, ["b"]);
+        refused.store(false, Ordering::SeqCst);
+        put("c").await.unwrap();
+        let failing = |_: &Connection| -> Result<fn(&Connection) -> Result<()>> {
+            Err(Error::new(ErrorKind::Refused, "no name is free"))
+        };
+        assert_eq!(db.write_prepared(failing).await.unwrap_err().kind(), ErrorKind::Refused);
+        assert_eq!(keys(&db).await, ["b", "c"]);
     }
 
     #[tokio::test]

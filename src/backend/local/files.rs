@@ -1,7 +1,6 @@
 //! The image files: under random ids, never under names that users gave.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -12,11 +11,12 @@ use std::{
     time::SystemTime,
 };
 
-use parking_lot::Mutex;
-
-use super::DATABASE;
+use super::{
+    DATABASE,
+    unsynced::{Unsynced, sync_bytes, sync_dir},
+};
 use crate::{
-    backend::{Error, ErrorKind, Result, UploadBytes},
+    backend::{Error, ErrorKind, Result},
     private,
 };
 
@@ -45,8 +45,7 @@ pub(super) struct Files {
     root: PathBuf,
     /// How many images were placed, from a random number on.
     placed: Arc<AtomicUsize>,
-    /// The directories with names that may not be on disk yet.
-    unsynced: Arc<Mutex<BTreeSet<PathBuf>>>,
+    unsynced: Arc<Unsynced>,
 }
 
 /// Held by the one server of a data directory; released when dropped or when the process ends.
@@ -69,14 +68,12 @@ pub(super) struct Placed {
     pub(super) id: String,
     path: PathBuf,
     kept: bool,
-    unsynced: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Placed {
-    /// Leaves the file where it is. Its name is on disk after the next [`Files::sync_names`].
+    /// Leaves the file where it is.
     pub(super) fn keep(&mut self) {
         self.kept = true;
-        self.unsynced.lock().extend(self.path.parent().map(Path::to_owned));
     }
 }
 
@@ -92,9 +89,11 @@ impl Files {
     /// Creates the directories under `root`, and sees to it that only their owner can read what is in them.
     pub(super) fn create(root: &Path) -> Result<Self> {
         let placed = Arc::new(AtomicUsize::new(rand::random_range(0..256 * NEIGHBOURS)));
-        let files = Self { root: root.to_owned(), placed, unsynced: Arc::default() };
         let images = root.join(IMAGES);
-        private::create_dir(&images).and_then(|()| files.restrict()).map_err(|e| Error::from(e).of(root))?;
+        let unsynced = private::create_dir(&images).and_then(|()| Unsynced::of(root));
+        let unsynced = Arc::new(unsynced.map_err(|e| Error::from(e).of(root))?);
+        let files = Self { root: root.to_owned(), placed, unsynced };
+        files.restrict().map_err(|e| Error::from(e).of(root))?;
         // The last one is there when all are.
         if !images.join("ff").is_dir() {
             for first in 0..=255_u8 {
@@ -144,27 +143,39 @@ impl Files {
         Err(Error::new(ErrorKind::Full, message))
     }
 
-    /// Writes an upload into its place, or moves it there; its bytes are on disk when this returns.
-    pub(super) fn place(&self, upload: &UploadBytes) -> Result<Placed> {
-        self.check_room()?;
-        let shard = self.placed.fetch_add(1, Ordering::Relaxed) / NEIGHBOURS % 256;
-        let id = format!("{shard:02x}{}", hex::encode(rand::random::<[u8; 15]>()));
-        let placed = Placed { path: self.path(&id), id, kept: false, unsynced: Arc::clone(&self.unsynced) };
-        match upload {
-            UploadBytes::Memory(bytes) => create(&placed.path, bytes).map_err(|e| Error::from(e).of(&placed.path))?,
-            UploadBytes::File(spooled) => {
-                let told = |e: io::Error| Error::from(e).of(spooled);
-                File::open(spooled).and_then(|file| file.sync_data()).map_err(told)?;
-                fs::rename(spooled, &placed.path).map_err(told)?;
-            }
-        }
+    /// Writes an image into its place. Its bytes and its name are on disk after the next [`Self::sync`].
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<Placed> {
+        let placed = self.place()?;
+        let file = private::writing().create_new(true).open(&placed.path);
+        file.and_then(|mut file| file.write_all(bytes)).map_err(|e| Error::from(e).of(&placed.path))?;
+        self.unsynced.bytes(&placed.path);
+        self.unsynced.name(&placed.path);
         Ok(placed)
     }
 
-    /// Makes the names of all files that were kept durable.
-    pub(super) fn sync_names(&self) -> Result<()> {
-        let dirs = std::mem::take(&mut *self.unsynced.lock());
-        dirs.iter().try_for_each(|dir| sync_dir(dir).map_err(|e| Error::from(e).of(dir)))
+    /// Moves a spooled image into its place. Its bytes are on disk when this returns.
+    pub(super) fn adopt(&self, spooled: &Path) -> Result<Placed> {
+        let placed = self.place()?;
+        sync_bytes(spooled).and_then(|()| fs::rename(spooled, &placed.path)).map_err(|e| Error::from(e).of(spooled))?;
+        Ok(placed)
+    }
+
+    /// A place with nothing in it yet.
+    fn place(&self) -> Result<Placed> {
+        self.check_room()?;
+        let shard = self.placed.fetch_add(1, Ordering::Relaxed) / NEIGHBOURS % 256;
+        let id = format!("{shard:02x}{}", hex::encode(rand::random::<[u8; 15]>()));
+        Ok(Placed { path: self.path(&id), id, kept: false })
+    }
+
+    /// Has the next [`Self::sync`] make the name of an adopted image durable.
+    pub(super) fn name_unsynced(&self, placed: &Placed) {
+        self.unsynced.name(&placed.path);
+    }
+
+    /// Makes all images that were written, and all names that were told, durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.unsynced.sync()
     }
 
     /// Removes the file with this id, if it is there.
@@ -219,13 +230,6 @@ impl Files {
     }
 }
 
-/// Creates a file, whose bytes are on disk when this returns.
-fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = private::writing().create_new(true).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_data()
-}
-
 /// Best effort: what cannot be removed is swept later. True if it went.
 fn remove(path: &Path) -> bool {
     match fs::remove_file(path) {
@@ -242,11 +246,6 @@ fn remove(path: &Path) -> bool {
 fn available(dir: &Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(dir)?;
     Ok(disk.f_frsize.saturating_mul(disk.f_bavail))
-}
-
-/// Makes the names in a directory durable.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -284,8 +283,7 @@ mod tests {
         let place = |name: &'static str| {
             let (path, bytes) = (dir.path().join(name), name.as_bytes());
             fs::write(&path, name).unwrap();
-            let ways = [UploadBytes::Memory(bytes.into()), UploadBytes::File(path)];
-            let [placed, moved] = ways.map(|upload| files.place(&upload).unwrap());
+            let [placed, moved] = [files.write(bytes), files.adopt(&path)].map(Result::unwrap);
             assert_eq!([&placed.path, &moved.path].map(|path| fs::read(path).unwrap()), [bytes, bytes]);
             let moved_path = moved.path.clone();
             drop(moved);

@@ -1,14 +1,14 @@
 //! Images: a record in the database, the bytes in a file. A new record and its message are one transaction.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 use time::format_description::well_known::Rfc3339;
 
-use super::{Store, blocks::Entry, folders, index, queue, row::stored_name};
+use super::{Store, blocks::Entry, files::Placed, folders, index, queue, row::stored_name};
 use crate::{
-    backend::{Error, ErrorKind, Images, Put, Result, StoredImage, Upload},
+    backend::{Error, ErrorKind, Images, Put, Result, StoredImage, Upload, UploadBytes},
     contract::{Digest, ImageName, ObjectEvent, Sequencer, Timestamp, escape_path, order::sort_key},
 };
 
@@ -35,33 +35,30 @@ impl Images for Store {
     }
 
     async fn put(&self, upload: &Upload) -> Result<Put> {
-        let (name, digest, size) = (upload.name.clone(), upload.digest, upload.size);
-        let permit = Arc::clone(&self.syncs).acquire_owned().await;
-        let (files, readers, bytes) = (self.files.clone(), self.db.readers(), upload.bytes.clone());
-        let known_or_placed = self.blocking(move || {
-            let _permit = permit;
-            // Bytes that are known need no place on the disk.
-            match readers.read(|db| choose_name(db, &name, &digest))? {
-                (image, false) => Ok(Err(image)),
-                (_, true) => files.place(&bytes).map(Ok),
-            }
-        });
-        let mut placed = match known_or_placed.await? {
-            Ok(placed) => placed,
-            Err(image) => return Ok(Put { image, created: false }),
+        let (name, digest, size, now) = (upload.name.clone(), upload.digest, upload.size, self.clock.now());
+        let files = self.files.clone();
+        let place: Box<dyn FnOnce() -> Result<Placed> + Send> = match upload.bytes.clone() {
+            UploadBytes::Memory(bytes) => Box::new(move || files.write(&bytes)),
+            UploadBytes::File(spooled) => match self.adopt(upload, spooled).await? {
+                Adopted::Known(image) => return Ok(Put { image, created: false }),
+                Adopted::Placed(placed) => Box::new(move || {
+                    files.name_unsynced(&placed);
+                    Ok(placed)
+                }),
+            },
         };
-        let (name, now) = (upload.name.clone(), self.clock.now());
-        let put = self
-            .db
-            .write(move |db| {
-                let (image, is_free) = choose_name(db, &name, &digest)?;
-                if is_free {
-                    record(db, &image, &digest, size, &placed.id, now)?;
-                    placed.keep();
-                }
-                Ok(Put { image, created: is_free })
+        let prepare = move |db: &Connection| {
+            // Bytes that are known need no place on the disk.
+            let placed = match choose_name(db, &name, &digest)? {
+                (image, false) => Err(image),
+                (_, true) => Ok(place()?),
+            };
+            Ok(move |db: &Connection| match placed {
+                Ok(placed) => record(db, &name, &digest, size, placed, now),
+                Err(image) => Ok(Put { image, created: false }),
             })
-            .await?;
+        };
+        let put = self.db.write_prepared(prepare).await?;
         if put.created {
             self.arrived.notify_waiters();
         }
@@ -142,6 +139,30 @@ impl Images for Store {
     }
 }
 
+/// What became of a spooled file.
+enum Adopted {
+    /// Nothing: its bytes are stored under this name.
+    Known(ImageName),
+    Placed(Placed),
+}
+
+impl Store {
+    /// Moves a spooled file into its place, where its sync holds up nobody else's.
+    async fn adopt(&self, upload: &Upload, spooled: PathBuf) -> Result<Adopted> {
+        let (name, digest) = (upload.name.clone(), upload.digest);
+        let permit = Arc::clone(&self.syncs).acquire_owned().await;
+        let (files, readers) = (self.files.clone(), self.db.readers());
+        self.blocking(move || {
+            let _permit = permit;
+            match readers.read(|db| choose_name(db, &name, &digest))? {
+                (image, false) => Ok(Adopted::Known(image)),
+                (_, true) => files.adopt(&spooled).map(Adopted::Placed),
+            }
+        })
+        .await
+    }
+}
+
 /// The first of the name's candidates that is free (true) or holds the same bytes (false).
 fn choose_name(db: &Connection, name: &ImageName, digest: &Digest) -> Result<(ImageName, bool)> {
     let mut find = db.prepare_cached("SELECT digest FROM images WHERE name = ?1")?;
@@ -155,19 +176,30 @@ fn choose_name(db: &Connection, name: &ImageName, digest: &Digest) -> Result<(Im
     Err(Error::new(ErrorKind::Refused, format!("every name for {name} is taken by other bytes; rename the file")))
 }
 
-/// Writes the record of a new image and the message that asks for its classification.
-fn record(db: &Connection, image: &ImageName, digest: &Digest, size: u64, file: &str, now: Timestamp) -> Result<()> {
+/// Writes the record of an image and the message that asks for its classification, unless its bytes have come meanwhile.
+fn record(
+    db: &Connection,
+    name: &ImageName,
+    digest: &Digest,
+    size: u64,
+    mut placed: Placed,
+    now: Timestamp,
+) -> Result<Put> {
+    let (image, created) = choose_name(db, name, digest)?;
+    if !created {
+        return Ok(Put { image, created });
+    }
     let sequencer: u64 = db
         .prepare_cached("UPDATE counters SET value = value + 1 WHERE name = 'sequencer' RETURNING value")?
         .query_row([], |row| row.get(0))?;
     db.prepare_cached(
         "INSERT INTO images (name, digest, size, file, sequencer, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
-    .execute((image.as_str(), digest.0, size, file, sequencer, now))?;
-    folders::count(db, image, 1)?;
+    .execute((image.as_str(), digest.0, size, &placed.id, sequencer, now))?;
+    folders::count(db, &image, 1)?;
     // One whose removal was broken off may have left its row.
-    if !has_row(db, image)? {
-        index::set(db, image, Some(Entry::waiting(i64::try_from(sequencer).unwrap_or(i64::MAX))))?;
+    if !has_row(db, &image)? {
+        index::set(db, &image, Some(Entry::waiting(i64::try_from(sequencer).unwrap_or(i64::MAX))))?;
     }
     let event = ObjectEvent {
         bucket: BUCKET.to_owned(),
@@ -175,7 +207,9 @@ fn record(db: &Connection, image: &ImageName, digest: &Digest, size: u64, file: 
         sequencer: Some(Sequencer::from_counter(sequencer)),
         time: now.date().and_then(|at| at.format(&Rfc3339).ok()),
     };
-    queue::insert(db, &event.to_body(), now)
+    queue::insert(db, &event.to_body(), now)?;
+    placed.keep();
+    Ok(Put { image, created })
 }
 
 fn has_row(db: &Connection, image: &ImageName) -> Result<bool> {

@@ -43,6 +43,7 @@ mod schema;
 mod search;
 mod supervisor;
 mod tags;
+mod unsynced;
 mod worker_process;
 mod workers;
 
@@ -50,7 +51,7 @@ pub use files::ServerLock;
 pub use supervisor::Supervisor;
 pub use worker_process::WorkerCommand;
 
-/// Uploads that are made durable at the same time: enough for the disk to join their journal writes.
+/// Spooled uploads that are made durable at the same time: enough for the disk to join their journal writes.
 const CONCURRENT_SYNCS: usize = 16;
 
 /// The database's file in the data directory.
@@ -106,10 +107,10 @@ impl Store {
     /// As for [`open`].
     pub fn open(dir: &Path, queue: config::Queue, fleet: config::Fleet, clock: Arc<dyn Clock>) -> Result<Self> {
         let files = files::Files::create(dir)?;
-        let names = files.clone();
+        let written = files.clone();
         Ok(Self {
             files,
-            db: db::Db::open(&dir.join(DATABASE), move || names.sync_names())?,
+            db: db::Db::open(&dir.join(DATABASE), move || written.sync())?,
             clock,
             queue,
             fleet,

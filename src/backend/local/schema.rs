@@ -18,7 +18,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The bounds of one sleep while another process writes, in microseconds. Below [`WRITE_GAP`](super::db::WRITE_GAP), so
 /// that a waiting process finds the gap that a busy one leaves.
-const BUSY_SLEEP_US: std::ops::Range<u64> = 200..800;
+const BUSY_SLEEP_US: std::ops::Range<u64> = 80..320;
 
 /// A dead letter is a message that is `spent` (received as often as allowed) and visible again: nothing has to move it.
 /// Counters are kept by triggers, so that totals cost one look-up and are exact.

@@ -184,8 +184,12 @@ fn by_number(db: &Connection, query: &PageQuery, matcher: &mut Matcher) -> Resul
     // One more than are shown tells that there are more.
     let (mut first, mut count) = (First::new(query.limit + 1), 0);
     let mut found = Found::default();
-    matcher.range(db)?.scan(db, true, |_, view| {
-        for line in matcher.mark(view)? {
+    // Most names grow with time: from the end on, the first that are found are mostly those that are kept.
+    let ascending = !(query.order == Order::Newest && forward);
+    matcher.range(db)?.scan(db, ascending, |_, view| {
+        let lines = matcher.mark(view)?;
+        for nth in lines.clone() {
+            let line = if ascending { nth } else { lines.end - 1 - nth };
             if !matcher.holds(line, view) {
                 continue;
             }
