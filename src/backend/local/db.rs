@@ -1,8 +1,8 @@
 //! Access to the SQLite file: one thread writes, a few connections read.
 //!
 //! Whatever writes wait go into one transaction (group commit), each in a savepoint of its own, so that one that fails
-//! spoils no other. A write is answered after its transaction is on disk. What it needs beside the database another
-//! thread prepares, again for all that wait, and makes durable before the write has its turn.
+//! spoils no other. A write is answered after its transaction is on disk. What it needs beside the database is prepared
+//! and synced before the transaction begins, for all of them together and where nobody else is kept from writing.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +32,6 @@ const READERS: usize = 4;
 /// Handle to the file. Its threads end when it is dropped.
 #[derive(Debug)]
 pub(super) struct Db {
-    preparations: mpsc::Sender<Box<dyn Prepare>>,
     writes: mpsc::Sender<Box<dyn Write>>,
     readers: Readers,
 }
@@ -46,17 +45,15 @@ pub(super) struct Readers {
 }
 
 impl Db {
-    /// Opens the file, creating it if it is not there. `sync` makes durable what writes prepare.
+    /// Opens the file, creating it if it is not there. `sync` makes durable what writes have prepared; none of them is
+    /// run if it fails.
     pub(super) fn open(path: &Path, sync: impl Fn() -> Result<()> + Send + 'static) -> Result<Self> {
-        let writer = Writer { db: schema::open_writer(path)? };
+        let writer = Writer { db: schema::open_writer(path)?, sync: Box::new(sync) };
         let (writes, waiting) = mpsc::channel(MAX_QUEUED);
         std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(waiting))?;
-        let preparer = Preparer { db: schema::open_reader(path)?, sync: Box::new(sync), writes: writes.clone() };
-        let (preparations, waiting) = mpsc::channel(MAX_QUEUED);
-        std::thread::Builder::new().name("store-preparer".to_owned()).spawn(move || preparer.run(waiting))?;
         let readers =
             Readers { path: path.to_owned(), idle: Arc::default(), permits: Arc::new(Semaphore::new(READERS)) };
-        Ok(Self { preparations, writes, readers })
+        Ok(Self { writes, readers })
     }
 
     /// Runs `work` in a write transaction. It is not run if the caller has gone before its turn.
@@ -64,14 +61,11 @@ impl Db {
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        let task = Task { work: Some(work), outcome: None, reply };
-        self.writes.send(Box::new(task)).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        self.write_prepared(|_| Ok(work)).await
     }
 
-    /// Runs what `prepare` returns in a write transaction. `prepare`, which may only read the database, is run before
-    /// it, where nobody is kept from writing. Neither is run if the caller has gone before its turn.
+    /// Runs what `prepare` returns in a write transaction, and `prepare`, which may read the database, before it.
+    /// Neither is run if the caller has gone before its turn.
     pub(super) async fn write_prepared<T, W>(
         &self,
         prepare: impl FnOnce(&Connection) -> Result<W> + Send + 'static,
@@ -80,9 +74,10 @@ impl Db {
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
+        let gone = || Error::new(ErrorKind::Transient, "the writer of the data directory has ended");
         let (reply, answer) = oneshot::channel();
-        self.preparations.send(Box::new(Preparation { prepare, reply })).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        self.writes.send(Box::new(Task { stage: Stage::Asked(prepare), reply })).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Runs `work` in a read transaction, which sees one state of the file.
@@ -105,10 +100,6 @@ impl Db {
     }
 }
 
-fn ended() -> Error {
-    Error::new(ErrorKind::Transient, "the writer of the data directory has ended")
-}
-
 impl Readers {
     /// Runs `work` in a read transaction, on this thread. The caller bounds how many do so at a time.
     pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
@@ -122,64 +113,11 @@ impl Readers {
     }
 }
 
-/// A write that waits to be prepared.
-trait Prepare: Send {
-    /// Does what comes before the transaction. `None` if there is nothing to write, which the caller is told.
-    fn prepare(self: Box<Self>, db: &Connection) -> Option<Box<dyn Write>>;
-}
-
-struct Preparation<P, T> {
-    prepare: P,
-    reply: oneshot::Sender<Result<T>>,
-}
-
-impl<P, W, T> Prepare for Preparation<P, T>
-where
-    P: FnOnce(&Connection) -> Result<W> + Send,
-    W: FnOnce(&Connection) -> Result<T> + Send + 'static,
-    T: Send + 'static,
-{
-    fn prepare(self: Box<Self>, db: &Connection) -> Option<Box<dyn Write>> {
-        if self.reply.is_closed() {
-            return None;
-        }
-        match (self.prepare)(db) {
-            Ok(work) => Some(Box::new(Task { work: Some(work), outcome: None, reply: self.reply })),
-            Err(error) => {
-                // A caller that has gone needs no answer.
-                drop(self.reply.send(Err(error)));
-                None
-            }
-        }
-    }
-}
-
-/// The one that prepares writes.
-struct Preparer {
-    db: Connection,
-    sync: Box<dyn Fn() -> Result<()> + Send>,
-    writes: mpsc::Sender<Box<dyn Write>>,
-}
-
-impl Preparer {
-    fn run(self, mut waiting: mpsc::Receiver<Box<dyn Prepare>>) {
-        let mut batch = Vec::new();
-        while waiting.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
-            let prepared: Vec<_> = batch.drain(..).filter_map(|write| write.prepare(&self.db)).collect();
-            let failure = (self.sync)().err();
-            for write in prepared {
-                match &failure {
-                    Some(failure) => write.answer(Some(failure)),
-                    // If the writer has ended, so have the answers.
-                    None => drop(self.writes.blocking_send(write)),
-                }
-            }
-        }
-    }
-}
-
 /// A write that waits for its turn.
 trait Write: Send {
+    /// Does what comes before the transaction.
+    fn prepare(&mut self, db: &Connection);
+
     /// Does the work and keeps the outcome. False if it failed, so that its changes are taken back.
     fn run(&mut self, db: &Connection) -> bool;
 
@@ -187,28 +125,55 @@ trait Write: Send {
     fn answer(self: Box<Self>, failure: Option<&Error>);
 }
 
-struct Task<T, F> {
-    work: Option<F>,
-    outcome: Option<Result<T>>,
+struct Task<P, W, T> {
+    stage: Stage<P, W, T>,
     reply: oneshot::Sender<Result<T>>,
 }
 
-impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Task<T, F> {
+enum Stage<P, W, T> {
+    Asked(P),
+    Prepared(W),
+    Done(Result<T>),
+    /// The caller is, and nothing more is done.
+    Gone,
+}
+
+impl<P, W, T> Task<P, W, T> {
+    /// The stage that is to be followed by the next.
+    fn take(&mut self) -> Stage<P, W, T> {
+        let stage = std::mem::replace(&mut self.stage, Stage::Gone);
+        if self.reply.is_closed() { Stage::Gone } else { stage }
+    }
+}
+
+impl<P, W, T> Write for Task<P, W, T>
+where
+    P: FnOnce(&Connection) -> Result<W> + Send,
+    W: FnOnce(&Connection) -> Result<T> + Send,
+    T: Send,
+{
+    fn prepare(&mut self, db: &Connection) {
+        self.stage = match self.take() {
+            Stage::Asked(prepare) => prepare(db).map_or_else(|e| Stage::Done(Err(e)), Stage::Prepared),
+            stage => stage,
+        };
+    }
+
     fn run(&mut self, db: &Connection) -> bool {
-        if self.reply.is_closed() {
-            return false;
-        }
-        self.outcome = self.work.take().map(|work| work(db));
-        matches!(self.outcome, Some(Ok(_)))
+        self.stage = match self.take() {
+            Stage::Prepared(work) => Stage::Done(work(db)),
+            stage => stage,
+        };
+        matches!(self.stage, Stage::Done(Ok(_)))
     }
 
     fn answer(self: Box<Self>, failure: Option<&Error>) {
-        let outcome = match (self.outcome, failure) {
+        let outcome = match (self.stage, failure) {
             // Its own error tells more than what followed from it.
-            (Some(Err(error)), _) => Err(error),
+            (Stage::Done(Err(error)), _) => Err(error),
             (_, Some(failure)) => Err(Error::new(failure.kind(), failure.to_string())),
-            (Some(Ok(value)), None) => Ok(value),
-            (None, None) => return,
+            (Stage::Done(Ok(value)), None) => Ok(value),
+            (Stage::Asked(_) | Stage::Prepared(_) | Stage::Gone, None) => return,
         };
         // A caller that has gone needs no answer.
         drop(self.reply.send(outcome));
@@ -218,6 +183,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T> + Send> Write for Task<T, F> {
 /// The one that writes.
 struct Writer {
     db: Connection,
+    sync: Box<dyn Fn() -> Result<()> + Send>,
 }
 
 impl Writer {
@@ -227,11 +193,9 @@ impl Writer {
         while waiting.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
             let since = last_commit.map_or(WRITE_GAP, |at| at.elapsed());
             std::thread::sleep(WRITE_GAP.saturating_sub(since));
-            // What came meanwhile goes along.
-            while batch.len() < MAX_BATCH
-                && let Ok(more) = waiting.try_recv()
-            {
-                batch.push(more);
+            let failure = self.prepare(&mut batch, &mut waiting).err();
+            if failure.is_some() {
+                batch.drain(..).for_each(|write| write.answer(failure.as_ref()));
             }
             while !batch.is_empty() {
                 let (done, failure) = self.transact(&mut batch);
@@ -243,7 +207,24 @@ impl Writer {
         }
     }
 
-    /// Runs the batch in one transaction. Answers those that were run and, if they are not stored, why; what is left in
+    /// Prepares the batch, and what comes meanwhile goes along.
+    fn prepare(&self, batch: &mut Vec<Box<dyn Write>>, waiting: &mut mpsc::Receiver<Box<dyn Write>>) -> Result<()> {
+        let mut prepared = 0;
+        loop {
+            while batch.len() < MAX_BATCH
+                && let Ok(more) = waiting.try_recv()
+            {
+                batch.push(more);
+            }
+            if prepared == batch.len() {
+                return (self.sync)();
+            }
+            batch[prepared..].iter_mut().for_each(|write| write.prepare(&self.db));
+            prepared = batch.len();
+        }
+    }
+
+    /// Runs the batch in one transaction. Returns those that were run and, if they are not stored, why; what is left in
     /// `batch` was not run, because an error such as a full disk ended the transaction early.
     fn transact(&self, batch: &mut Vec<Box<dyn Write>>) -> (Vec<Box<dyn Write>>, Option<Error>) {
         let db = &self.db;
@@ -359,15 +340,13 @@ mod tests {
         let db = Db::open(&dir.path().join("db"), sync).unwrap();
         let put = |key: &'static str| db.write_prepared(move |_| Ok(move |db: &Connection| insert(db, key, 1)));
         assert_eq!(put("a").await.unwrap_err().kind(), ErrorKind::Full);
-        // What needs nothing is not concerned.
-        db.write(|db| insert(db, "b", 1)).await.unwrap();
         refused.store(false, Ordering::SeqCst);
         put("c").await.unwrap();
         let failing = |_: &Connection| -> Result<fn(&Connection) -> Result<()>> {
             Err(Error::new(ErrorKind::Refused, "no name is free"))
         };
         assert_eq!(db.write_prepared(failing).await.unwrap_err().kind(), ErrorKind::Refused);
-        assert_eq!(keys(&db).await, ["b", "c"]);
+        assert_eq!(keys(&db).await, ["c"]);
     }
 
     #[tokio::test]

@@ -134,6 +134,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     db.pragma_update(None, "synchronous", "FULL")?;
     // The log is cut back after a large transaction, such as a reset.
     db.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    // Pages: 16 MB of log, in which most pages are written many times over.
+    db.pragma_update(None, "wal_autocheckpoint", 4096)?;
     db.set_prepared_statement_cache_capacity(64);
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version =

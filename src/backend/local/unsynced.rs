@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::backend::{Error, Result};
 
 /// From so many files on, one sync of the file system is less work than one for each file.
-const MANY: usize = 4;
+const MANY: usize = 2;
 
 /// Syncs at a time where each file has its own: enough for a disk to join them.
 const THREADS: usize = 8;
@@ -148,8 +148,9 @@ mod tests {
     #[test]
     fn files_and_names_are_synced_and_what_is_gone_is_told() {
         let dir = tempfile::tempdir().unwrap();
+        let unsynced = |can_sync_all| Unsynced { can_sync_all, ..Unsynced::of(dir.path()).unwrap() };
         for (can_sync_all, count) in [(false, 1), (false, 9), (true, 9)] {
-            let unsynced = Unsynced { can_sync_all, ..Unsynced::of(dir.path()).unwrap() };
+            let unsynced = unsynced(can_sync_all);
             for path in (0..count).map(|i| dir.path().join(i.to_string())) {
                 fs::write(&path, "bytes").unwrap();
                 unsynced.bytes(&path);
@@ -158,7 +159,7 @@ mod tests {
             unsynced.sync().unwrap();
             assert!(unsynced.waiting.lock().files.is_empty() && unsynced.waiting.lock().dirs.is_empty());
         }
-        let unsynced = Unsynced { can_sync_all: false, ..Unsynced::of(dir.path()).unwrap() };
+        let unsynced = unsynced(false);
         for gone in ["gone", "gone/too"] {
             unsynced.bytes(&dir.path().join(gone));
             assert!(unsynced.sync().unwrap_err().to_string().contains("gone"));
