@@ -95,7 +95,14 @@ fn features(classifier: &Classifier, bytes: &[u8], limits: &Limits) -> Result<Ve
     let refused = |error: DecodeError| Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
     let header = classifier.preprocessor().measure(bytes, limits).map_err(refused)?;
     if header.memory > MOST_MEMORY {
-        return Err(refused(DecodeError::TooMuchMemory(header.format)));
+        let message = format!(
+            "the features of this {} take {} MiB to make; the limit is {} MiB; send a smaller one, or use \
+             `imgcls classify --features`",
+            header.format,
+            header.memory >> 20,
+            MOST_MEMORY >> 20
+        );
+        return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, message));
     }
     let input = classifier.preprocessor().prepare(bytes, limits).map_err(refused)?;
     match classifier.outputs(&[input]) {

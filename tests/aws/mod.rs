@@ -104,8 +104,8 @@ async fn faults_and_kills_lose_and_double_nothing() {
     let upstream = ministack().await;
     let faults = tokio::task::spawn_blocking(move || Emulator::microburst(upstream)).await.unwrap();
     let system = System::new(upstream, &faults.url).await;
-    // A killed worker's messages come back soon. The first in the queue are received by each worker that starts, and on a
-    // busy machine many are killed before they have done anything; that shall not be what makes a dead letter.
+    // A killed worker's messages come back soon. The first in the queue are received by each worker that starts, and on
+    // a busy machine many are killed before they have done anything; that shall not be what makes a dead letter.
     let soon = (QueueAttributeName::VisibilityTimeout, "5".to_owned());
     system.set_queue(&[soon, system.redrive_after(1000).await]).await;
     let pictures = pictures();

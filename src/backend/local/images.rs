@@ -176,7 +176,8 @@ fn choose_name(db: &Connection, name: &ImageName, digest: &Digest) -> Result<(Im
     Err(Error::new(ErrorKind::Refused, format!("every name for {name} is taken by other bytes; rename the file")))
 }
 
-/// Writes the record of an image and the message that asks for its classification, unless its bytes have come meanwhile.
+/// Writes the record of an image and the message that asks for its classification, unless its bytes have come
+/// meanwhile.
 fn record(
     db: &Connection,
     name: &ImageName,

@@ -112,10 +112,10 @@ fn sync_all(_: &File) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 fn can_sync_all(dir: &File) -> bool {
     /// Of `linux/magic.h`: ext2 to ext4 have one number.
-    const FLUSHED: [i64; 2] = [0xef53, 0x5846_5342];
+    const FLUSHED: [rustix::fs::FsWord; 2] = [0xef53, 0x5846_5342];
     let Ok(file_system) = rustix::fs::fstatfs(dir) else { return false };
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    FLUSHED.contains(&i64::from(file_system.f_type)) && version(&release).is_some_and(|version| version >= (5, 8))
+    FLUSHED.contains(&file_system.f_type) && version(&release).is_some_and(|version| version >= (5, 8))
 }
 
 #[cfg(not(target_os = "linux"))]
