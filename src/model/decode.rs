@@ -236,9 +236,9 @@ impl<'a> Open<'a> {
         let memory = match &self.decoder {
             Decoder::Jpeg(jpeg) => {
                 let View { scale, area, .. } = view(&self.stored);
-                // Full pictures are converted to RGB, with chroma enlarged before.
-                let converted = if scale == Scale::Full { 5 * area.pixels() } else { 0 };
-                jpeg.bytes_needed(scale, area) + converted
+                // Luma and chroma, which is enlarged before, are converted to colours.
+                let divisor = u64::from(scale.divisor());
+                jpeg.bytes_needed(scale, area) + 5 * area.pixels().div_ceil(divisor * divisor)
             }
             Decoder::Png(png) => {
                 let View { area, columns, .. } = view(&self.stored);

@@ -164,42 +164,30 @@ impl Preprocessor {
         })
     }
 
-    /// Resizes a region of each component and converts the small squares to RGB. That is linear, so the order hardly
-    /// matters, except where black is a factor, and in pictures decoded in full: where few pixels make one, it counts
-    /// that each is held within bounds.
+    /// Resizes a region of each colour. Luma and chroma become colours before that, not after it, though that would be
+    /// less work: networks tell smooth areas by how they were rounded, and the colours are what others round.
     fn shrink_planes(&self, planes: &[Plane], colour: Colour, region: Region, turn: Turn) -> Option<Input> {
-        let luma = planes.first()?;
-        let linear = match colour {
-            Colour::Grey | Colour::Rgb => true,
-            Colour::YCbCr => luma.across < 1.0,
-            Colour::Cmyk | Colour::Ycck => false,
+        let shrink = |planes: &[Plane]| {
+            let squares = planes.iter().map(|plane| {
+                let image = ImageRef::new(plane.width, plane.height, &plane.samples, PixelType::U8).ok()?;
+                self.resize(&image, region.within(plane))
+            });
+            let squares = squares.collect::<Option<Vec<_>>>()?;
+            let squares: Vec<&[u8]> = squares.iter().map(Image::buffer).collect();
+            let value = |c: usize, at: usize| self.table[c][usize::from(squares[c.min(squares.len() - 1)][at])];
+            Some(self.turned(turn, |at| array::from_fn(|c| value(c, at))))
         };
-        if !linear {
-            let rgb = colour::packed(planes, colour)?;
-            let image = ImageRef::new(luma.width, luma.height, &rgb, PixelType::U8x3).ok()?;
-            return self.shrink(&image, region.within(luma), turn);
+        match colour {
+            Colour::Grey => shrink(planes.get(..1)?),
+            Colour::Rgb => shrink(planes.get(..3)?),
+            Colour::YCbCr => shrink(&colour::separated(planes)?),
+            // Black is a factor, which is not linear.
+            Colour::Cmyk | Colour::Ycck => {
+                let (first, rgb) = (planes.first()?, colour::packed(planes, colour)?);
+                let image = ImageRef::new(first.width, first.height, &rgb, PixelType::U8x3).ok()?;
+                self.shrink(&image, region.within(first), turn)
+            }
         }
-        let squares = planes.iter().map(|plane| {
-            let image = ImageRef::new(plane.width, plane.height, &plane.samples, PixelType::U8).ok()?;
-            self.resize(&image, region.within(plane))
-        });
-        let squares = squares.collect::<Option<Vec<_>>>()?;
-        let squares: Vec<&[u8]> = squares.iter().map(Image::buffer).collect();
-        Some(match (colour, &squares[..]) {
-            (Colour::YCbCr, [luma, blue, red]) => self.turned(turn, |at| {
-                let rgb = colour::rgb_of_ycc([luma[at], blue[at], red[at]]);
-                array::from_fn(|c| (rgb[c] / 255.0 - self.mean[c]) / self.std[c])
-            }),
-            (Colour::Rgb, [red, green, blue]) => self.turned(turn, |at| {
-                [
-                    self.table[0][usize::from(red[at])],
-                    self.table[1][usize::from(green[at])],
-                    self.table[2][usize::from(blue[at])],
-                ]
-            }),
-            (_, [grey, ..]) => self.turned(turn, |at| array::from_fn(|c| self.table[c][usize::from(grey[at])])),
-            _ => return None,
-        })
     }
 
     /// A region as a square, in the pixels of the image.
