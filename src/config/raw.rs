@@ -2,10 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::{LogFormat, Network, Rules, Secret, address, duration, secret, size::ByteSize};
-use crate::model::Engine;
+use super::{LogFormat, Network, Rules, Secret, address, duration, size::ByteSize};
+use crate::model::{Engine, pull};
+
+/// Writes an address without the name and password that may be in it.
+fn without_user<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&pull::shown(url))
+}
 
 /// The merged layers. `config/imgcls.toml` is this with every key explained.
 ///
@@ -20,7 +25,7 @@ pub struct Raw {
     /// Name of a model, or directory of a bundle; empty for the embedded one.
     pub model: PathBuf,
     /// Address that stands in for scheme and host where known models are fetched; empty for none.
-    #[serde(serialize_with = "secret::without_user")]
+    #[serde(serialize_with = "without_user")]
     pub model_mirror: String,
     /// Probability below which a label is marked as uncertain; 0 for the model's own threshold, if its card has one.
     pub min_confidence: f64,

@@ -45,35 +45,3 @@ impl Serialize for Secret {
         serializer.serialize_str(self.shown())
     }
 }
-
-/// Writes an address without the name and password that may stand before its host.
-///
-/// # Errors
-/// The serializer's.
-pub(super) fn without_user<S: serde::Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
-    match authority.rsplit_once('@') {
-        Some((user, _)) => serializer.serialize_str(&format!("{scheme}://{}{}", Secret::SET, &rest[user.len()..])),
-        None => serializer.serialize_str(url),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_shown_without_its_user() {
-        #[derive(Serialize)]
-        struct Shown(#[serde(serialize_with = "without_user")] &'static str);
-        for (url, shown) in [
-            ("https://me:p@ss@mirror.example/a@b", "https://(set)@mirror.example/a@b"),
-            ("http://me@mirror.example", "http://(set)@mirror.example"),
-            ("https://mirror.example/a@b", "https://mirror.example/a@b"),
-            ("", ""),
-        ] {
-            assert_eq!(serde_json::to_value(Shown(url)).unwrap(), shown);
-        }
-    }
-}

@@ -15,8 +15,8 @@ use super::{
 /// Of a fraction, the bits of [`factor`].
 const FRACTION: u32 = 16;
 
-/// A factor of the inverse of ITU-R BT.601's matrix for full ranges, as JFIF 1.02 has it; the Independent JPEG Group's
-/// library has the same bits of it.
+/// A factor of the inverse of ITU-R BT.601's matrix for full ranges, with the digits of JFIF 1.02; libjpeg-turbo has the
+/// same bits of it.
 const fn factor(value: f64) -> i32 {
     (value * (1 << FRACTION) as f64 + 0.5) as i32
 }
@@ -34,7 +34,7 @@ fn red_of(luma: u8, red: u8) -> u8 {
 
 #[inline]
 fn green_of(luma: u8, blue: u8, red: u8) -> u8 {
-    colour(luma, -factor(0.344_136_286) * (i32::from(blue) - 128) - factor(0.714_136_286) * (i32::from(red) - 128))
+    colour(luma, -factor(0.344_14) * (i32::from(blue) - 128) - factor(0.714_14) * (i32::from(red) - 128))
 }
 
 #[inline]

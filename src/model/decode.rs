@@ -236,9 +236,14 @@ impl<'a> Open<'a> {
         let memory = match &self.decoder {
             Decoder::Jpeg(jpeg) => {
                 let View { scale, area, .. } = view(&self.stored);
-                // Luma and chroma, which is enlarged before, are converted to colours.
+                // Luma and chroma, which is enlarged before, are converted to colours; inks likewise.
+                let converted = match jpeg.colour() {
+                    Colour::Grey => 0,
+                    Colour::Rgb => 3,
+                    Colour::YCbCr | Colour::Cmyk | Colour::Ycck => 5,
+                };
                 let divisor = u64::from(scale.divisor());
-                jpeg.bytes_needed(scale, area) + 5 * area.pixels().div_ceil(divisor * divisor)
+                jpeg.bytes_needed(scale, area) + converted * area.pixels().div_ceil(divisor * divisor)
             }
             Decoder::Png(png) => {
                 let View { area, columns, .. } = view(&self.stored);

@@ -134,7 +134,7 @@ enum Stage<P, W, T> {
     Asked(P),
     Prepared(W),
     Done(Result<T>),
-    /// The caller is, and nothing more is done.
+    /// The caller has gone; nothing more is done.
     Gone,
 }
 
@@ -217,7 +217,11 @@ impl Writer {
                 batch.push(more);
             }
             if prepared == batch.len() {
-                return (self.sync)();
+                // To the others of the batch it says nothing of what they asked for.
+                return (self.sync)().map_err(|error| match error.kind() {
+                    ErrorKind::Full => error,
+                    _ => Error::new(ErrorKind::Transient, error.to_string()),
+                });
             }
             batch[prepared..].iter_mut().for_each(|write| write.prepare(&self.db));
             prepared = batch.len();

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     DATABASE,
-    unsynced::{Unsynced, sync_bytes, sync_dir},
+    unsynced::{Unsynced, sync_dir},
 };
 use crate::{
     backend::{Error, ErrorKind, Result},
@@ -90,7 +90,7 @@ impl Files {
     pub(super) fn create(root: &Path) -> Result<Self> {
         let placed = Arc::new(AtomicUsize::new(rand::random_range(0..256 * NEIGHBOURS)));
         let images = root.join(IMAGES);
-        let unsynced = private::create_dir(&images).and_then(|()| Unsynced::of(root));
+        let unsynced = private::create_dir(&images).and_then(|()| Unsynced::of(&images));
         let unsynced = Arc::new(unsynced.map_err(|e| Error::from(e).of(root))?);
         let files = Self { root: root.to_owned(), placed, unsynced };
         files.restrict().map_err(|e| Error::from(e).of(root))?;
@@ -146,9 +146,13 @@ impl Files {
     /// Writes an image into its place. Its bytes and its name are on disk after the next [`Self::sync`].
     pub(super) fn write(&self, bytes: &[u8]) -> Result<Placed> {
         let placed = self.place()?;
-        let file = private::writing().create_new(true).open(&placed.path);
-        file.and_then(|mut file| file.write_all(bytes)).map_err(|e| Error::from(e).of(&placed.path))?;
-        self.unsynced.bytes(&placed.path);
+        let create = || {
+            let mut file = private::writing().create_new(true).open(&placed.path)?;
+            file.write_all(bytes)?;
+            Ok(file)
+        };
+        let file = create().map_err(|e: io::Error| Error::from(e).of(&placed.path))?;
+        self.unsynced.bytes(&placed.path, file);
         self.unsynced.name(&placed.path);
         Ok(placed)
     }
@@ -156,7 +160,10 @@ impl Files {
     /// Moves a spooled image into its place. Its bytes are on disk when this returns.
     pub(super) fn adopt(&self, spooled: &Path) -> Result<Placed> {
         let placed = self.place()?;
-        sync_bytes(spooled).and_then(|()| fs::rename(spooled, &placed.path)).map_err(|e| Error::from(e).of(spooled))?;
+        File::open(spooled)
+            .and_then(|file| file.sync_data())
+            .and_then(|()| fs::rename(spooled, &placed.path))
+            .map_err(|e| Error::from(e).of(spooled))?;
         Ok(placed)
     }
 

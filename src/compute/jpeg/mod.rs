@@ -8,8 +8,7 @@
 //! where that spares enlarging it. Coefficients that the size does not need are skipped, several at once, and so are
 //! blocks outside the [`Area`] that is asked for.
 //!
-//! Components are returned as they are stored: neither enlarged to a common size nor converted to RGB. Whoever shrinks
-//! them does so component by component, and converts few pixels instead of many.
+//! Components are returned as they are stored: neither enlarged to a common size nor converted to RGB.
 //!
 //! Damage that is met is an error, where libjpeg would fill with grey and warn: a label for half a picture would be a
 //! wrong one. What is skipped is not verified.

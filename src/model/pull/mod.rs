@@ -200,7 +200,8 @@ async fn fetch(
 }
 
 /// The address without the name and password that may be in it.
-fn shown(url: &str) -> String {
+#[must_use]
+pub fn shown(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     format!("{scheme}://{}{path}", host.rsplit_once('@').map_or(host, |(_, host)| host))
