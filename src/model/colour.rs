@@ -92,7 +92,8 @@ pub(super) fn packed(planes: &[Plane], colour: Colour) -> Option<Vec<u8>> {
     Some(rgb)
 }
 
-/// The samples of `plane` where those of `first` are. Between samples it interpolates linearly, as libjpeg does.
+/// The samples of `plane` where those of `first` are. In full pictures it interpolates linearly between samples, as
+/// libjpeg does; in smaller ones that would smooth over many pixels, and the nearest one is taken.
 fn enlarged<'a>(plane: &'a Plane, first: &Plane) -> Option<Cow<'a, [u8]>> {
     if (plane.width, plane.height) == (first.width, first.height) {
         return Some(Cow::Borrowed(&plane.samples));
@@ -101,8 +102,9 @@ fn enlarged<'a>(plane: &'a Plane, first: &Plane) -> Option<Cow<'a, [u8]>> {
     let (left, width) = along(first.left, first.width, first.across);
     let (top, height) = along(first.top, first.height, first.down);
     let Region { left, top, width, height } = Region { left, top, width, height }.within(plane);
-    let options =
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(left, top, width, height);
+    let is_full = first.across >= 1.0;
+    let algorithm = if is_full { ResizeAlg::Convolution(FilterType::Bilinear) } else { ResizeAlg::Nearest };
+    let options = ResizeOptions::new().resize_alg(algorithm).crop(left, top, width, height);
     let image = ImageRef::new(plane.width, plane.height, &plane.samples, PixelType::U8).ok()?;
     let mut enlarged = Image::new(first.width, first.height, PixelType::U8);
     Resizer::new().resize(&image, &mut enlarged, &options).ok()?;

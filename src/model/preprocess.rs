@@ -307,10 +307,10 @@ pub(crate) mod tests {
         let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
         let names =
             ["baseline-420.jpg", "baseline-444.jpg", "baseline-422.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg"];
-        for bytes in names.map(|name| std::fs::read(images.join(name)).unwrap()) {
+        for (name, bytes) in names.map(|name| (name, std::fs::read(images.join(name)).unwrap())) {
             for (resize, side) in [(64, 64), (50, 40), (45, 45), (25, 20), (22, 22), (12, 12), (5, 5)] {
                 let difference = difference_to_full(&preprocessor(resize, side), &bytes);
-                assert!(difference < 4.0, "{resize}, {side}: {difference} / 255 mean absolute error");
+                assert!(difference < 4.0, "{name}, {resize}, {side}: {difference} / 255 mean absolute error");
             }
         }
     }
