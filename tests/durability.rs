@@ -122,9 +122,9 @@ async fn are_on_disk_before_their_answer(files: Vec<(String, Vec<u8>)>) {
         let of_file = call.text.contains(" fsync(") || call.text.contains(" fdatasync(");
         of_file && call.text.contains(&format!("<{of}>"))
     };
-    let is_sync_of_all = |call: &Call| call.text.contains(" syncfs(");
-
     let images = data.join("images").display().to_string();
+    let is_sync_of_all = |call: &Call| call.text.contains(" syncfs(") && call.text.contains(&format!("<{images}>"));
+
     let places = placed(&calls, &images);
     assert_eq!(places.len(), count, "{places:?}");
     for (place, path) in places {
@@ -133,7 +133,11 @@ async fn are_on_disk_before_their_answer(files: Vec<(String, Vec<u8>)>) {
         let record = between(place, answer, "record in the database's log", &|call| {
             call.text.contains(" pwrite64(") && call.text.contains("imgcls.db-wal") && call.text.contains(id)
         });
-        between(place, record, "sync of the image's name", &|call| is_sync(call, shard) || is_sync_of_all(call));
+        let named =
+            between(place, record, "sync of the image's name", &|call| is_sync(call, shard) || is_sync_of_all(call));
+        if is_sync_of_all(named) {
+            between(named, record, "flush after the sync of all", &|call| is_sync(call, &images));
+        }
         match place.text.split('"').next() {
             Some(call) if call.contains(" rename") => {
                 let spooled = place.text.split('"').nth(1).unwrap();

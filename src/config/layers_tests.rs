@@ -53,6 +53,15 @@ fn lists_and_secrets_come_from_text() {
 }
 
 #[test]
+fn a_mirror_is_written_without_its_user() {
+    let variables = env(&[("IMGCLS_MODEL_MIRROR", "https://me:s3cret@mirror.example/a")]);
+    let raw = Layers::load(None, variables, &Overrides::default()).unwrap().raw;
+    assert_eq!(raw.model_mirror, "https://me:s3cret@mirror.example/a");
+    let written = toml::to_string(&raw).unwrap();
+    assert!(written.contains("\"https://mirror.example/a\"") && !written.contains("s3cret"), "{written}");
+}
+
+#[test]
 fn errors_name_the_key_and_where_it_came_from() {
     let bad = file("[fleet]\nmaximum = 3\n");
     let no_toml = file("fleet");
