@@ -10,6 +10,7 @@ use fast_image_resize::{
 use super::{
     geometry::Region,
     jpeg::{Colour, Plane},
+    resize,
 };
 
 /// Of a fraction, the bits of [`factor`].
@@ -103,11 +104,12 @@ fn enlarged<'a>(plane: &'a Plane, first: &Plane) -> Option<Cow<'a, [u8]>> {
     let (top, height) = along(first.top, first.height, first.down);
     let Region { left, top, width, height } = Region { left, top, width, height }.within(plane);
     let is_full = first.across >= 1.0;
-    let algorithm = if is_full { ResizeAlg::Convolution(FilterType::Bilinear) } else { ResizeAlg::Nearest };
-    let options = ResizeOptions::new().resize_alg(algorithm).crop(left, top, width, height);
+    let nearest = || ResizeOptions::new().resize_alg(ResizeAlg::Nearest);
+    let options =
+        if is_full { resize::filtered(FilterType::Bilinear) } else { nearest() }.crop(left, top, width, height);
     let image = ImageRef::new(plane.width, plane.height, &plane.samples, PixelType::U8).ok()?;
     let mut enlarged = Image::new(first.width, first.height, PixelType::U8);
-    Resizer::new().resize(&image, &mut enlarged, &options).ok()?;
+    resize::resize(&mut Resizer::new(), &image, &mut enlarged, &options)?;
     Some(Cow::Owned(enlarged.into_vec()))
 }
 

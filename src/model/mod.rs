@@ -18,6 +18,7 @@ mod png_chunks;
 pub mod preprocess;
 pub mod pull;
 pub mod reference;
+mod resize;
 mod score;
 pub mod shelf;
 pub mod thumbnail;

@@ -2,11 +2,14 @@
 
 use std::io;
 
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
+use fast_image_resize::{FilterType, PixelType, Resizer, images::Image};
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
 use png::{BitDepth, ColorType, DecodingError, Reader, Transformations};
 
-use super::png_chunks::{self, WithoutExif};
+use super::{
+    png_chunks::{self, WithoutExif},
+    resize,
+};
 
 /// Why there is no picture.
 #[derive(Debug)]
@@ -168,14 +171,9 @@ impl Narrow {
         let Columns { left, width, to, filter, by_alpha } = self.columns;
         let rows = std::mem::take(&mut self.rows);
         let mut narrow = Image::new(to, rows, self.strip.pixel_type());
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(by_alpha).crop(
-            left,
-            0.0,
-            width,
-            f64::from(rows),
-        );
-        let narrowed = self.resizer.resize(&self.strip, &mut narrow, &options);
-        narrowed.map_err(|_| damaged("its rows cannot be resized"))?;
+        let options = resize::filtered(filter).use_alpha(by_alpha).crop(left, 0.0, width, f64::from(rows));
+        let narrowed = resize::resize(&mut self.resizer, &self.strip, &mut narrow, &options);
+        narrowed.ok_or_else(|| damaged("its rows cannot be resized"))?;
         self.done.extend_from_slice(narrow.buffer());
         Ok(())
     }

@@ -7,7 +7,7 @@
 use std::{array, fmt};
 
 use fast_image_resize::{
-    FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    FilterType, IntoImageView, PixelType, Resizer,
     images::{Image, ImageRef},
 };
 
@@ -20,6 +20,7 @@ use super::{
     jpeg::{Colour, Plane, Scale},
     layout::{MAX_RAW_PIXELS, Preprocess},
     png::{Columns, Rows},
+    resize,
 };
 
 /// The network's input for one image.
@@ -192,12 +193,10 @@ impl Preprocessor {
 
     /// A region as a square, in the pixels of the image.
     fn resize(&self, image: &impl IntoImageView, region: Region) -> Option<Image<'static>> {
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .use_alpha(false)
-            .crop(region.left, region.top, region.width, region.height);
+        let Region { left, top, width, height } = region;
+        let options = resize::filtered(FilterType::Bilinear).use_alpha(false).crop(left, top, width, height);
         let mut square = Image::new(self.side, self.side, image.pixel_type()?);
-        Resizer::new().resize(image, &mut square, &options).ok()?;
+        resize::resize(&mut Resizer::new(), image, &mut square, &options)?;
         Some(square)
     }
 

@@ -1,6 +1,6 @@
 //! Small pictures of images, for pages.
 
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, Resizer};
 use image::{DynamicImage, RgbImage, codecs::jpeg::JpegEncoder};
 
 use super::{
@@ -10,6 +10,7 @@ use super::{
     geometry::Region,
     jpeg::{Area, Scale},
     png::Columns,
+    resize,
 };
 
 /// Quality of thumbnails, of 100.
@@ -61,11 +62,11 @@ fn shrunk(Decoded { stored, pixels, .. }: Decoded, side: u32) -> Option<DynamicI
     let image = pixels.into_picture()?;
     let (width, height) = size(&stored, side);
     let mut small = DynamicImage::new(width, height, image.color());
-    let mut options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    let mut options = resize::filtered(FilterType::CatmullRom);
     if let Some(Region { left, top, width, height }) = whole {
         options = options.crop(left, top, width, height);
     }
-    Resizer::new().resize(&image, &mut small, &options).ok()?;
+    resize::resize(&mut Resizer::new(), &image, &mut small, &options)?;
     Some(if small.color().has_alpha() { on_white(&small) } else { opaque(small) })
 }
 
