@@ -136,8 +136,13 @@ impl Buffer {
             return None;
         }
         let aligned = start.map_addr(|a| a.next_multiple_of(HUGE_PAGE));
-        // SAFETY: the range lies in the mapping. Only advice: its failure leaves small pages.
-        unsafe { libc::madvise(aligned, bytes, libc::MADV_HUGEPAGE) };
+        // Huge pages are in memory as a whole: what does not fill the last one goes without.
+        let whole = len * size_of::<f32>() / HUGE_PAGE * HUGE_PAGE;
+        // SAFETY: the ranges lie in the mapping. Only advice: its failure leaves the pages as they come.
+        unsafe {
+            libc::madvise(aligned, whole, libc::MADV_HUGEPAGE);
+            libc::madvise(aligned.byte_add(whole), bytes - whole, libc::MADV_NOHUGEPAGE);
+        }
         Some(Self { data: NonNull::new(aligned.cast())?, len, owner: Owner::Mapping(start, length) })
     }
 }
