@@ -12,12 +12,12 @@ function leave(count) {
   leftOut += count;
   $("#left-out").hidden = leftOut === 0;
   const files = leftOut === 1 ? "file is" : "files are";
-  $("#left-out").textContent = `${leftOut.toLocaleString()} other ${files} left out: hidden or no pictures.`;
+  $("#left-out").textContent = `${leftOut.toLocaleString()} ${files} left out: hidden or no pictures.`;
 }
 
-/** Whether a file of a folder may be a picture. */
-async function isWanted(file) {
-  if (CLUTTER.test(file.name)) return false;
+/** Whether a file of a folder, at `path` from it, may be a picture. */
+async function isWanted(file, path) {
+  if (path.split("/").some((part) => CLUTTER.test(part))) return false;
   if (file.type) return file.type.startsWith("image/");
   const head = await file.slice(0, 12).arrayBuffer().catch(() => new ArrayBuffer(0));
   const text = String.fromCharCode(...new Uint8Array(head));
@@ -29,8 +29,9 @@ async function choose(uploads, files, isFolder) {
   let some = [];
   for (let n = 0; n < files.length; n += 1) {
     const file = files[n];
-    if (isFolder && !(await isWanted(file))) leave(1);
-    else some.push({ file, path: file.webkitRelativePath || file.name });
+    const path = file.webkitRelativePath || file.name;
+    if (isFolder && !(await isWanted(file, path))) leave(1);
+    else some.push({ file, path });
     if (some.length === 500 || n === files.length - 1) {
       uploads.add(some);
       some = [];
@@ -47,8 +48,9 @@ async function dropped(uploads, transfer) {
   const look = async (entry, isFolder) => {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      if (isFolder && !(await isWanted(file))) leave(1);
-      else uploads.add([{ file, path: entry.fullPath.slice(1) }]);
+      const path = entry.fullPath.slice(1);
+      if (isFolder && !(await isWanted(file, path))) leave(1);
+      else uploads.add([{ file, path }]);
       return;
     }
     const reader = entry.createReader();

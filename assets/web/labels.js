@@ -48,7 +48,7 @@ async function findRemoved(uploads, missing) {
     const some = missing.slice(from, from + SINGLE);
     const isGone = async (name) => (await fetch(addressOf("/api/results/", name), asJson)).status === 404;
     const gone = await Promise.all(some.map(isGone));
-    some.forEach((name, n) => gone[n] && uploads.labelled(name, "failed", "the image was removed", ""));
+    some.forEach((name, n) => gone[n] && uploads.removed(name));
     // Most were removed together, by a reset.
     if (!gone.includes(true)) return from + some.length;
   }

@@ -16,6 +16,8 @@ function show(status) {
   stuck = isStuck ? stuck + 1 : 0;
   const wait = queue.visible === 1 ? "1 image waits" : `${queue.visible.toLocaleString()} images wait`;
   problem("workers", stuck > 1 && `No worker is running; ${wait}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
+  const failed = queue.dead === 1 ? "1 image" : `${queue.dead.toLocaleString()} images`;
+  problem("dead", queue.dead > 0 && `${failed} could not be classified and wait as dead letters; see Status.`);
   problem("stores", status.age_seconds > 5 && `The stores do not answer; this is the state of ${status.age_seconds} s ago.`);
 }
 
@@ -26,8 +28,8 @@ export function forget() {
   shown = "";
 }
 
-/** Whether this page shows what `status` tells. Pages without it are not asked about. */
-const isLive = () => Boolean($("#strip, #table, #detail"));
+/** Whether there is somebody to tell: not on the page to log in. */
+const isLive = () => Boolean($("header nav"));
 
 async function refresh(uploads) {
   const response = await fetch("/api/status", asJson).catch(() => null);

@@ -15,6 +15,9 @@ const FILTERS = {
 };
 const WORDS = { queued: "waiting", sending: "uploading", stored: "classifying", cancelled: "cancelled" };
 
+/** A text whose direction turns nothing beside it: between Unicode's first strong isolate and its end. */
+const isolated = (text) => `\u2068${text}\u2069`;
+
 function makeRow() {
   const row = document.createElement("li");
   row.innerHTML = '<img alt="" width="32" height="32" decoding="async"><a class="name"></a><progress></progress><span class="verdict"></span>';
@@ -22,7 +25,14 @@ function makeRow() {
     row.entry.bare = true;
     row.classList.add("bare");
   };
+  // The row has no room for long reasons.
+  row.lastChild.onfocus = row.lastChild.onclick = () => tellWhy(row.entry);
   return row;
+}
+
+function tellWhy({ state, path, text }) {
+  $("#reason").hidden = state !== "failed";
+  $("#reason").textContent = state === "failed" ? `${isolated(path)}: ${text}` : "";
 }
 
 function fillRow(row, entry) {
@@ -38,7 +48,7 @@ function fillRow(row, entry) {
   }
   const kind = `${entry.state} ${entry.doubt}${entry.bare ? " bare" : ""}`;
   if (row.className !== kind) row.className = kind;
-  const said = entry.renamed ? `${entry.path}, stored as ${entry.image}` : entry.path;
+  const said = entry.renamed ? `${isolated(entry.path)}, stored as ${isolated(entry.image)}` : entry.path;
   if (name.title !== said) name.textContent = name.title = said;
   const address = entry.image ? addressOf("/results/", entry.image) : "";
   if ((name.getAttribute("href") ?? "") !== address) {
@@ -48,6 +58,8 @@ function fillRow(row, entry) {
   bar.value = entry.image ? bar.max : entry.sent;
   const text = entry.text || WORDS[entry.state];
   if (verdict.title !== text) verdict.textContent = verdict.title = text;
+  if (entry.state === "failed") verdict.tabIndex = 0;
+  else verdict.removeAttribute("tabindex");
 }
 
 const duration = (s) => (s < 90 ? `${Math.ceil(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${Math.round(s / 3600)} h`);
@@ -65,7 +77,8 @@ export class Progress {
     uploads.addEventListener("change", () => (this.#timer ??= setTimeout(() => this.#render(), 150)));
     $("#pause").onclick = () => uploads.pause(!uploads.paused);
     $("#cancel").onclick = () => uploads.cancel();
-    $("#retry").onclick = () => uploads.retry();
+    $("#retry").onclick = () => uploads.retry("failed");
+    $("#again").onclick = () => uploads.retry("cancelled");
     $("#filter").onchange = $("#folders").onchange = () => this.#render();
   }
 
@@ -110,12 +123,14 @@ export class Progress {
     const { counts, entries, bytes, unsent } = uploads;
     $("#progress").hidden = entries.length === 0;
     // Half of the way is to the server, half to the label.
-    $("#total").value = (bytes.sent / Math.max(bytes.all, 1) + (counts.done + counts.failed) / Math.max(entries.length, 1)) / 2;
+    const wanted = Math.max(entries.length - counts.cancelled, 1);
+    $("#total").value = (bytes.sent / Math.max(bytes.all, 1) + (counts.done + counts.failed) / wanted) / 2;
     const text = this.#summary();
     if ($("#summary").textContent !== text) $("#summary").textContent = text;
     $("#pause").hidden = $("#cancel").hidden = unsent === 0;
     $("#pause").textContent = uploads.paused ? "Resume" : "Pause";
-    $("#retry").hidden = !(counts.cancelled || uploads.lost);
+    $("#retry").hidden = uploads.lost === 0;
+    $("#again").hidden = counts.cancelled === 0;
     this.#offerFolders();
     const shows = FILTERS[$("#filter").value];
     const folder = $("#folders").value;

@@ -75,6 +75,8 @@ export class Uploads extends EventTarget {
   #lanes = 0;
   #requests = new Set();
   #closed = null;
+  /** Most bytes of one request, as far as this server or what is before it takes them. */
+  #most = BATCH_BYTES;
   /** Failures in a row of requests and of tries to reach the server. */
   #failures = 0;
   #login;
@@ -123,11 +125,11 @@ export class Uploads extends EventTarget {
     this.#changed();
   }
 
-  retry() {
+  /** Sends files again that are in this state, failed or cancelled, and that the server does not have. */
+  retry(state) {
     for (const entry of this.entries) {
-      if (entry.state !== "failed" && entry.state !== "cancelled") continue;
-      if (entry.image) continue;
-      if (entry.state === "failed") this.lost -= 1;
+      if (entry.state !== state || entry.image) continue;
+      if (state === "failed") this.lost -= 1;
       entry.attempts = 0;
       this.#set(entry, "queued", "");
       this.bytes.all += entry.file.size - entry.sent;
@@ -145,6 +147,19 @@ export class Uploads extends EventTarget {
     }
     this.pending.delete(image);
     this.labelling.note(this.counts.done + this.counts.failed);
+    this.#changed();
+  }
+
+  /** The image is no longer on the server. */
+  removed(image) {
+    for (const entry of this.pending.get(image) ?? []) {
+      this.bytes.sent -= entry.sent;
+      entry.sent = 0;
+      entry.image = null;
+      entry.renamed = false;
+      this.#end(entry, "failed", "the image was removed");
+    }
+    this.pending.delete(image);
     this.#changed();
   }
 
@@ -217,7 +232,7 @@ export class Uploads extends EventTarget {
     let bytes = 0;
     while (this.#head < this.#queue.length && batch.length < BATCH_FILES) {
       const entry = this.#queue[this.#head];
-      if (batch.length && bytes + entry.file.size > BATCH_BYTES) break;
+      if (batch.length && bytes + entry.file.size > this.#most) break;
       this.#head += 1;
       if (entry.state !== "queued") continue;
       bytes += entry.file.size;
@@ -244,6 +259,10 @@ export class Uploads extends EventTarget {
       if (logins === this.#logins) this.sessionEnded();
     } else if (!answer?.files && passes(status)) {
       await this.#unsent(rest, status, retryAfter);
+    } else if (!answer?.files && status === 413 && batch.length > 1) {
+      // Each by itself may not be too large.
+      this.#most = Math.min(this.#most, batch.reduce((sum, { file }) => sum + file.size, 0) / 2);
+      this.#requeue(rest);
     } else {
       const outcomes = answer?.files ?? [];
       const fallback = { error: answer?.error ?? `the server says ${status}`, status };

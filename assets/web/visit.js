@@ -46,7 +46,7 @@ async function visit(url, request, push) {
     if (done && number === visits) await visit(form.asked ? "/" : url, request, push);
     return;
   }
-  for (const part of ["header nav", "main"]) {
+  for (const part of ["header nav", "main", "footer"]) {
     const other = fresh.querySelector(part);
     if (other) $(part)?.replaceWith(other);
   }

@@ -31,6 +31,9 @@ pub struct Status {
     /// tell: SQS has it in CloudWatch alone, as `ApproximateAgeOfOldestMessage`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_message_seconds: Option<f64>,
+    /// Images recorded as failed, over all workers; one that fails again counts again.
+    #[serde(skip)]
+    pub failed: u64,
     /// How long images took from their upload to their label, over all workers.
     #[serde(skip)]
     pub latency: Latency,
@@ -189,6 +192,7 @@ fn summarise(
     for (label, count) in beats.iter().flat_map(|beat| &beat.labels) {
         *labels.entry(label.clone()).or_default() += count;
     }
+    let failed = beats.iter().map(|beat| beat.failed).sum();
     let images_per_minute = images_in_the_last_minute(&beats, now);
     // One that drains and holds nothing has said goodbye.
     let is_there = |beat: &Heartbeat| beat.is_alive(now) && !(beat.draining && beat.in_flight == 0);
@@ -212,6 +216,7 @@ fn summarise(
         workers,
         labels,
         oldest_message_seconds: None,
+        failed,
         latency,
     }
 }
@@ -245,6 +250,7 @@ mod tests {
             seen_at,
             in_flight,
             done: 30,
+            failed: 2,
             minutes: BTreeMap::from([(0, 5), (1, 40), (2, 10)]),
             labels: BTreeMap::from([("cat".into(), 30)]),
             ..Heartbeat::default()
@@ -257,7 +263,7 @@ mod tests {
         let status = summarise("local", "m", Depth::default(), fleet, Totals::default(), beats, now);
         assert_eq!(status.workers.iter().map(|w| w.worker.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!((status.fleet.busy, status.fleet.running), (1, 2));
-        assert_eq!(status.labels["cat"], 120);
+        assert_eq!((status.labels["cat"], status.failed), (120, 8));
         assert!((status.images_per_minute - 120.0).abs() < 1e-9, "{}", status.images_per_minute);
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["fleet"]["desired"], 2);

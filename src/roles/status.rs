@@ -161,6 +161,7 @@ mod tests {
             workers: vec![worker],
             labels: BTreeMap::new(),
             oldest_message_seconds: Some(2.4),
+            failed: 0,
             latency: Latency::default(),
         };
         insta::assert_snapshot!(text(&status, Timestamp::from_millis(9000)), @r"

@@ -23,9 +23,14 @@ const ROWS: usize = 500;
 /// alone. Rows that are written meanwhile may or may not be in it.
 pub(crate) async fn get(State(app): State<Arc<App>>, params: PageParams) -> Result<Response> {
     let query = params.query()?;
+    if query.before.is_some() {
+        return Err(super::Error::bad_request(
+            "a file goes on from a row and not back; give after, or leave before out",
+        ));
+    }
     // A page has a limit without being asked for one; a file has not.
     let most = if params.limit.is_empty() { usize::MAX } else { query.limit };
-    let query = PageQuery { limit: most.min(ROWS), before: None, ..query };
+    let query = PageQuery { limit: most.min(ROWS), ..query };
     // The first page before the headers leave, so that a store that is down is an error and no empty file.
     let first = ask(app.backend.results.page(&query)).await?;
     let head = line(

@@ -115,7 +115,7 @@ impl SystemMetrics {
         workers("starting", fleet.state.pending);
         workers("stopping", fleet.state.terminating);
         self.desired.set(fleet.desired.into());
-        for (state, count) in [("classified", status.labels.values().sum()), ("failed", status.results.failed)] {
+        for (state, count) in [("classified", status.labels.values().sum()), ("failed", status.failed)] {
             self.classified.get_or_create(&Kind { state }).inner().store(count, Ordering::Relaxed);
         }
         self.rate.set(status.images_per_minute);

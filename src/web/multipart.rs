@@ -288,7 +288,7 @@ async fn take(app: &App, mut writer: Writer, chunk: &axum::body::Bytes) -> Readi
     if writer.size() > limit {
         return Reading::Refused(Error::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the file is larger than {limit} bytes ({}), the limit for one image", readable(limit)),
+            format!("the file is larger than {} ({limit} bytes), the limit for one image", readable(limit)),
         ));
     }
     // Bytes that are no image are not worth a file.

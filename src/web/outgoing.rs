@@ -7,7 +7,7 @@ use axum::{
     body::{Body, Bytes},
     response::{IntoResponse as _, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -42,11 +42,13 @@ pub(crate) async fn share(app: &App, bytes: u64) -> Result<OwnedSemaphorePermit>
 
 /// Returns the bytes as a body that has `held` until all of them are taken.
 pub(crate) fn body(bytes: Bytes, held: Held) -> Body {
-    Body::from_stream(stream::unfold((bytes, held), |(mut rest, held)| {
+    let pieces = stream::unfold((bytes, held), |(mut rest, held)| {
         let piece = rest.split_to(rest.len().min(PIECE));
         let piece = Bytes::copy_from_slice(&piece);
         async move { (!piece.is_empty()).then(|| (Ok::<_, Infallible>(piece), (rest, held))) }
-    }))
+    });
+    // What compresses it asks again after the end.
+    Body::from_stream(pieces.fuse())
 }
 
 /// Returns the answer, whose body is in memory, with what is held for it until it is taken.

@@ -74,7 +74,8 @@ async fn reset(app: Arc<App>, client: Client) -> Result<ResetReport> {
     // What is left is hidden already, so nobody waits for it: neither this request nor a server that stops.
     app.tasks.spawn(settle(Arc::clone(&app)));
     let report = removed.report();
-    tracing::info!(?report, client = %client.address, "everything is reset");
+    let ResetReport { images, outputs, messages, results } = report;
+    tracing::info!(images, outputs, messages, results, client = %client.address, "everything is reset");
     app.status.forget();
     app.thumbnails.forget(None);
     Ok(report)
@@ -88,7 +89,10 @@ async fn settle(app: Arc<App>) {
         () = app.stopping.cancelled() => return,
     };
     match settled {
-        Ok(Ok(())) => tracing::info!(removed = ?removed.report(), "the second sweep of the reset is done"),
+        Ok(Ok(())) => {
+            let ResetReport { images, outputs, messages, results } = removed.report();
+            tracing::info!(images, outputs, messages, results, "the second sweep of the reset is done");
+        }
         Ok(Err(error)) => tracing::warn!(%error, "the second sweep of the reset failed; what it left is hidden"),
         Err(_) => tracing::warn!("the second sweep of the reset takes too long; what it left is hidden"),
     }

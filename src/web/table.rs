@@ -36,7 +36,7 @@ pub(crate) struct Row {
     /// What of the name follows its folder.
     pub(crate) base: String,
     /// The folder, where it begins in the order of names.
-    pub(crate) heading: Option<Folder>,
+    pub(crate) heading: Option<Heading>,
     /// The image's page.
     pub(crate) url: String,
     pub(crate) thumbnail: String,
@@ -58,6 +58,13 @@ pub(crate) struct Row {
 pub(crate) struct Folder {
     pub(crate) name: String,
     pub(crate) url: String,
+}
+
+/// Above rows: their folder, and the address of what is in it unless they are in none.
+#[derive(Debug)]
+pub(crate) struct Heading {
+    pub(crate) name: String,
+    pub(crate) url: Option<String>,
 }
 
 impl Row {
@@ -160,8 +167,8 @@ fn head_folders(rows: &mut [Row], asked: &Asked) {
     for row in rows {
         let folder = row.folder().to_owned();
         if folder != last {
-            let url = asked.in_folder(folder.parse().ok()).link();
-            row.heading = Some(Folder { name: folder.clone(), url });
+            let url = folder.parse().ok().map(|folder| asked.in_folder(Some(folder)).link());
+            row.heading = Some(Heading { name: folder.clone(), url });
             last = folder;
         }
     }

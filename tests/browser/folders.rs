@@ -18,7 +18,7 @@ async fn a_folder_keeps_its_paths() {
     browser.open(server.url.clone()).await;
     browser.choose("folder", &[unnamed.ancestors().nth(2).unwrap().to_owned()]).await;
     browser.says("#summary", "5 of 5 stored, 5 labelled").await;
-    browser.says("#left-out", "4 other files are left out: hidden or no pictures").await;
+    browser.says("#left-out", "4 files are left out: hidden or no pictures").await;
     let rows = results(&client(), &server.url).await;
     let names: Vec<&str> = rows.iter().map(|row| row["image"].as_str().unwrap()).collect();
     let expected = ["tree/cat/0.png", "tree/cat/1.png", "tree/dog/0.png", "tree/dog/old/2.png", "tree/dog/picture"];

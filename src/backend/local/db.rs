@@ -313,6 +313,23 @@ mod tests {
         assert_eq!(keys(&db).await, ["a", "b"]);
     }
 
+    /// SQLite keeps notes of the pages that a savepoint changes, in memory and then in a file.
+    #[tokio::test]
+    async fn one_write_may_change_any_number_of_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("db"), || Ok(())).unwrap();
+        let fill = |db: &Connection| (0..2000).try_for_each(|n| insert(db, &format!("{n:04}"), 2000));
+        db.write(fill).await.unwrap();
+        let change = |db: &Connection| Ok(db.execute("UPDATE outputs SET body = zeroblob(2001)", [])?);
+        let taken_back = db.write(move |db| {
+            change(db)?;
+            Err::<(), _>(Error::new(ErrorKind::NotFound, "no"))
+        });
+        assert_eq!(taken_back.await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(db.write(change).await.unwrap(), 2000);
+        assert_eq!(db.write(|db| Ok(db.execute("DELETE FROM outputs", [])?)).await.unwrap(), 2000);
+    }
+
     #[tokio::test]
     async fn a_full_disk_fails_writes_and_the_store_goes_on() {
         let dir = tempfile::tempdir().unwrap();

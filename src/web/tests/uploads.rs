@@ -22,6 +22,25 @@ async fn thousands_of_files_in_one_request() {
     assert_eq!(server.backend.queue.depth().await.unwrap().visible, 2500);
     let spooled = walk(&server.dir.path().join("data/uploads"));
     assert_eq!(spooled, 0, "nothing is left in the spool");
+    // One write that changes most of the database.
+    let answer = server.client.post(format!("{}/reset", server.url)).header("accept", "application/json").send().await;
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let removed: Value = answer.json().await.unwrap();
+    assert_eq!((&removed["images"], &removed["messages"]), (&json!(2500), &json!(2500)));
+}
+
+/// An answer of many pieces, which is held until it is taken.
+#[tokio::test]
+async fn a_long_answer_to_an_upload_is_compressed_for_those_who_ask() {
+    let server = Server::start(|_| {}).await;
+    let files = (0..400).map(|n| (format!("{}{n}.png", "name".repeat(40)), picture(n))).collect();
+    let request = server.client.post(&server.url).header("accept", "application/json").multipart(form(files));
+    let answer = request.header("accept-encoding", "gzip").send().await.unwrap();
+    assert_eq!(answer.headers()[header::CONTENT_ENCODING], "gzip");
+    let packed = answer.bytes().await.unwrap();
+    let answer: Value = serde_json::from_reader(flate2::read::GzDecoder::new(&packed[..])).unwrap();
+    assert_eq!(answer["files"].as_array().unwrap().len(), 400);
 }
 
 fn walk(dir: &std::path::Path) -> usize {
@@ -40,7 +59,7 @@ async fn one_bad_file_does_not_spoil_the_others() {
         ("empty.png", Vec::new(), Err("empty")),
         ("text.png", b"just some text".to_vec(), Err("looks like text")),
         ("photo.heic", heic, Err("HEIC is not supported; PNG, JPEG, WebP, GIF and BMP are")),
-        ("large.png", large, Err("10000 bytes")),
+        ("large.png", large, Err("larger than 9.8 KiB (10000 bytes)")),
         ("..", picture(2), Err("directory")),
         ("a b+c%20'd.png", picture(3), Ok("a b+c%20'd.png")),
         ("../../etc/🦀.png", picture(4), Ok("🦀.png")),
