@@ -75,8 +75,12 @@ endif
 # The time of all files in what is shipped: the commit's.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
+# Without this, what makes random numbers looks for the system's function by its name, which a static binary has not, and then for
+# /dev, which an empty root has not.
+DIST_RUSTFLAGS = -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"
+
 dist: ## The binary as it is shipped, static and optimised as a whole, and the archive with it; MODEL= as for build, TARGET=aarch64-unknown-linux-gnu for another machine
-	IMGCLS_EMBED='$(MODEL)' IMGCLS_COMMIT='$(COMMIT)' RUSTFLAGS="-C target-feature=+crt-static" \
+	IMGCLS_EMBED='$(MODEL)' IMGCLS_COMMIT='$(COMMIT)' RUSTFLAGS='$(DIST_RUSTFLAGS)' \
 	RUSTC_WRAPPER=$(CURDIR)/config/rustc.sh IMGCLS_RUSTC_FLAGS="$(REMAP:%=--remap-path-prefix=%)" CFLAGS="$(REMAP:%=-ffile-prefix-map=%)" \
 	$(CARGO) build --profile dist --locked --target $(TARGET)
 	python3 config/package.py $(TARGET) $(DIST)/imgcls $(DIST)

@@ -108,6 +108,37 @@ def runner(machine):
     return [qemu] if qemu else sys.exit(f"package.py: this machine is no {machine}; install qemu-user-static")
 
 
+def manuals(run, *command):
+    """The manual page of a command, and those of all below it, to which it refers, by the files' names."""
+    name = "-".join(("imgcls", *command))
+    page = run("man", *command)
+    below = re.findall(rf"^{name}-([a-z-]+)\(1\)", page.decode().replace("\\-", "-"), re.MULTILINE)
+    pages = {f"man/{name}.1": page}
+    for command_below in below:
+        pages |= manuals(run, *command, command_below)
+    return pages
+
+
+def with_links_inside(text, files):
+    """A paper whose links lead to what is in the archive, or to the network. Of others their text stays; pictures go."""
+
+    def link(match):
+        label, target = match.groups()
+        if "://" in target or target.startswith("#"):
+            return match[0]
+        inside = re.sub("^config/", "", target)
+        if inside in files or any(name.startswith(f"{inside}/") for name in files):
+            return f"[{inside if label == target else label}]({inside})"
+        return label
+
+    # The sentence before a picture does not announce one any more, and no frame of pictures is left.
+    text = re.sub(r":\n\n(?=!\[)", ".\n\n", text)
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)", "", text)
+    text = re.sub(r"^(?:\|[|\s-]*\n){3,}", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\[([^]]*)\]\(([^)]*)\)", link, text)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
 def contents(binary, program, target):
     """Names and bytes of the files; `program` is the command that runs the binary."""
     run = lambda *arguments: output(*program, *arguments).encode()  # noqa: E731
@@ -118,12 +149,9 @@ def contents(binary, program, target):
         files[Path(name).name] = (ROOT / name).read_bytes()
     for unit in (ROOT / "config/systemd").iterdir():
         files[f"systemd/{unit.name}"] = unit.read_bytes()
-    listed = run("--help").decode().split("Commands:")[1].split("Options:")[0]
-    commands = re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE)
-    files["man/imgcls.1"] = run("man")
-    for command in commands:
-        if command != "help":
-            files[f"man/imgcls-{command}.1"] = run("man", command)
+    for name in ("README.md", "CHANGELOG.md", "SECURITY.md"):
+        files[name] = with_links_inside(files[name].decode(), files).encode()
+    files |= manuals(run)
     for shell, name in (("bash", "imgcls.bash"), ("zsh", "_imgcls"), ("fish", "imgcls.fish")):
         files[f"completions/{name}"] = run("completions", shell)
     sums = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))

@@ -104,6 +104,43 @@ pub fn parse() -> Cli {
     Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
 }
 
+/// The end of a help as sections of a manual page. Its paragraphs are `Heading:` before indented lines, which stay as
+/// they are, or `Heading: text`.
+#[must_use]
+pub fn end_of_manual(help: &str) -> String {
+    let section = |paragraph: &str| {
+        let (heading, text) = paragraph.split_once(':').unwrap_or(("Notes", paragraph));
+        let heading = heading.to_uppercase();
+        match text.strip_prefix('\n') {
+            Some(lines) => {
+                let lines: Vec<String> =
+                    lines.lines().map(|line| roff(line.strip_prefix("  ").unwrap_or(line))).collect();
+                format!(".SH \"{heading}\"\n.nf\n{}\n.fi\n", lines.join("\n"))
+            }
+            None => format!(".SH \"{heading}\"\n{}\n", roff(text.trim())),
+        }
+    };
+    help.split("\n\n").filter(|paragraph| !paragraph.is_empty()).map(section).collect()
+}
+
+/// A line as roff writes it, so that what is copied from the page is what was meant.
+fn roff(line: &str) -> String {
+    let mut text = String::new();
+    for char in line.chars() {
+        match char {
+            '\\' => text.push_str(r"\(rs"),
+            '-' => text.push_str(r"\-"),
+            '\'' => text.push_str(r"\(aq"),
+            '`' => text.push_str(r"\(ga"),
+            '^' => text.push_str(r"\(ha"),
+            '~' => text.push_str(r"\(ti"),
+            other => text.push(other),
+        }
+    }
+    // A dot at the beginning would be a command.
+    if text.starts_with('.') { format!(r"\&{text}") } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,5 +158,14 @@ mod tests {
             [("fleet.max", "4"), ("backend", "local"), ("data_dir", "/x")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(cli.global.overrides().0, want);
         assert!(Cli::try_parse_from(["imgcls", "status", "--set", "fleet.max"]).is_err());
+    }
+
+    #[test]
+    fn the_end_of_a_help_becomes_sections() {
+        let help = "Examples:\n  imgcls a -j   'x'\n  .b\n\nExit codes: 0 done; 1 failed";
+        let want =
+            ".SH \"EXAMPLES\"\n.nf\nimgcls a \\-j   \\(aqx\\(aq\n\\&.b\n.fi\n.SH \"EXIT CODES\"\n0 done; 1 failed\n";
+        assert_eq!(end_of_manual(help), want);
+        assert_eq!(end_of_manual(""), "");
     }
 }

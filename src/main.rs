@@ -110,17 +110,20 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
 
 /// Prints the manual page of `command`, the program's own without one.
 fn manual(command: &[String]) -> anyhow::Result<ExitCode> {
-    let mut program = cli::command();
+    // `help` is as good as `--help` and has no page; a page refers to those of all commands below it.
+    let mut program = cli::command().disable_help_subcommand(true);
     program.build();
     let found = command.iter().try_fold(&program, |parent, name| parent.find_subcommand(name));
     let Some(found) = found else {
         let message = format!("there is no command {:?}; `imgcls --help` lists them", command.join(" "));
         return Err(roles::UsageError(message).into());
     };
+    let end = found.get_after_help().map(ToString::to_string).unwrap_or_default();
     let mut page = Vec::new();
-    // Of a command the library takes the command's name for the program's.
-    let man = clap_mangen::Man::new(found.clone()).source(format!("imgcls {}", build::VERSION));
-    man.render(&mut page)?;
+    // Of a command the library takes the command's name for the program's. It would run the lines of the end together.
+    let man = clap_mangen::Man::new(found.clone().after_help(None::<&str>));
+    man.source(format!("imgcls {}", build::VERSION)).render(&mut page)?;
+    page.extend(cli::end_of_manual(&end).into_bytes());
     std::io::stdout().write_all(&page)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -91,6 +91,25 @@ fn the_printed_configuration_tells_its_sources() {
     assert_eq!(line("listen = "), "listen = \"127.0.0.1:8080\"");
 }
 
+/// A value that was found is not told as what the file says.
+#[test]
+fn an_automatic_value_shows_what_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("d.toml"), "[worker]\nthreads = 0\n[fleet]\nmin = 0\nmax = 0\n").unwrap();
+    let mut tool = imgcls();
+    tool.args(["config", "--config", "d.toml"]).env("IMGCLS_FLEET_MAX", "0").current_dir(dir.path());
+    let printed = String::from_utf8(tool.output().unwrap().stdout).unwrap();
+    let found = values(&printed);
+    let comments = printed.lines().filter_map(|line| line.split_once('#'));
+    // How many cores there are is another thing on another machine.
+    let shown: Vec<String> = comments
+        .map(|(assignment, comment)| format!("{} …  #{comment}", assignment.split(" =").next().unwrap_or_default()))
+        .collect();
+    insta::assert_snapshot!("sources", shown.join("\n"));
+    assert!(found["worker"]["threads"].as_integer() > Some(0) && found["fleet"]["max"].as_integer() > Some(0));
+    assert_eq!(found["fleet"]["min"].as_integer(), Some(0));
+}
+
 #[test]
 fn a_printed_secret_is_no_secret() {
     let (_, printed, _) = run(&["config", "--set", "web.token=s3cret"]);
@@ -260,7 +279,8 @@ fn completions_and_manual_are_printed() {
     let (code, script, _) = run(&["completions", "bash"]);
     assert!(code == Some(0) && script.contains("imgcls"));
     let (code, manual, _) = run(&["man"]);
-    assert!(code == Some(0) && manual.contains(".TH imgcls") && manual.contains("Exit codes"));
+    assert!(code == Some(0) && manual.contains(".TH imgcls") && manual.contains(".SH \"EXIT CODES\""));
+    assert!(manual.contains("imgcls\\-serve(1)") && !manual.contains("help(1)"), "{manual}");
     let (code, manual, _) = run(&["man", "serve"]);
     assert!(code == Some(0) && manual.contains(".TH imgcls-serve") && manual.contains("listen"), "{manual}");
     let source = format!("\"imgcls {}\"", env!("CARGO_PKG_VERSION"));
@@ -307,7 +327,11 @@ fn help_is_as_it_was() {
     insta::assert_snapshot!("help", all);
     for manual in [&["man"][..], &["man", "serve"], &["man", "classify"]] {
         let page = run(manual).1;
-        assert!(page.contains("IMGCLS_LOG") && page.contains("Examples"), "{manual:?}: {page}");
+        // One example a line.
+        let examples =
+            page.split_once(".SH \"EXAMPLES\"\n.nf\nimgcls ").and_then(|(_, rest)| rest.split_once("\n.fi\n"));
+        let lines = examples.map(|(lines, _)| lines.lines().filter(|line| line.contains("imgcls ")).count());
+        assert!(page.contains("IMGCLS_LOG") && lines >= Some(3), "{manual:?}: {page}");
     }
 }
 

@@ -39,7 +39,7 @@ pub use reset::{Reset, ResetReport, Tally};
 pub use results::{Removed, Results, Totals, Written};
 pub use retry::{Attempts, Retry, within};
 pub use scaler::{ScalerMemory, Versioned};
-pub use workers::{Heartbeat, Registry};
+pub use workers::{Heartbeat, Registry, model_of};
 
 /// The parts of one backend. All of them act on the same system; clone freely.
 #[derive(Debug, Clone)]

@@ -194,8 +194,7 @@ fn summarise(
     }
     let failed = beats.iter().map(|beat| beat.failed).sum();
     let images_per_minute = images_in_the_last_minute(&beats, now);
-    // One that drains and holds nothing has said goodbye.
-    let is_there = |beat: &Heartbeat| beat.is_alive(now) && !(beat.draining && beat.in_flight == 0);
+    let is_there = |beat: &Heartbeat| beat.is_alive(now) && !beat.has_ended();
     let mut workers: Vec<WorkerStatus> = beats.into_iter().filter(is_there).map(Into::into).collect();
     workers.sort_by(|a, b| a.worker.cmp(&b.worker));
     let busy = workers.iter().filter(|worker| worker.in_flight > 0).count();

@@ -58,6 +58,20 @@ impl Heartbeat {
         // A heartbeat of the future is from before the clock was set back: whoever lives has written another since.
         now.abs_diff(self.seen_at) < Self::ALIVE
     }
+
+    /// Whether the worker has said goodbye: it drains, and holds nothing any more.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        self.draining && self.in_flight == 0
+    }
+}
+
+/// The model of the service, as rows have it, by what workers say: that of the one that started last, since others may
+/// be on their way out. `None` where none is left that says anything.
+#[must_use]
+pub fn model_of(beats: &[Heartbeat], now: Timestamp) -> Option<&str> {
+    let is_there = |beat: &&Heartbeat| beat.is_alive(now) && !beat.has_ended() && !beat.model.is_empty();
+    Some(beats.iter().filter(is_there).max_by_key(|beat| beat.started_at)?.model.as_str())
 }
 
 impl Heartbeat {

@@ -1,11 +1,12 @@
 //! The `web` section.
 
 use std::{
-    net::{SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
     time::Duration,
 };
 
 use super::{ConfigError, Network, Secret, layers::variable, raw};
+use crate::tls;
 
 /// The web tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,13 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, ConfigError> {
             "web.listen is {text:?}, which is not an address and a port such as 127.0.0.1:8080 or localhost:8080: {why}"
         ))
     };
+    // In a container with this binary alone there is no file that knows it.
+    if let Some((host, port)) = text.rsplit_once(':')
+        && tls::is_localhost(host)
+        && let Ok(port) = port.parse()
+    {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
     let found: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| refused(&error))?.collect();
     let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
     first.copied().ok_or_else(|| refused(&"the name has no address"))
@@ -114,7 +122,12 @@ mod tests {
         web.listen = "0.0.0.0:80".into();
         assert!(raw::Web { open: true, ..web.clone() }.resolve().is_ok());
         assert!(raw::Web { token: "t".to_owned().into(), ..web.clone() }.resolve().is_ok());
-        web.listen = "localhost:8080".into();
-        assert!(web.resolve().unwrap().listen.ip().is_loopback());
+        // The second is known to no resolver.
+        for name in ["localhost", "photos.localhost"] {
+            web.listen = format!("{name}:8080");
+            assert_eq!(web.resolve().unwrap().listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
+        }
+        web.listen = "localhost:http".into();
+        assert!(web.resolve().unwrap_err().to_string().contains("localhost:http"));
     }
 }

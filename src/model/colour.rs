@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    PixelType, ResizeAlg, ResizeOptions, Resizer,
     images::{Image, ImageRef},
 };
 
@@ -93,24 +93,83 @@ pub(super) fn packed(planes: &[Plane], colour: Colour) -> Option<Vec<u8>> {
     Some(rgb)
 }
 
-/// The samples of `plane` where those of `first` are. In full pictures it interpolates linearly between samples, as
-/// libjpeg does; in smaller ones that would smooth over many pixels, and the nearest one is taken.
+/// The samples of `plane` where those of `first` are. In full pictures what is half as wide or high is interpolated to
+/// the bit as libjpeg does; in smaller ones that would smooth over many pixels, and the nearest one is taken.
 fn enlarged<'a>(plane: &'a Plane, first: &Plane) -> Option<Cow<'a, [u8]>> {
     if (plane.width, plane.height) == (first.width, first.height) {
         return Some(Cow::Borrowed(&plane.samples));
     }
+    let is_full = first.across >= 1.0;
+    match (first.across / plane.across, first.down / plane.down) {
+        // Of so few samples libjpeg interpolates none.
+        (2.0, _) if plane.width <= 2 => nearest(plane, first),
+        (2.0, 2.0) if is_full => interpolated(plane, first, Doubled::Both),
+        (2.0, 1.0) if is_full => interpolated(plane, first, Doubled::Across),
+        (1.0, 2.0) if is_full => interpolated(plane, first, Doubled::Down),
+        _ => nearest(plane, first),
+    }
+    .map(Cow::Owned)
+}
+
+fn nearest(plane: &Plane, first: &Plane) -> Option<Vec<u8>> {
     let along = |start: u32, length: u32, factor: f64| (f64::from(start) / factor, f64::from(length) / factor);
     let (left, width) = along(first.left, first.width, first.across);
     let (top, height) = along(first.top, first.height, first.down);
     let Region { left, top, width, height } = Region { left, top, width, height }.within(plane);
-    let is_full = first.across >= 1.0;
-    let nearest = || ResizeOptions::new().resize_alg(ResizeAlg::Nearest);
-    let options =
-        if is_full { resize::filtered(FilterType::Bilinear) } else { nearest() }.crop(left, top, width, height);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Nearest).crop(left, top, width, height);
     let image = ImageRef::new(plane.width, plane.height, &plane.samples, PixelType::U8).ok()?;
     let mut enlarged = Image::new(first.width, first.height, PixelType::U8);
     resize::resize(&mut Resizer::new(), &image, &mut enlarged, &options)?;
-    Some(Cow::Owned(enlarged.into_vec()))
+    Some(enlarged.into_vec())
+}
+
+/// The directions in which a component has half of the picture's samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubled {
+    Across,
+    Down,
+    Both,
+}
+
+/// A component with twice the samples: each is three quarters of its own and one of its neighbour on that side, and
+/// halves are rounded up and down in turns (`jdsample.c` of libjpeg-turbo, fancy upsampling).
+fn interpolated(plane: &Plane, first: &Plane, doubled: Doubled) -> Option<Vec<u8>> {
+    let (width, height) = (plane.width as usize, plane.height as usize);
+    let is_down = doubled != Doubled::Across;
+    let across = if doubled == Doubled::Down { 1 } else { 2 };
+    let from = (first.left as usize).checked_sub(across * plane.left as usize)?;
+    let row = |y: usize| plane.samples.get(y * width..(y + 1) * width);
+    let mut out = Vec::with_capacity(first.samples.len());
+    // Sums of two rows, with the neighbours that there are none of beside the first and last.
+    let mut sums = vec![0; width + 2];
+    let mut line = vec![0; across * width];
+    for y in first.top as usize..(first.top + first.height) as usize {
+        let own = if is_down { y / 2 } else { y }.checked_sub(plane.top as usize)?;
+        let other = if y % 2 == 0 { own.saturating_sub(1) } else { (own + 1).min(height - 1) };
+        let rows = row(own)?.iter().zip(row(other)?);
+        for (sum, (own, other)) in sums[1..].iter_mut().zip(rows) {
+            *sum = if is_down { 3 * u16::from(*own) + u16::from(*other) } else { u16::from(*own) };
+        }
+        (sums[0], sums[width + 1]) = (sums[1], sums[width]);
+        match doubled {
+            Doubled::Across => widen::<2>(&sums, &mut line, [1, 2]),
+            Doubled::Both => widen::<4>(&sums, &mut line, [8, 7]),
+            Doubled::Down => {
+                let half = if y % 2 == 0 { 1 } else { 2 };
+                line.iter_mut().zip(&sums[1..]).for_each(|(to, sum)| *to = ((sum + half) >> 2) as u8);
+            }
+        }
+        out.extend_from_slice(line.get(from..from + first.width as usize)?);
+    }
+    Some(out)
+}
+
+/// Two of each sum but the outer ones, which are neighbours only; `halves` is added before `BITS` are cut off.
+fn widen<const BITS: u32>(sums: &[u16], line: &mut [u8], halves: [u16; 2]) {
+    for (to, near) in line.as_chunks_mut::<2>().0.iter_mut().zip(sums.windows(3)) {
+        let own = 3 * near[1];
+        *to = [((own + near[0] + halves[0]) >> BITS) as u8, ((own + near[2] + halves[1]) >> BITS) as u8];
+    }
 }
 
 #[cfg(test)]

@@ -208,7 +208,7 @@ impl<'a> Open<'a> {
         let open = || -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
             Ok(match format {
                 Format::WebP => Box::new(WebPDecoder::new(cursor)?),
-                Format::Gif => Box::new(GifDecoder::new(cursor)?),
+                Format::Gif => Box::new(GifDecoder::new(Cursor::new(gif::on_its_screen(bytes)))?),
                 Format::Bmp => Box::new(BmpDecoder::new(cursor)?),
                 Format::Jpeg | Format::Png => unreachable!("JPEG and PNG have decoders of their own"),
             })
@@ -216,7 +216,7 @@ impl<'a> Open<'a> {
         let mut decoder = open().map_err(|e| image_error(format, bytes, &e))?;
         let (width, height) = decoder.dimensions();
         if format == Format::Gif {
-            // Its frames have sizes of their own, which may be larger than the picture's.
+            // The first frame, which may be held by itself, is no larger than the picture.
             inner_limits.max_alloc = Some(u64::from(width) * u64::from(height) * 4);
         }
         if width.max(height) <= limits.max_side {

@@ -123,7 +123,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn a_frame_larger_than_its_picture_is_refused() {
+fn a_frame_larger_than_its_screen_makes_the_picture_larger() {
     let mut file = encode(&picture(), ImageFormat::Gif);
     let header = measure(&file, &Limits::default()).unwrap();
     assert_eq!(header.memory, 5 * header.pixels);
@@ -131,9 +131,24 @@ fn a_frame_larger_than_its_picture_is_refused() {
     file[6] += 1;
     let wider = measure(&file, &Limits::default()).unwrap();
     assert_eq!(wider.memory, 9 * wider.pixels);
-    file[6..10].copy_from_slice(&[10, 0, 10, 0]);
-    let error = decode(&file, &Limits::default()).unwrap_err();
-    assert!(matches!(error, DecodeError::TooMuchMemory(Format::Gif)), "{error}");
+    let whole = |mut file: Vec<u8>, screen: [u8; 4]| {
+        file[6..10].copy_from_slice(&screen);
+        let header = measure(&file, &Limits::default()).unwrap();
+        (header, decode(&file, &Limits::default()).unwrap().pixels.into_picture().unwrap())
+    };
+    let (_, picture) = whole(file.clone(), [40, 0, 30, 0]);
+    for screen in [[10, 0, 10, 0], [0; 4], [39, 0, 30, 0]] {
+        let (found, pixels) = whole(file.clone(), screen);
+        assert_eq!((found.width, found.height), (40, 30), "{screen:?}");
+        assert_eq!(found.memory, header.memory + file.len() as u64, "{screen:?}");
+        assert_eq!(pixels, picture, "{screen:?}");
+    }
+    // As much of the screen as there is stays, and the frame is where it says.
+    let frame = file.windows(5).position(|w| w == [0x2c, 0, 0, 0, 0]).unwrap();
+    file[frame + 1..frame + 5].copy_from_slice(&[3, 0, 2, 0]);
+    let (found, pixels) = whole(file, [50, 0, 10, 0]);
+    assert_eq!((found.width, found.height), (50, 32));
+    assert_eq!(pixels.crop_imm(3, 2, 40, 30), picture);
 }
 
 #[test]

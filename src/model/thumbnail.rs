@@ -1,10 +1,10 @@
 //! Small pictures of images, for pages.
 
-use fast_image_resize::{FilterType, Resizer};
+use fast_image_resize::{FilterType, IntoImageViewMut as _, MulDiv, ResizeOptions, Resizer, pixels::U8x4};
 use image::{DynamicImage, RgbImage, codecs::jpeg::JpegEncoder};
 
 use super::{
-    decode::{self, Decoded, Limits, Pixels, Stored, View},
+    decode::{self, Decoded, Header, Limits, Pixels, Stored, View},
     decode_error::DecodeError,
     format::Format,
     geometry::Region,
@@ -19,29 +19,28 @@ const QUALITY: u8 = 80;
 /// Images that take more memory than this have none.
 const MOST_MEMORY: u64 = 256 << 20;
 
+/// Bytes that [`thumbnail`] takes beside the file's.
+///
+/// # Errors
+/// [`DecodeError`] of the image in `bytes`, also if a thumbnail of it would take too much.
+pub fn memory(bytes: &[u8], limits: &Limits, side: u32) -> Result<u64, DecodeError> {
+    let Header { format, width, height, memory, .. } = decode::measure(bytes, limits, |stored| view(stored, side))?;
+    // The resize makes rows of the picture's width first, of four samples at most.
+    let needed = memory + 4 * u64::from(width) * u64::from(size((width, height), side).1);
+    if needed > MOST_MEMORY {
+        return Err(DecodeError::TooMuchForThumbnail { format, needed, limit: MOST_MEMORY });
+    }
+    Ok(needed)
+}
+
 /// A JPEG of at most `side` pixels across and down, turned for display; what is transparent becomes white. Small images
 /// stay as they are.
 ///
 /// # Errors
 /// [`DecodeError`] of the image in `bytes`.
 pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, DecodeError> {
-    let view = |stored: &Stored| {
-        let columns = Columns {
-            left: 0.0,
-            width: f64::from(stored.width),
-            to: size(stored, side).0,
-            filter: FilterType::CatmullRom,
-            by_alpha: true,
-        };
-        let scale = Scale::leaving(side.saturating_mul(2), stored.width.max(stored.height));
-        View { scale, area: Area::all((stored.width, stored.height)), columns }
-    };
-    let header = decode::measure(bytes, limits, view)?;
-    if header.memory > MOST_MEMORY {
-        let (format, needed) = (header.format, header.memory);
-        return Err(DecodeError::TooMuchForThumbnail { format, needed, limit: MOST_MEMORY });
-    }
-    let decoded = decode::decode(bytes, limits, view)?;
+    memory(bytes, limits, side)?;
+    let decoded = decode::decode(bytes, limits, |stored| view(stored, side))?;
     let (format, orientation) = (decoded.format, decoded.stored.orientation);
     let damaged = |reason: &str| DecodeError::Damaged { format, reason: reason.to_owned() };
     let mut small = shrunk(decoded, side).ok_or_else(|| damaged("its pixels cannot be resized"))?;
@@ -52,6 +51,16 @@ pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, De
     Ok(file)
 }
 
+/// What is wanted of the image: a JPEG no smaller than twice the thumbnail, so that the resize decides how it is
+/// smoothed.
+fn view(stored: &Stored, side: u32) -> View {
+    let (width, height) = (stored.width, stored.height);
+    let to = size((width, height), side).0;
+    let columns = Columns { left: 0.0, width: f64::from(width), to, filter: FilterType::CatmullRom, by_alpha: true };
+    let scale = Scale::leaving(side.saturating_mul(2), width.max(height));
+    View { scale, area: Area::all((width, height)), columns }
+}
+
 fn encoder_result(result: image::ImageResult<()>, format: Format) -> Result<(), DecodeError> {
     result.map_err(|e| DecodeError::Damaged { format, reason: format!("no thumbnail can be made of it: {e}") })
 }
@@ -60,14 +69,28 @@ fn encoder_result(result: image::ImageResult<()>, format: Format) -> Result<(), 
 fn shrunk(Decoded { stored, pixels, .. }: Decoded, side: u32) -> Option<DynamicImage> {
     let whole = whole(&stored, &pixels);
     let image = pixels.into_picture()?;
-    let (width, height) = size(&stored, side);
-    let mut small = DynamicImage::new(width, height, image.color());
     let mut options = resize::filtered(FilterType::CatmullRom);
     if let Some(Region { left, top, width, height }) = whole {
         options = options.crop(left, top, width, height);
     }
-    resize::resize(&mut Resizer::new(), &image, &mut small, &options)?;
+    let small = resized(image, size((stored.width, stored.height), side), options)?;
     Some(if small.color().has_alpha() { on_white(&small) } else { opaque(small) })
+}
+
+/// The picture at this size. Its colours count by their alpha: of pictures that may be large they are multiplied by it
+/// where they are, as the resizer would copy the whole picture for that.
+fn resized(mut image: DynamicImage, (width, height): (u32, u32), options: ResizeOptions) -> Option<DynamicImage> {
+    let mut small = DynamicImage::new(width, height, image.color());
+    let is_same_size = (image.width(), image.height()) == (width, height);
+    if is_same_size || !matches!(image, DynamicImage::ImageRgba8(_)) {
+        resize::resize(&mut Resizer::new(), &image, &mut small, &options)?;
+        return Some(small);
+    }
+    let alpha = MulDiv::new();
+    alpha.multiply_alpha_inplace_typed(&mut image.image_view_mut::<U8x4>()?).ok()?;
+    resize::resize(&mut Resizer::new(), &image, &mut small, &options.use_alpha(false))?;
+    alpha.divide_alpha_inplace_typed(&mut small.image_view_mut::<U8x4>()?).ok()?;
+    Some(small)
 }
 
 /// What of a decoded JPEG is the picture: a sample that stands for several pixels may reach beyond the edge. Others are
@@ -79,13 +102,13 @@ fn whole(stored: &Stored, pixels: &Pixels) -> Option<Region> {
 }
 
 /// Width and height of the small picture, as stored.
-fn size(stored: &Stored, side: u32) -> (u32, u32) {
-    let long = stored.width.max(stored.height);
+fn size((width, height): (u32, u32), side: u32) -> (u32, u32) {
+    let long = width.max(height);
     let scaled = |length: u32| {
         let scaled = u64::from(length) * u64::from(side.min(long)) / u64::from(long);
         u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
     };
-    (scaled(stored.width), scaled(stored.height))
+    (scaled(width), scaled(height))
 }
 
 fn opaque(image: DynamicImage) -> DynamicImage {
@@ -186,7 +209,20 @@ mod tests {
         gif[6..10].copy_from_slice(&[0x40, 0x1f, 0x40, 0x1f]);
         let error = thumbnail(&gif, &Limits::default(), 64).unwrap_err();
         assert!(error.is_over_limit());
-        assert_eq!(error.to_string(), "a thumbnail of this GIF takes 550 MiB to make; the limit is 256 MiB");
+        assert_eq!(error.to_string(), "a thumbnail of this GIF takes 552 MiB to make; the limit is 256 MiB");
+    }
+
+    /// The resizer's own way takes a copy of the picture.
+    #[test]
+    fn alpha_counts_as_the_resizer_counts_it() {
+        let image = RgbaImage::from_fn(300, 200, |x, y| Rgba([x as u8, y as u8, (x * y) as u8, (x * 7 + y * 3) as u8]));
+        let image = DynamicImage::from(image);
+        for (width, height) in [(64, 43), (300, 20), (300, 200)] {
+            let options = resize::filtered(FilterType::CatmullRom);
+            let mut want = DynamicImage::new(width, height, image.color());
+            resize::resize(&mut Resizer::new(), &image, &mut want, &options).unwrap();
+            assert!(resized(image.clone(), (width, height), options).unwrap() == want, "{width} x {height}");
+        }
     }
 
     #[test]

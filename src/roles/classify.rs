@@ -8,7 +8,6 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{
-        Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver, Sender},
     },
@@ -18,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::{Condvar, Mutex};
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -33,7 +33,7 @@ use crate::{
         flags::{Overrides, positive, threads, value_name, whole},
     },
     contract::{Outcome, WorkerId},
-    model::{Bundle, Classifier, Engine, Limits, Parallel},
+    model::{Bundle, Classifier, DecodeError, Engine, Input, Limits, Parallel},
 };
 
 /// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.
@@ -120,6 +120,7 @@ pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     let labeller = Labeller {
         classifier: &classifier,
         limits: &limits,
+        room: Room::new(worker.pixel_budget),
         top: args.top.get(),
         features: args.features,
         min_confidence,
@@ -194,7 +195,7 @@ fn label_batches(
     done: &Sender<(usize, Result<Vec<Answer>>)>,
 ) {
     while next.load(Ordering::Relaxed) < items.len().div_ceil(batch) {
-        let permit = permits.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let permit = permits.lock().recv();
         let at = next.fetch_add(1, Ordering::Relaxed);
         let (Ok(()), Some(items)) = (permit, items.chunks(batch).nth(at)) else { return };
         // Otherwise a panic would take the permit along, and all would wait for this batch.
@@ -210,6 +211,7 @@ fn label_batches(
 struct Labeller<'a> {
     classifier: &'a Classifier,
     limits: &'a Limits,
+    room: Room,
     top: usize,
     features: bool,
     min_confidence: f32,
@@ -228,10 +230,8 @@ impl Labeller<'_> {
         let mut inputs = Vec::new();
         let mut failures = Vec::new();
         for item in items {
-            let input = item.read(self.limits.max_bytes).and_then(|bytes| {
-                self.classifier.preprocessor().prepare(&bytes, self.limits).map_err(|e| e.to_string())
-            });
-            match input {
+            let input = item.read(self.limits.max_bytes);
+            match input.and_then(|bytes| self.prepare(&bytes).map_err(|e| e.to_string())) {
                 Ok(input) => {
                     inputs.push(input);
                     failures.push(None);
@@ -253,6 +253,53 @@ impl Labeller<'_> {
             }
         };
         failures.into_iter().map(answer).collect()
+    }
+
+    /// Decodes a file, once there is room for what that takes.
+    fn prepare(&self, bytes: &[u8]) -> Result<Input, DecodeError> {
+        let preprocessor = self.classifier.preprocessor();
+        let header = preprocessor.measure(bytes, self.limits)?;
+        let _taken = self.room.take(header.memory);
+        preprocessor.prepare(bytes, self.limits)
+    }
+}
+
+/// Memory that pictures take while they are decoded, for all threads together.
+struct Room {
+    all: u64,
+    free: Mutex<u64>,
+    given_back: Condvar,
+    /// Who is next: others wait behind it, or a large picture would wait until no small ones come.
+    turn: Mutex<()>,
+}
+
+impl Room {
+    const fn new(bytes: u64) -> Self {
+        Self { all: bytes, free: Mutex::new(bytes), given_back: Condvar::new(), turn: Mutex::new(()) }
+    }
+
+    /// Waits until so many bytes are free, and takes them. A picture that takes more than all of them is decoded alone.
+    fn take(&self, bytes: u64) -> Taken<'_> {
+        let bytes = bytes.min(self.all);
+        let _turn = self.turn.lock();
+        let mut free = self.free.lock();
+        self.given_back.wait_while(&mut free, |free| *free < bytes);
+        *free -= bytes;
+        Taken { room: self, bytes }
+    }
+}
+
+/// A part of the room, until it is dropped.
+struct Taken<'a> {
+    room: &'a Room,
+    bytes: u64,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.room.free.lock() += self.bytes;
+        // Only who is next waits for it.
+        self.room.given_back.notify_one();
     }
 }
 
@@ -349,5 +396,43 @@ impl Printer {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_take_no_more_room_than_there_is() {
+        let room = Room::new(100);
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for n in 0..8 {
+                let (room, now, most) = (&room, &now, &most);
+                scope.spawn(move || {
+                    for bytes in [30 + n, 10, 100, 1000, 0] {
+                        let _taken = room.take(bytes);
+                        let taken = bytes.min(100) as usize;
+                        most.fetch_max(now.fetch_add(taken, Ordering::SeqCst) + taken, Ordering::SeqCst);
+                        thread::yield_now();
+                        now.fetch_sub(taken, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() <= 100);
+        assert_eq!(*room.free.lock(), 100);
+    }
+
+    #[test]
+    fn a_panic_gives_its_room_back() {
+        let room = Room::new(100);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _taken = room.take(200);
+            panic!("a picture's");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(*room.free.lock(), 100);
     }
 }

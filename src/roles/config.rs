@@ -49,12 +49,15 @@ fn effective(layers: &Layers) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// One key with its value, and as a comment where the value came from.
+/// One key with its value, and as a comment where the value came from; of an automatic one also what was `written`.
 fn line(layers: &Layers, section: &str, key: &str, value: &Value, written: Option<&Value>) -> String {
     let dotted = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
-    let is_automatic = written != Some(value);
-    let source = layers.origins.get(&dotted).map(ToString::to_string);
-    let source = source.or_else(|| is_automatic.then(|| "automatic".to_owned()));
+    let source = layers.origins.get(&dotted);
+    let source = match (written.filter(|&written| written != value), source) {
+        (Some(written), Some(source)) => Some(format!("automatic ({written} from {source})")),
+        (Some(_), None) => Some("automatic".to_owned()),
+        (None, source) => source.map(ToString::to_string),
+    };
     let assignment = format!("{key} = {value}");
     match source {
         Some(source) => format!("{assignment:COLUMN$} # {}\n", source.replace(char::is_control, "?")),

@@ -2,14 +2,15 @@
 
 use std::{io::Write, num::NonZero, path::PathBuf, process::ExitCode, sync::Arc};
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::confirm::confirm;
 use crate::{
     backend::{self, Backend, Heartbeat, Which, requeue},
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock},
     config::{Stores, flags::positive},
-    contract::event,
+    contract::{Timestamp, event},
     model::Bundle,
 };
 
@@ -48,7 +49,7 @@ enum Action {
         #[arg(value_enum)]
         which: Which,
         /// The model with which `stale` compares, by name or directory; the configured one by default or, without one,
-        /// that of the worker that started last.
+        /// that of the worker that started last of those that run.
         #[arg(long, value_name = "MODEL")]
         model: Option<PathBuf>,
     },
@@ -107,20 +108,19 @@ async fn again(backend: &Backend, which: Which, model: Option<PathBuf>) -> anyho
     }
     let model = match model {
         Some(model) => Bundle::open(Some(&model))?.card.id(),
-        None => present(&backend.workers.heartbeats().await?)?,
+        None => present(&backend.workers.heartbeats().await?, SystemClock.now())?,
     };
     let count = requeue(backend, which, &model).await?;
     Ok(format!("{count} images whose results are not of {model}"))
 }
 
-/// The model of the service where this command was told none, as rows have it: that of the worker that started last,
-/// for others may be on their way out. Without workers it is the one that they would start with.
-fn present(beats: &[Heartbeat]) -> anyhow::Result<String> {
-    let telling = beats.iter().filter(|beat| !beat.model.is_empty());
-    match telling.max_by_key(|beat| beat.started_at) {
-        Some(beat) => Ok(beat.model.clone()),
-        None => Ok(Bundle::open(None)?.card.id()),
-    }
+/// The model of the service where this command was told none, as rows have it.
+fn present(beats: &[Heartbeat], now: Timestamp) -> anyhow::Result<String> {
+    let model = backend::model_of(beats, now).context(
+        "no worker runs that would tell its model; name the one with which to compare with --model, or try again when \
+         workers run",
+    )?;
+    Ok(model.to_owned())
 }
 
 /// What a message is about, in few words.
@@ -137,7 +137,6 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::contract::Timestamp;
 
     #[derive(clap::Parser)]
     struct Line {
@@ -154,10 +153,15 @@ mod tests {
         let beat = |model: &str, started_at_ms| Heartbeat {
             model: model.to_owned(),
             started_at: Timestamp::from_millis(started_at_ms),
+            seen_at: Timestamp::from_millis(9),
             ..Heartbeat::default()
         };
-        let beats = [beat("old@1", 1), beat("new@2", 3), beat("old@1", 2), beat("", 4)];
-        assert_eq!(present(&beats).unwrap(), "new@2");
-        assert!(present(&beats[3..]).unwrap().starts_with(&format!("{}@", Bundle::EMBEDDED_NAME)));
+        let ended = Heartbeat { draining: true, ..beat("newer@3", 5) };
+        let beats = [beat("old@1", 1), beat("new@2", 3), beat("old@1", 2), beat("", 4), ended];
+        let now = Timestamp::from_millis(10);
+        assert_eq!(present(&beats, now).unwrap(), "new@2");
+        assert!(present(&beats[3..], now).unwrap_err().to_string().contains("--model"));
+        let later = now + std::time::Duration::from_secs(3600);
+        assert!(present(&beats, later).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -14,7 +14,7 @@ use clap::Args;
 
 use crate::{
     backend::{
-        self,
+        self, Backend,
         status::{Report, Status, WorkerStatus},
     },
     clock::{Clock, SystemClock},
@@ -73,20 +73,42 @@ pub async fn ready(listen: SocketAddr) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// If the backend cannot be read.
 pub async fn run(args: StatusArgs, stores: Stores, model: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let bundle = Bundle::open(model.as_deref())?;
     let clock = Arc::new(SystemClock);
     let backend = backend::open_existing(&stores, Arc::<SystemClock>::clone(&clock)).await?;
     let now = clock.now();
-    let status = backend::status::read(&backend, &bundle.card.id(), now).await?;
+    let (model, classes) = present(&backend, model, now).await?;
+    let status = backend::status::read(&backend, &model, now).await?;
     let mut out = std::io::stdout();
     if args.json {
         let scaling = backend::status::scaling(&backend).await?;
-        let report = Report { status: &status, classes: &bundle.labels, scaling: &scaling, age_seconds: 0 };
+        let report = Report { status: &status, classes: &classes, scaling: &scaling, age_seconds: 0 };
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
         write!(out, "{}", text(&status, now))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The model of the service, as rows have it, and its classes: the configured one or, without one, that of the workers.
+/// Of one that is not on this machine the classes are not known.
+async fn present(
+    backend: &Backend,
+    configured: Option<PathBuf>,
+    now: Timestamp,
+) -> anyhow::Result<(String, Vec<String>)> {
+    let ours = Bundle::open(configured.as_deref())?;
+    let id = ours.card.id();
+    if configured.is_some() {
+        return Ok((id, ours.labels));
+    }
+    match backend::model_of(&backend.workers.heartbeats().await?, now) {
+        Some(theirs) if theirs != id => {
+            let name = theirs.rsplit_once('@').map_or(theirs, |(name, _)| name);
+            let known = Bundle::open(Some(Path::new(name))).ok().filter(|bundle| bundle.card.id() == theirs);
+            Ok((theirs.to_owned(), known.map(|bundle| bundle.labels).unwrap_or_default()))
+        }
+        _ => Ok((id, ours.labels)),
+    }
 }
 
 /// The status for people.

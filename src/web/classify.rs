@@ -275,7 +275,7 @@ async fn labelled(
 ) -> Result<Labelled> {
     let result = result_of(app, outcome, deadline).await?;
     let features = match (&result.outcome, features) {
-        (Outcome::Labelled { .. }, Some(turn)) => Some(features::of(app, &result.image, turn).await?),
+        (Outcome::Labelled { .. }, Some(turn)) => Some(features::of(app, &result, turn).await?),
         _ => None,
     };
     Ok(Labelled { result, features })

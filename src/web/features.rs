@@ -17,7 +17,7 @@ use super::{
     see_through,
 };
 use crate::{
-    contract::ImageName,
+    contract::{Classification, ImageName},
     model::{Bundle, Classifier, DecodeError, Engine, Limits, Parallel},
 };
 
@@ -52,14 +52,15 @@ impl Turn {
     }
 }
 
-/// The features of a stored image, once it is its `turn`.
+/// The features of a stored image beside its `result`, once it is its `turn`.
 ///
 /// # Errors
-/// 503 where too many ask, 422 for an image that has none.
-pub(crate) async fn of(app: &Arc<App>, image: &ImageName, turn: &Turn) -> Result<Vec<f32>> {
+/// 503 where too many ask, 422 for an image that has none, 409 where another model gave the result.
+pub(crate) async fn of(app: &Arc<App>, result: &Classification, turn: &Turn) -> Result<Vec<f32>> {
+    let image = &result.image;
     let Ok(_turn) = timeout_at(turn.until, turn.one.lock()).await else { return Err(busy().of_image(image)) };
     // A client that does not take the answer stops this request, and must not stop those of others.
-    let computed = see_through(app, compute(Arc::clone(app), image.clone())).await;
+    let computed = see_through(app, compute(Arc::clone(app), image.clone(), result.model.clone())).await;
     computed.map_err(|error| error.of_image(image))
 }
 
@@ -67,10 +68,18 @@ fn busy() -> Error {
     Error::unavailable("too many ask for features; ask again, or compute them with `imgcls classify`")
 }
 
-async fn compute(app: Arc<App>, image: ImageName) -> Result<Vec<f32>> {
+async fn compute(app: Arc<App>, image: ImageName, model: String) -> Result<Vec<f32>> {
     let room = timeout(PATIENCE, Arc::clone(&app.features.room).acquire_owned()).await;
     let room = room.ok().and_then(std::result::Result::ok).ok_or_else(busy)?;
     let classifier = Arc::clone(app.features.classifier.get_or_try_init(|| load(&app)).await?);
+    let ours = classifier.card().id();
+    if model != ours {
+        let message = format!(
+            "the image was classified by {model}, and features are those of {ours} here; have it classified again, and \
+             ask then"
+        );
+        return Err(Error::new(StatusCode::CONFLICT, message));
+    }
     let (stored, share) = outgoing::fetch(&app, &image).await?;
     let limits = app.config.limits;
     let computed = spawn_blocking(move || {

@@ -42,6 +42,9 @@ const SIZES: [u32; 3] = [64, 128, 256];
 /// So many bytes of them are kept; what has not been used for longest goes first.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// Memory in which they are made, in KiB: of one that takes much, or of several.
+const MEMORY_KIB: u32 = 256 << 10;
+
 /// How long a browser keeps what does not change.
 const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -84,6 +87,8 @@ pub(crate) struct Thumbnails {
     max_bytes: u64,
     /// One permit for each that is being made.
     pub(super) making: Arc<Semaphore>,
+    /// Memory for these, in KiB.
+    pub(super) memory: Arc<Semaphore>,
     kept: Mutex<Kept>,
 }
 
@@ -162,7 +167,8 @@ impl Thumbnails {
         // Half of the cores: the other half answers, and labels on a machine that does both.
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let making = Arc::new(Semaphore::new((cores / 2).clamp(1, 4)));
-        Ok(Self { dir: dir.to_owned(), max_bytes, making, kept: Mutex::new(kept) })
+        let memory = Arc::new(Semaphore::new(MEMORY_KIB as usize));
+        Ok(Self { dir: dir.to_owned(), max_bytes, making, memory, kept: Mutex::new(kept) })
     }
 
     fn kept<T>(&self, f: impl FnOnce(&mut Kept) -> T) -> T {
@@ -183,6 +189,13 @@ impl Thumbnails {
             self.kept(|kept| kept.remove(key));
         }
         bytes
+    }
+
+    /// Waits for so many bytes of memory. What takes more than all of it has it alone.
+    async fn room(&self, bytes: u64) -> Result<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(MEMORY_KIB);
+        let room = timeout(outgoing::PATIENCE, Arc::clone(&self.memory).acquire_many_owned(kib)).await;
+        room.ok().and_then(Result::ok).ok_or_else(too_many)
     }
 
     /// Keeps a thumbnail.
@@ -291,10 +304,14 @@ async fn small(app: &Arc<App>, image: &ImageName, Wanted { size, version }: Want
         return Ok(kept);
     }
     let Ok(Ok(making)) = making else {
-        return Err(Error::unavailable("too many thumbnails are being made; try again"));
+        return Err(too_many());
     };
     // From here on it takes memory, and goes on until it has given that back, whoever goes away.
     see_through(app, make(Arc::clone(app), making, image.clone(), version, size)).await
+}
+
+fn too_many() -> Error {
+    Error::unavailable("too many thumbnails are being made; try again")
 }
 
 /// Whether the image's row has this version.
@@ -310,7 +327,7 @@ async fn kept(app: &Arc<App>, key: Option<&str>) -> Option<Small> {
     Some(Small { bytes, lasts: true })
 }
 
-/// Makes a thumbnail, with a place among those that are `making` one, and keeps it. Without a version it is found by
+/// Makes a thumbnail, with a place among those that are `making` one and memory for it, and keeps it. Without a version it is found by
 /// the image's bytes, and made only if it is not there.
 async fn make(
     app: Arc<App>,
@@ -320,14 +337,22 @@ async fn make(
     size: u32,
 ) -> Result<Small> {
     let (stored, share) = outgoing::fetch(&app, &image).await?;
+    let limits = app.config.limits;
+    let looked = spawn_blocking(move || {
+        // An image of which none can be made is told so where it is tried.
+        let needed = model::thumbnail::memory(&stored.bytes, &limits, size).unwrap_or(0);
+        (stored, needed)
+    });
+    let (stored, needed) = looked.await.map_err(|_| interrupted())?;
+    let room = app.thumbnails.room(needed).await?;
     let (maker, name, known) = (Arc::clone(&app), image.clone(), version.clone());
     let made = spawn_blocking(move || {
         let of = known.unwrap_or_else(|| Digest::of(&stored.bytes).to_hex()[..16].to_owned());
-        let made = maker.thumbnails.of(&stored.bytes, &key(&name, &of, size), size, &maker.config.limits);
-        drop((stored, share, making));
+        let made = maker.thumbnails.of(&stored.bytes, &key(&name, &of, size), size, &limits);
+        drop((stored, share, room, making));
         made
     });
-    let made = made.await.map_err(|_| Error::unavailable("the thumbnail could not be made"))?;
+    let made = made.await.map_err(|_| interrupted())?;
     let lasts = match &version {
         Some(version) => is_current(&app, &image, version).await?,
         None => false,
@@ -340,6 +365,10 @@ async fn make(
         Ok(bytes) => Ok(Small { bytes, lasts }),
         Err(error) => Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).of_image(&image)),
     }
+}
+
+fn interrupted() -> Error {
+    Error::unavailable("the thumbnail could not be made")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The archive that `make dist` makes.
 
-use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use crate::{
     aws::stack::{project, succeed},
@@ -46,6 +46,7 @@ fn the_archive_is_complete_and_the_same_each_time() {
         "imgcls.toml",
         "man/imgcls.1",
         "man/imgcls-serve.1",
+        "man/imgcls-queue-peek.1",
         "completions/_imgcls",
         "systemd/imgcls-serve.service",
     ] {
@@ -54,6 +55,8 @@ fn the_archive_is_complete_and_the_same_each_time() {
     succeed(Command::new("tar").arg("--extract").arg("--file").arg(&file).arg("--directory").arg(dir.path()));
     let unpacked = dir.path().join(&top);
     succeed(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(&unpacked));
+    manual_pages_refer_to_pages(&unpacked.join("man"));
+    links_lead_somewhere(&unpacked);
     let version = succeed(Command::new(unpacked.join("imgcls")).arg("--version"));
     assert_eq!(version.trim(), format!("imgcls {}", env!("CARGO_PKG_VERSION")));
     let licences = std::fs::read_to_string(unpacked.join("THIRD-PARTY.txt")).unwrap();
@@ -62,4 +65,32 @@ fn the_archive_is_complete_and_the_same_each_time() {
         assert!(licences.contains(part), "{part}");
     }
     assert!(!licences.contains("\nproptest "));
+}
+
+/// Every page to which one refers is there, and to every page but the program's one refers.
+fn manual_pages_refer_to_pages(dir: &Path) {
+    let (mut pages, mut references) = (BTreeSet::new(), BTreeSet::from(["imgcls".to_owned()]));
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        pages.insert(entry.file_name().to_str().unwrap().trim_end_matches(".1").to_owned());
+        let text = std::fs::read_to_string(entry.path()).unwrap().replace("\\-", "-");
+        let words = text.split_whitespace().filter_map(|word| word.split_once("(1)"));
+        references.extend(words.map(|(name, _)| name.to_owned()).filter(|name| name.starts_with("imgcls")));
+    }
+    assert_eq!(pages, references);
+}
+
+/// What the papers in the archive link to is in it, and they show no pictures that are not.
+fn links_lead_somewhere(dir: &Path) {
+    for paper in ["README.md", "CHANGELOG.md", "SECURITY.md"] {
+        let text = std::fs::read_to_string(dir.join(paper)).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            assert!(
+                link.contains("://") || link.starts_with('#') || dir.join(link).exists(),
+                "{paper} links to {link}"
+            );
+        }
+        assert!(!text.contains("!["), "{paper}");
+    }
+    let readme = std::fs::read_to_string(dir.join("README.md")).unwrap();
+    assert!(readme.contains("[systemd](systemd)") && readme.contains("[imgcls.toml](imgcls.toml)"), "{readme}");
 }

@@ -1,7 +1,7 @@
 //! The SDK's configuration, in one place: where requests go, how long they may take, how often they are tried, and what
 //! errors mean.
 
-use std::{env, error::Error as StdError, path::Path, time::Duration};
+use std::{env, error::Error as StdError, time::Duration};
 
 use aws_config::{
     BehaviorVersion, ConfigLoader, SdkConfig,
@@ -10,24 +10,32 @@ use aws_config::{
     timeout::{TimeoutConfig, TimeoutConfigBuilder},
 };
 use aws_sdk_s3::{
-    config::{RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient},
+    config::{ConfigBag, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents, SharedHttpClient},
     error::{ProvideErrorMetadata, SdkError},
 };
 use aws_sdk_sqs::config::{
     interceptors::InterceptorContext,
     retry::{ClassifyRetry, RetryAction},
 };
-use aws_smithy_dns::HickoryDnsResolver;
 use aws_smithy_http_client::{
     Builder,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        http::{HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector},
+        orchestrator::HttpRequest,
+        result::ConnectorError,
+    },
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
+use rustls::pki_types::CertificateDer;
 
 use crate::{
     backend::{Error, ErrorKind},
     config::Aws,
-    tls,
+    tls::{self, Resolver, TlsError},
 };
 
 /// Connecting within a region takes milliseconds; three seconds survive one lost SYN.
@@ -156,25 +164,43 @@ fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
         .build()
 }
 
-/// One client for all services.
-///
-/// It resolves names with hickory: `getaddrinfo` of a static glibc binary loads the machine's NSS plugins, which must
-/// be of the very glibc version it was built with. Without the file that hickory reads its servers from, the system
-/// resolver has to do.
+/// One client for all services. Where there is nobody to trust, it refuses every call and says why.
 pub(crate) fn http_client() -> SharedHttpClient {
-    let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(trusted());
-    if Path::new("/etc/resolv.conf").exists() {
-        builder.build_with_resolver(HickoryDnsResolver::default())
-    } else {
-        builder.build_https()
+    match tls::roots() {
+        Ok(roots) => Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(trusting(&roots))
+            .build_with_resolver(Resolver::of_machine()),
+        Err(error) => SharedHttpClient::new(Refusing(error)),
     }
 }
 
-/// The roots of [`tls::roots`] as the SDK takes them.
-fn trusted() -> TlsContext {
+/// A client that refuses every call.
+#[derive(Debug, Clone)]
+struct Refusing(TlsError);
+
+impl HttpClient for Refusing {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+
+    /// Refuses before credentials are looked for: their search would hide the reason behind one of its own.
+    fn validate_final_config(&self, _: &RuntimeComponents, _: &ConfigBag) -> Result<(), BoxError> {
+        Err(self.0.clone().into())
+    }
+}
+
+impl HttpConnector for Refusing {
+    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+        HttpConnectorFuture::ready(Err(ConnectorError::user(self.0.clone().into())))
+    }
+}
+
+/// Certificates as the SDK takes them.
+fn trusting(roots: &[CertificateDer<'_>]) -> TlsContext {
     let mut store = TrustStore::empty();
-    for root in tls::roots() {
-        store.add_pem_certificate(pem(&root));
+    for root in roots {
+        store.add_pem_certificate(pem(root));
     }
     // Without a certificate of the client, there is nothing in it that could be refused.
     TlsContext::builder().with_trust_store(store).build().expect("a context of roots alone is valid")
@@ -290,4 +316,24 @@ pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Error {
 /// Whether the service answered with this HTTP status.
 pub(crate) fn status<E>(error: &SdkError<E>) -> Option<u16> {
     error.raw_response().map(|r| r.status().as_u16())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before credentials, of which there are none here, and without a second try.
+    #[tokio::test]
+    async fn a_call_without_anybody_to_trust_says_why() {
+        let why = TlsError::NoCertificate { variable: "SSL_CERT_FILE", value: "/x".into(), why: "none".to_owned() };
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(aws_sdk_s3::config::Region::from_static("eu-central-1"))
+            .http_client(Refusing(why))
+            .build();
+        let error = aws_sdk_s3::Client::from_conf(config).head_bucket().bucket("b").send().await.unwrap_err();
+        let error = Call::new("reach", "s3:ListBucket").error("bucket b", &error);
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert!(error.to_string().contains("SSL_CERT_FILE is \"/x\""), "{error}");
+    }
 }

@@ -14,14 +14,31 @@ const MOST_VALUES: usize = 4_000_000;
 /// Most characters of a name in an error.
 const MOST_SHOWN: usize = 64;
 
+/// The types that are read, in words.
+pub(super) const READ: &str = "f16, bf16, f32, f64 and i64";
+
+/// Storages of other types, with the bytes of a number: they are there beside weights, in what an optimizer remembers.
+const UNREAD: [(&str, usize); 7] = [
+    ("BoolStorage", 1),
+    ("ByteStorage", 1),
+    ("CharStorage", 1),
+    ("ShortStorage", 2),
+    ("IntStorage", 4),
+    ("ComplexFloatStorage", 8),
+    ("ComplexDoubleStorage", 16),
+];
+
 /// Why a pickle is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PickleError {
     /// A call of something else than what rebuilds tensors.
-    #[error("it calls {0}, which no weights need and which could run any program")]
+    #[error(
+        "it calls {0}, which no weights need and which could run any program; save model.state_dict() alone with \
+         torch.save"
+    )]
     Global(String),
-    /// Numbers of another type.
-    #[error("it has a {0}, whose numbers are of a type that is not read; f16, bf16, f32, f64 and i64 are")]
+    /// Numbers of a type that is not known.
+    #[error("it has a {0}, whose numbers are of a type that is not read; {READ} are")]
     Storage(String),
     /// An instruction that weights do not need.
     #[error("it has the pickle instruction {0:#04x}, which no weights need")]
@@ -65,7 +82,45 @@ pub(super) enum Global {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
-    Storage(Dtype),
+    Storage(Kind),
+}
+
+/// What numbers a storage has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read(Dtype),
+    /// They are skipped.
+    Unread {
+        /// Of the storage.
+        name: &'static str,
+        /// Bytes of a number.
+        size: usize,
+    },
+}
+
+impl Kind {
+    /// The kind of PyTorch's storage of that name.
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "FloatStorage" => Self::Read(Dtype::F32),
+            "HalfStorage" => Self::Read(Dtype::F16),
+            "BFloat16Storage" => Self::Read(Dtype::BF16),
+            "DoubleStorage" => Self::Read(Dtype::F64),
+            "LongStorage" => Self::Read(Dtype::I64),
+            _ => {
+                let (name, size) = *UNREAD.iter().find(|(unread, _)| *unread == name)?;
+                Self::Unread { name, size }
+            }
+        })
+    }
+
+    /// Bytes of a number.
+    pub(super) const fn size(self) -> usize {
+        match self {
+            Self::Read(dtype) => dtype.size(),
+            Self::Unread { size, .. } => size,
+        }
+    }
 }
 
 impl Global {
@@ -74,11 +129,7 @@ impl Global {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
             ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
-            ("torch", "FloatStorage") => Self::Storage(Dtype::F32),
-            ("torch", "HalfStorage") => Self::Storage(Dtype::F16),
-            ("torch", "BFloat16Storage") => Self::Storage(Dtype::BF16),
-            ("torch", "DoubleStorage") => Self::Storage(Dtype::F64),
-            ("torch", "LongStorage") => Self::Storage(Dtype::I64),
+            ("torch", name) if let Some(kind) = Kind::named(name) => Self::Storage(kind),
             _ => {
                 let full = format!("{}.{}", start(module), start(name)).escape_debug().to_string();
                 let is_storage = module == "torch" && name.ends_with("Storage");
@@ -102,11 +153,18 @@ fn start(name: &str) -> String {
 pub(super) struct Arena<'a> {
     items: Vec<Vec<Value<'a>>>,
     values: usize,
+    /// The tuples of all storages.
+    storages: Vec<Id>,
 }
 
 impl<'a> Arena<'a> {
     pub(super) fn get(&self, Id(at): Id) -> &[Value<'a>] {
         &self.items[at]
+    }
+
+    /// What describes each storage that was named, also where nobody needs it.
+    pub(super) fn storages(&self) -> impl Iterator<Item = &[Value<'a>]> {
+        self.storages.iter().map(|id| self.get(*id))
     }
 
     fn add(&mut self, values: Vec<Value<'a>>) -> Result<Id, PickleError> {
@@ -184,6 +242,8 @@ impl<'a> Machine<'a, '_> {
 
     fn storage(&mut self) -> Result<(), PickleError> {
         let Value::Tuple(id) = self.pop()? else { return damaged("a storage is not described by a tuple") };
+        self.arena.count(1)?;
+        self.arena.storages.push(id);
         self.stack.push(Value::Storage(id));
         Ok(())
     }

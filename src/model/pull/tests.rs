@@ -24,6 +24,10 @@ enum Answer {
     BarePage,
     /// Another range than was asked for.
     OddRange,
+    /// What was asked for, but no more than so many bytes of it, and it says so.
+    Short(usize),
+    /// The whole file as a part of itself, where a part was asked for.
+    Elsewhere,
     /// What was asked for, a byte at a time.
     Trickle,
     /// An error.
@@ -77,6 +81,15 @@ async fn serve(mut stream: TcpStream, file: &[u8], answer: Answer, seen: &Mutex<
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", file.len());
         [head.as_bytes(), &file[..most.min(file.len())]].concat()
     };
+    let part = |bytes: &[u8], from: usize, size: &str| {
+        let head = format!(
+            "HTTP/1.1 206 Partial\r\nContent-Range: bytes {from}-{}/{size}\r\nContent-Length: {}\r\nConnection: \
+             close\r\n\r\n",
+            from + bytes.len() - 1,
+            bytes.len()
+        );
+        [head.as_bytes(), bytes].concat()
+    };
     let bytes = match (answer, from) {
         (Answer::Status(status), _) => {
             format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
@@ -93,7 +106,12 @@ async fn serve(mut stream: TcpStream, file: &[u8], answer: Answer, seen: &Mutex<
             }
             return;
         }
-        (Answer::All, _) => whole(usize::MAX),
+        (Answer::All | Answer::Elsewhere, None) | (Answer::All, Some(_)) => whole(usize::MAX),
+        (Answer::Elsewhere, Some(_)) => part(&file[..], 0, "*"),
+        (Answer::Short(most), from) => {
+            let from = from.unwrap_or(0);
+            part(&file[from..file.len().min(from + most)], from, "*")
+        }
         (Answer::Part(most), None) => whole(most),
         (Answer::Part(most), Some(from)) => {
             let (last, size) = (file.len() - 1, file.len());
@@ -293,6 +311,53 @@ async fn a_page_without_a_length_or_an_odd_range_costs_nothing_either() {
         fetched(&known, cache.path(), &server).await.unwrap();
         assert_eq!(server.ranges(), [Some("bytes=10000-".to_owned())]);
     }
+}
+
+#[tokio::test]
+async fn a_server_that_gives_a_part_at_a_time_gives_the_file() {
+    let file = file();
+    let known = known(&file);
+    let third = file.len().div_ceil(3);
+    let cache = tempfile::tempdir().unwrap();
+    let answers: &'static [Answer] = vec![Answer::Part(1000), Answer::Short(third)].leak();
+    let server = Server::start(file.clone(), answers).await;
+    fetched(&known, cache.path(), &server).await.unwrap();
+    let want = [None, Some(1000), Some(1000 + third), Some(1000 + 2 * third)];
+    assert_eq!(server.ranges(), want.map(|from| from.map(|from| format!("bytes={from}-"))));
+
+    // Of one that gives a byte at a time only so many are taken.
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(file, &[Answer::Short(1)]).await;
+    let error = text(fetched(&known, cache.path(), &server).await.unwrap_err());
+    assert!(error.contains("again and again"), "{error}");
+    assert_eq!(fs::metadata(cache.path().join(".partial/resnet18-test.pth")).unwrap().len(), 1001);
+}
+
+#[tokio::test]
+async fn a_server_that_begins_elsewhere_is_asked_for_the_whole_file() {
+    let file = file();
+    let known = known(&file);
+    let cache = tempfile::tempdir().unwrap();
+    let partial = cache.path().join(".partial");
+    fs::create_dir(&partial).unwrap();
+    fs::write(partial.join("resnet18-test.pth"), &file[..10_000]).unwrap();
+    let server = Server::start(file, &[Answer::Elsewhere]).await;
+    fetched(&known, cache.path(), &server).await.unwrap();
+    assert_eq!(server.ranges(), [Some("bytes=10000-".to_owned()), None]);
+}
+
+#[tokio::test]
+async fn what_will_not_come_in_time_is_given_up_soon() {
+    let file = file();
+    let known = known(&file);
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(file, &[Answer::Trickle]).await;
+    // Some twenty bytes come in each of the windows: enough, but for the whole that is to come in a minute.
+    let patience = Patience { whole: Duration::from_secs(60), least: (1, Duration::from_millis(400)), ..within(5000) };
+    let settings = Settings { cache: cache.path(), mirror: &server.url, patience };
+    let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&known, settings, |_| ())).await.unwrap();
+    let error = text(pulled.unwrap_err());
+    assert!(error.contains("too slowly"), "{error}");
 }
 
 #[tokio::test]

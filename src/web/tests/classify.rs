@@ -1,6 +1,7 @@
 //! Uploads that wait for their labels.
 
 use super::*;
+use crate::contract::ImageName;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn classify_answers_with_labels() {
@@ -61,6 +62,19 @@ async fn features_that_are_not_to_be_had_take_no_others_along() {
     let lines = rest.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let lines: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
     assert!(lines.len() == 2 && lines.iter().all(|line| line["features"].is_array()), "{lines:?}");
+
+    // Features are told only beside an answer of the same model.
+    let image: ImageName = lines[0]["image"].as_str().unwrap().parse().unwrap();
+    let mut row = server.backend.results.get(std::slice::from_ref(&image)).await.unwrap().remove(0);
+    row.model = "other@12345678".to_owned();
+    server.backend.results.put(&row, None).await.unwrap();
+    let number = image.as_str().trim_end_matches(".png").parse().unwrap();
+    let again = form(vec![(image.to_string(), picture(number))]);
+    let request = server.client.post(format!("{}/classify?features=true", server.url)).multipart(again);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CONFLICT);
+    let answer: Value = answer.json().await.unwrap();
+    assert!(answer["error"].as_str().unwrap().contains("other@12345678"), "{answer}");
 }
 
 #[tokio::test]

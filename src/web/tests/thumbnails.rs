@@ -102,6 +102,29 @@ async fn what_nobody_waits_for_any_more_keeps_its_place_until_it_is_done() {
     assert_eq!(server.app.image_memory.left(), memory);
 }
 
+/// Places alone would let as many pictures as there are of them take all of the memory each.
+#[tokio::test]
+async fn pictures_wait_for_the_memory_that_others_have() {
+    let server = Server::start(|_| {}).await;
+    server.upload(vec![("a.png".into(), picture(1))]).await;
+    let memory = Arc::clone(&server.app.thumbnails.memory);
+    let all = memory.available_permits();
+    assert_eq!(all, 256 << 10);
+    let others = Arc::clone(&memory).acquire_many_owned(all as u32 - 1).await.unwrap();
+    let asked = tokio::spawn(ask(Arc::clone(&server.app), "size=64"));
+    // Who waits has what there is already.
+    let waits = async {
+        while memory.available_permits() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap();
+    assert!(!asked.is_finished());
+    drop(others);
+    assert_eq!(asked.await.unwrap(), StatusCode::OK);
+    assert_eq!(memory.available_permits(), all);
+}
+
 /// The version in the address of a thumbnail on the page of results, once the image is classified.
 async fn version(server: &Server) -> String {
     loop {
