@@ -12,7 +12,7 @@ SOAK_SECONDS ?= 600
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data and the best model that can be had; MODEL=name or directory chooses
+run: ## Build, and serve on http://127.0.0.1:8080 with the data in ./imgcls-data and the best model that can be had; MODEL=name or directory chooses, or the configuration
 	$(CARGO) build --release --locked
 	@model='$(MODEL)'; [ -n "$$model" ] || model=$$(target/release/imgcls model best) || exit; \
 	exec target/release/imgcls serve --model "$$model"

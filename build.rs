@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 // Parts of both are only used at run time.
 #[allow(dead_code, unreachable_pub)]
@@ -22,14 +22,33 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-env-changed=IMGCLS_EMBED");
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
     let model = std::env::var_os("IMGCLS_EMBED").filter(|model| !model.is_empty()).map(PathBuf::from);
-    let model = model.unwrap_or_else(|| PathBuf::from("assets/model"));
-    let in_cache =
-        cache().map(|cache| cache.join(&model)).filter(|dir| model.components().count() == 1 && dir.is_dir());
-    let dir = in_cache.unwrap_or_else(|| root.join(&model));
+    let dir = find(&root, model.as_deref())?;
     let name = check(&dir).with_context(|| format!("the model bundle in {} cannot be embedded", dir.display()))?;
     println!("cargo::rustc-env=IMGCLS_EMBEDDED_NAME={name}");
     println!("cargo::rustc-env=IMGCLS_EMBEDDED_MODEL={}", dir.display());
     Ok(())
+}
+
+/// The bundle's directory: that of the project's own model by its name or without one, else by name in the cache, or as
+/// it is given.
+fn find(root: &Path, model: Option<&Path>) -> Result<PathBuf> {
+    let own = root.join("assets/model");
+    let Some(model) = model else { return Ok(own) };
+    let card = std::fs::read_to_string(own.join(layout::CARD)).ok().and_then(|text| layout::parse_card(&text).ok());
+    if card.is_some_and(|card| Path::new(&card.name) == model) {
+        return Ok(own);
+    }
+    let is_name = model.components().count() == 1 && model.is_relative();
+    let in_cache = cache().map(|cache| cache.join(model)).filter(|dir| is_name && dir.is_dir());
+    let dir = in_cache.unwrap_or_else(|| root.join(model));
+    if is_name && !dir.exists() {
+        let name = model.display();
+        bail!(
+            "the model {name} is neither in the cache nor a directory; if it is one that `imgcls model list` shows, \
+             `imgcls model pull {name}` fetches it"
+        );
+    }
+    Ok(dir)
 }
 
 /// The directory of models by name, as the program finds it.

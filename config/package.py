@@ -24,6 +24,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LICENCE_FILE = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)", re.IGNORECASE)
 RULE = "=" * 100
+# What is packed of the sources, by its name in the archive.
+INSIDE = {
+    "README.md": "README.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "SECURITY.md": "SECURITY.md",
+    "LICENSE-MIT": "LICENSE-MIT",
+    "LICENSE-APACHE": "LICENSE-APACHE",
+    "config/imgcls.toml": "imgcls.toml",
+    "config/systemd": "systemd",
+}
 
 
 def output(*command):
@@ -119,17 +129,15 @@ def manuals(run, *command):
     return pages
 
 
-def with_links_inside(text, files):
+def with_links_inside(text):
     """A paper whose links lead to what is in the archive, or to the network. Of others their text stays; pictures go."""
 
     def link(match):
         label, target = match.groups()
         if "://" in target or target.startswith("#"):
             return match[0]
-        inside = re.sub("^config/", "", target)
-        if inside in files or any(name.startswith(f"{inside}/") for name in files):
-            return f"[{inside if label == target else label}]({inside})"
-        return label
+        inside = INSIDE.get(target)
+        return f"[{inside if label == target else label}]({inside})" if inside else label
 
     # The sentence before a picture does not announce one any more, and no frame of pictures is left.
     text = re.sub(r":\n\n(?=!\[)", ".\n\n", text)
@@ -145,12 +153,13 @@ def contents(binary, program, target):
     sysroot = Path(output("rustc", "--print=sysroot").strip())
     files = {"imgcls": Path(binary).read_bytes(), "THIRD-PARTY.txt": third_parties(target).encode()}
     files["COPYRIGHT-library.html"] = (sysroot / "share/doc/rust/COPYRIGHT-library.html").read_bytes()
-    for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-MIT", "LICENSE-APACHE", "config/imgcls.toml"):
-        files[Path(name).name] = (ROOT / name).read_bytes()
-    for unit in (ROOT / "config/systemd").iterdir():
-        files[f"systemd/{unit.name}"] = unit.read_bytes()
-    for name in ("README.md", "CHANGELOG.md", "SECURITY.md"):
-        files[name] = with_links_inside(files[name].decode(), files).encode()
+    for name, inside in INSIDE.items():
+        if name.endswith(".md"):
+            files[inside] = with_links_inside((ROOT / name).read_text()).encode()
+        elif (ROOT / name).is_dir():
+            files |= {f"{inside}/{one.name}": one.read_bytes() for one in (ROOT / name).iterdir()}
+        else:
+            files[inside] = (ROOT / name).read_bytes()
     files |= manuals(run)
     for shell, name in (("bash", "imgcls.bash"), ("zsh", "_imgcls"), ("fish", "imgcls.fish")):
         files[f"completions/{name}"] = run("completions", shell)

@@ -45,7 +45,7 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<ExitCode> {
             let raw = configure(&global, &global.overrides().and(args.overrides()))?;
             in_runtime(roles::work::run(args, raw.work()?))
         }
-        Command::Model(args) => in_runtime(roles::model::run(args, plain()?.model_mirror)),
+        Command::Model(args) => in_runtime(roles::model::run(args, plain()?)),
         Command::Train(args) => {
             let raw = configure(&global, &global.overrides().and(args.overrides()))?;
             roles::train::run(&args, raw.classify()?)

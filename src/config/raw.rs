@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{LogFormat, Network, Rules, Secret, address, duration, size::ByteSize};
+use super::{LogFormat, MinConfidence, Network, Rules, Secret, address, duration, size::ByteSize};
 use crate::model::{Engine, pull};
 
 /// Writes an address without the name and password that may be in it.
@@ -27,8 +27,8 @@ pub struct Raw {
     /// Address that stands in for scheme and host where known models are fetched; empty for none.
     #[serde(serialize_with = "without_user")]
     pub model_mirror: String,
-    /// Probability below which a label is marked as uncertain; 0 for the model's own threshold, if its card has one.
-    pub min_confidence: f64,
+    /// Probability below which a label is marked as uncertain.
+    pub min_confidence: MinConfidence,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Limits for one image.
@@ -170,7 +170,7 @@ impl Default for Raw {
             data_dir: PathBuf::from("imgcls-data"),
             model: PathBuf::new(),
             model_mirror: String::new(),
-            min_confidence: 0.0,
+            min_confidence: MinConfidence::OfModel,
             log_format: LogFormat::Text,
             limits: Limits {
                 max_bytes: ByteSize(limits.max_bytes),

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZero, path::PathBuf};
 
-use super::{ConfigError, Raw, Rules, Stores, Web, Worker, web::address, worker::cores};
+use super::{ConfigError, MinConfidence, Raw, Rules, Stores, Web, Worker, web::address, worker::cores};
 use crate::model::Limits;
 
 /// What `imgcls serve` needs.
@@ -41,8 +41,8 @@ pub struct Work {
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
-    /// Probability below which a label is uncertain; `None` for the model's own threshold.
-    pub min_confidence: Option<f32>,
+    /// Probability below which a label is uncertain.
+    pub min_confidence: MinConfidence,
     /// The worker.
     pub worker: Worker,
 }
@@ -54,8 +54,8 @@ pub struct Classify {
     pub model: Option<PathBuf>,
     /// Limits for one image.
     pub limits: Limits,
-    /// Probability below which a label is uncertain; `None` for the model's own threshold.
-    pub min_confidence: Option<f32>,
+    /// Probability below which a label is uncertain.
+    pub min_confidence: MinConfidence,
     /// Threads, engine and batch.
     pub worker: Worker,
 }
@@ -116,13 +116,10 @@ impl Raw {
     /// # Errors
     /// [`ConfigError::Invalid`], naming the key.
     pub fn classify(&self) -> Result<Classify, ConfigError> {
-        if !(0.0..=1.0).contains(&self.min_confidence) {
-            return Err(ConfigError::invalid("min_confidence must be 0 to 1"));
-        }
         Ok(Classify {
             model: self.model(),
             limits: self.limits.resolve()?,
-            min_confidence: Some(self.min_confidence as f32).filter(|least| *least > 0.0),
+            min_confidence: self.min_confidence,
             worker: self.worker.resolve()?,
         })
     }

@@ -88,6 +88,13 @@ pub fn find(model: &Path) -> Result<Place, ShelfError> {
     }
 }
 
+/// A bundle's directory as `--model` takes it: what could be a name gets `./` before it, since a model of that name goes
+/// first.
+#[must_use]
+pub fn as_path(dir: &Path) -> PathBuf {
+    if dir.components().count() == 1 && dir.is_relative() { Path::new(".").join(dir) } else { dir.to_owned() }
+}
+
 /// Names and directories of the models in the cache, sorted; none if there is no cache.
 #[must_use]
 pub fn cached() -> Vec<(String, PathBuf)> {
@@ -116,6 +123,15 @@ mod tests {
         assert_eq!(find(dir.path()), Err(ShelfError::NoBundle(dir.path().to_owned())));
         std::fs::write(dir.path().join(layout::CARD), "").unwrap();
         assert_eq!(find(dir.path()), Ok(Place::Dir(dir.path().to_owned())));
+    }
+
+    #[test]
+    fn a_directory_is_no_name() {
+        for (dir, want) in [(EMBEDDED_NAME, format!("./{EMBEDDED_NAME}")), ("./a", "./a".into()), ("/a", "/a".into())] {
+            assert_eq!(as_path(Path::new(dir)).as_os_str(), &*want);
+        }
+        assert_eq!(find(Path::new(EMBEDDED_NAME)), Ok(Place::Embedded));
+        assert!(matches!(find(&as_path(Path::new(EMBEDDED_NAME))), Err(ShelfError::NoBundle(_))));
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     let calls = threads.min(items.len()).max(1);
     let parallel = Parallel { calls, threads: threads / calls };
     let classifier = Classifier::new(bundle, worker.engine, parallel)?;
-    let min_confidence = min_confidence.or(classifier.card().min_confidence).unwrap_or(0.0);
+    let min_confidence = min_confidence.resolve(classifier.card().min_confidence);
     let mut printer = Printer::new(&items, &classifier, min_confidence, args.json);
     let mut failed = false;
     let labeller = Labeller {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::contract::order;
+use crate::{contract::order, model::sniff};
 
 /// Files in a directory that count as images; what is named on the command line always does. The last five are named
 /// so that a folder of them gets a reason and not silence.
@@ -63,14 +63,12 @@ pub(super) fn find(paths: &[PathBuf]) -> Vec<Item> {
                 if again { Source::Nothing("standard input can be read only once".to_owned()) } else { Source::Stdin };
             items.push(Item { path: path.clone(), source });
         } else if path.is_dir() {
-            let before = items.len();
-            walk(path, &mut items);
-            if items.len() == before {
-                items.push(Item {
-                    path: path.clone(),
-                    source: Source::Nothing("no images in the directory".to_owned()),
-                });
+            let mut found = Found::default();
+            found.walk(path);
+            if found.items.is_empty() {
+                found.nothing(path, "no images in the directory".to_owned());
             }
+            items.append(&mut found.items);
         } else {
             items.push(Item { path: path.clone(), source: Source::File });
         }
@@ -78,38 +76,133 @@ pub(super) fn find(paths: &[PathBuf]) -> Vec<Item> {
     items
 }
 
-/// Adds the image files below a directory. Links to directories are not followed, as they may lead round in circles.
-fn walk(dir: &Path, items: &mut Vec<Item>) {
-    let entries = match fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
-        Ok(entries) => entries,
-        Err(e) => {
-            items.push(Item {
-                path: dir.to_owned(),
-                source: Source::Nothing(format!("cannot read the directory: {e}")),
-            });
-            return;
-        }
-    };
-    let mut paths: Vec<(String, PathBuf, bool)> = entries
-        .into_iter()
-        .map(|entry| {
-            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            (order::sort_key(&entry.file_name().to_string_lossy()), entry.path(), is_dir)
-        })
-        .collect();
-    paths.sort();
-    for (_, path, is_dir) in paths {
-        if is_dir {
-            walk(&path, items);
-        } else if is_image_name(&path) && path.is_file() {
-            items.push(Item { path, source: Source::File });
+/// What is to be said of a directory before its pictures are read.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// Number of image files in it, as [`find`] finds them.
+    pub(super) pictures: usize,
+    /// What is passed over and may be meant as a picture, in words.
+    pub(super) passed_over: Vec<String>,
+}
+
+/// Looks through a directory.
+pub(super) fn survey(dir: &Path) -> Survey {
+    let mut found = Found::default();
+    found.walk(dir);
+    let pictures = found.items.iter().filter(|item| matches!(item.source, Source::File)).count();
+    Survey { pictures, passed_over: found.passed_over }
+}
+
+/// What is below a directory.
+#[derive(Debug, Default)]
+struct Found {
+    items: Vec<Item>,
+    /// What else is there and may be meant as a picture, in words.
+    passed_over: Vec<String>,
+}
+
+impl Found {
+    /// Adds the image files below a directory. Those that are hidden by a dot are not ours. Links to directories are
+    /// not followed, as they may lead round in circles.
+    fn walk(&mut self, dir: &Path) {
+        let entries = match fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Ok(entries) => entries,
+            Err(e) => return self.nothing(dir, format!("cannot read the directory: {e}")),
+        };
+        let mut paths: Vec<(String, PathBuf, bool)> = entries
+            .into_iter()
+            .map(|entry| {
+                let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                (order::sort_key(&entry.file_name().to_string_lossy()), entry.path(), is_dir)
+            })
+            .collect();
+        paths.sort();
+        for (_, path, is_dir) in paths {
+            if is_dir && !is_hidden(&path) {
+                self.walk(&path);
+            } else if is_image_name(&path) && path.is_file() {
+                self.items.push(Item { path, source: Source::File });
+            } else if let Some(why) = why_not(&path, is_dir) {
+                self.passed_over.push(format!("{}: {why}", path.display()));
+            }
         }
     }
+
+    fn nothing(&mut self, path: &Path, why: String) {
+        self.items.push(Item { path: path.to_owned(), source: Source::Nothing(why) });
+    }
+}
+
+/// Why something that may be meant as a picture, or have some in it, is passed over. Hidden files and those whose names
+/// are plainly of something else are not meant.
+fn why_not(path: &Path, is_dir: bool) -> Option<&'static str> {
+    match path.metadata() {
+        _ if is_dir => Some("a folder whose name begins with a dot"),
+        _ if is_hidden(path) => None,
+        Err(_) => Some("a link that leads nowhere"),
+        Ok(kind) if kind.is_dir() => Some("a link to a folder, which is not followed"),
+        Ok(kind) if !kind.is_file() => is_image_name(path).then_some("no file"),
+        Ok(_) if path.extension().is_none() && begins_as_image(path) => {
+            Some("a picture without the extension of one, such as .jpg")
+        }
+        Ok(_) => None,
+    }
+}
+
+/// Whether a file's first bytes are those of an image.
+fn begins_as_image(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
+    read.is_ok() && sniff(&head).is_ok()
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 /// Whether a file's name is that of an image.
 pub(super) fn is_image_name(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-    !hidden && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
+    !is_hidden(path) && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_may_be_meant_as_a_picture_is_told_and_the_rest_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["deep", ".git", "deep/.cache"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        for file in ["1.png", "deep/2.jpg", ".git/3.png", "deep/.cache/4.png", ".5.png", "notes.txt", "README"] {
+            fs::write(at(file), "text").unwrap();
+        }
+        fs::write(at("IMG_0001"), b"\xff\xd8\xff\xe0 and so on").unwrap();
+        symlink("1.png", at("link.png")).unwrap();
+        symlink("nowhere", at("lost.png")).unwrap();
+        symlink("nowhere", at(".#lock")).unwrap();
+        symlink("deep", at("deeper")).unwrap();
+
+        let items = find(&[dir.path().to_owned()]);
+        let names: Vec<&Path> = items.iter().map(|item| item.path().strip_prefix(dir.path()).unwrap()).collect();
+        assert_eq!(names, ["1.png", "deep/2.jpg", "link.png"].map(Path::new));
+        let Survey { pictures, mut passed_over } = survey(dir.path());
+        assert_eq!(pictures, 3);
+        passed_over.sort();
+        let start = format!("{}/", dir.path().display());
+        let told: Vec<&str> = passed_over.iter().map(|text| text.strip_prefix(&start).unwrap()).collect();
+        let want = [
+            ".git: a folder whose name begins with a dot",
+            "IMG_0001: a picture without the extension of one, such as .jpg",
+            "deep/.cache: a folder whose name begins with a dot",
+            "deeper: a link to a folder, which is not followed",
+            "lost.png: a link that leads nowhere",
+        ];
+        assert_eq!(told, want);
+    }
 }

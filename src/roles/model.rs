@@ -5,16 +5,16 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
 
-use super::UsageError;
-use crate::config::flags::whole;
+use super::{UsageError, signals::stop_token};
+use crate::config::{Raw, flags::whole};
 use crate::model::{
     Architecture, Bundle,
     catalogue::{self, Known, Source},
@@ -25,12 +25,15 @@ use crate::model::{
 };
 
 /// How long to try until the first byte of a file comes, and of pip, which takes longer to start, where a better model
-/// would be nice and another will do: under 5 s together.
+/// would be nice and another will do.
 const LITTLE_PATIENCE: [Duration; 2] = [Duration::from_millis(1800), Duration::from_millis(2800)];
-/// How long it may take altogether then. What has come by that time is kept for `imgcls model pull`.
+/// How long after the start the first byte of the last file that is tried must have come.
+const FIRST_BYTES: Duration = Duration::from_secs(5);
+/// How long it may take altogether then, whatever is tried. What has come by that time is kept for `imgcls model pull`.
 const LONGEST_START: Duration = Duration::from_secs(60);
-/// Bytes that must come in so long then.
-const LEAST_OF_START: (u64, Duration) = (128 << 10, Duration::from_secs(2));
+/// Bytes that must come in so long then; and after so long it is given up, if the rest would not come in
+/// [`LONGEST_START`].
+const LEAST_OF_START: (u64, Duration) = (128 << 10, Duration::from_millis(1500));
 /// After a try in vain to get a better model, for how long there is no other.
 const NEXT_TRY: Duration = Duration::from_secs(24 * 3600);
 /// File in the cache whose time says when the last try was in vain.
@@ -107,23 +110,31 @@ struct ImportArgs {
     licence: String,
 }
 
-/// Runs the command; `mirror` stands in for the hosts of known models, unless it is empty.
+/// Runs the command.
 ///
 /// # Errors
 /// If a model cannot be found, fetched, read or written.
-pub async fn run(args: ModelArgs, mirror: String) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ModelArgs, config: Raw) -> anyhow::Result<ExitCode> {
+    let mirror = &config.model_mirror;
     let mut out = std::io::stdout();
     match args.command {
         ModelCommand::List => write!(out, "{}", list()?)?,
         ModelCommand::Pull { name } => {
             let known = catalogue::find(&name).ok_or(ShelfError::Unknown(name))?;
-            let dir = fetch(known, &mirror, Patience::LONG).await?;
+            let dir = until_stopped(fetch(known, mirror, Patience::LONG)).await??;
             writeln!(out, "{} is in {}", known.name, dir.display())?;
         }
-        ModelCommand::Best => writeln!(out, "{}", best(&mirror).await)?,
+        ModelCommand::Best => match config.model() {
+            Some(model) => {
+                eprintln!("model {}, as it is configured", model.display());
+                writeln!(out, "{}", model.display())?;
+            }
+            None => writeln!(out, "{}", until_stopped(best(mirror)).await?)?,
+        },
         ModelCommand::Import(args) => {
             let card = make(&args)?;
-            writeln!(out, "{} is in {}; use it with --model", card.name, args.out.display())?;
+            let dir = shelf::as_path(&args.out);
+            writeln!(out, "{} is in {}; use it with --model {1}", card.name, dir.display())?;
         }
         ModelCommand::Show { model, labels } => {
             let place = shelf::find(&model)?;
@@ -133,6 +144,15 @@ pub async fn run(args: ModelArgs, mirror: String) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs to the end, or to a signal that asks to stop: what was begun, such as pip, then ends with it.
+async fn until_stopped<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let stop = stop_token()?;
+    tokio::select! {
+        ended = work => Ok(ended),
+        () = stop.cancelled() => bail!("it was stopped; a later try goes on from there"),
+    }
 }
 
 /// Reads the name of an architecture.
@@ -168,14 +188,13 @@ async fn best(mirror: &str) -> &'static str {
     let in_vain = shelf::cache().ok().map(|cache| cache.join(IN_VAIN));
     let tried = in_vain.as_ref().and_then(|path| path.metadata().ok()?.modified().ok()?.elapsed().ok());
     let may_try = tried.is_none_or(|ago| ago > NEXT_TRY);
+    let started = Instant::now();
     let (mut reasons, mut failed) = (Vec::new(), false);
     let mut best = None;
     for known in const { &catalogue::ALL } {
         let why_not = match look(known) {
             Ok(Held::Whole) => Ok(()),
-            Ok(_) if may_try => {
-                fetch(known, mirror, little_patience(known)).await.map(drop).inspect_err(|_| failed = true)
-            }
+            Ok(_) if may_try => fetch_soon(known, mirror, started.elapsed()).await.inspect_err(|_| failed = true),
             Ok(Held::Nothing) => continue,
             Ok(Held::Damaged(_)) => {
                 let text =
@@ -219,11 +238,18 @@ fn look(known: &Known) -> anyhow::Result<Held> {
     Ok(shelf::cache().map_or(Ok(Held::Nothing), |cache| pull::held(known, &cache))?)
 }
 
-/// When a start with a better model gives up.
-fn little_patience(known: &Known) -> Patience {
+/// Fetches a better model for a start that has taken so long already.
+async fn fetch_soon(known: &Known, mirror: &str, taken: Duration) -> anyhow::Result<()> {
+    let patience = little_patience(&known.source, taken).context("no time is left for another try")?;
+    fetch(known, mirror, patience).await.map(drop)
+}
+
+/// When a start with a better model, which has taken so long already, gives up; `None` if at once.
+fn little_patience(source: &Source, taken: Duration) -> Option<Patience> {
     let [of_file, of_pip] = LITTLE_PATIENCE;
-    let first = if matches!(known.source, Source::Url { .. }) { of_file } else { of_pip };
-    Patience { first, whole: LONGEST_START, least: LEAST_OF_START, tries: 2 }
+    let usual = if matches!(source, Source::Url { .. }) { of_file } else { of_pip };
+    let first = FIRST_BYTES.checked_sub(taken).filter(|left| !left.is_zero())?.min(usual);
+    Some(Patience { first, whole: LONGEST_START.checked_sub(taken)?, least: LEAST_OF_START, tries: 2 })
 }
 
 /// Notes that there was a try in vain, so that the next start does not wait for another.

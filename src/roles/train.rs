@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::{
     UsageError,
+    files::{self, Survey},
     pictures::{Pictures, Seen},
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     model::{
         Bundle, Card, Classifier, Parallel,
         import::{self, Array, Weights},
-        layout,
+        layout, shelf,
         train::{self, FOLDS, Fit, Samples},
     },
 };
@@ -89,9 +90,13 @@ pub fn run(args: &TrainArgs, config: Classify) -> Result<ExitCode> {
     let base = Bundle::open(model.as_deref())?;
     let threads = worker.all_threads().get();
     let pictures = Pictures::find(&args.folder)?;
-    for text in &pictures.passed_over {
+    let surveys: Vec<Survey> = pictures.classes.iter().map(|class| files::survey(&args.folder.join(class))).collect();
+    for text in pictures.passed_over.iter().chain(surveys.iter().flat_map(|survey| &survey.passed_over)) {
         eprintln!("passed over: {text}");
     }
+    // Before the network sees any: it may take hours.
+    let counts: Vec<usize> = surveys.iter().map(|survey| survey.pictures).collect();
+    check_least(&pictures.classes, &counts)?;
     let Bundle { card, labels, tensors } = &base;
     let again = Bundle { card: card.clone(), labels: labels.clone(), tensors: tensors.clone() };
     let classifier = Classifier::new(again, worker.engine, Parallel { calls: threads, threads: 1 })?;
@@ -121,7 +126,8 @@ pub fn run(args: &TrainArgs, config: Classify) -> Result<ExitCode> {
     let labels = pictures.classes.join("\n") + "\n";
     let weights = weights(&base, &samples, &fit);
     import::write_bundle(card, &labels, &weights, &[(REPORT, page)], &args.out)?;
-    writeln!(std::io::stdout(), "{text}{} is ready; use it with --model", args.out.display())?;
+    let model = shelf::as_path(&args.out);
+    writeln!(std::io::stdout(), "{text}{} is ready; use it with --model {0}", model.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -158,19 +164,26 @@ fn file_name(path: &Path) -> String {
 fn check_counts(classes: &[String], seen: &[Seen]) -> Result<()> {
     let counts: Vec<usize> =
         (0..classes.len()).map(|class| seen.iter().filter(|seen| seen.class == class).count()).collect();
-    let small = |most: usize| {
-        let few = classes.iter().zip(&counts).filter(|(_, count)| **count < most);
-        few.map(|(class, count)| format!("{class} has {count}")).collect::<Vec<_>>()
-    };
-    let too_few = small(FOLDS);
-    if !too_few.is_empty() {
-        bail!("a class needs {FOLDS} pictures at least, but {}", too_few.join(", "));
-    }
-    let few = small(FEW);
-    if !few.is_empty() {
-        warn!("fewer than {FEW} pictures in a class say little of how good it is: {}", few.join(", "));
+    check_least(classes, &counts)?;
+    if let Some(few) = smaller(classes, &counts, FEW) {
+        warn!("fewer than {FEW} pictures in a class say little of how good it is: {few}");
     }
     Ok(())
+}
+
+/// Refuses classes of which not every fold can have a picture.
+fn check_least(classes: &[String], counts: &[usize]) -> Result<()> {
+    match smaller(classes, counts, FOLDS) {
+        Some(few) => bail!("a class needs {FOLDS} pictures at least, but {few}"),
+        None => Ok(()),
+    }
+}
+
+/// The classes with fewer than `least` pictures, in words.
+fn smaller(classes: &[String], counts: &[usize], least: usize) -> Option<String> {
+    let few = classes.iter().zip(counts).filter(|(_, count)| **count < least);
+    let few: Vec<String> = few.map(|(class, count)| format!("{class} has {count}")).collect();
+    (!few.is_empty()).then(|| few.join(", "))
 }
 
 fn samples(seen: &[Seen], classes: usize) -> Samples {
@@ -340,6 +353,14 @@ mod tests {
         ] {
             assert!(checked(out, name).contains(want), "{out} {name:?}: {}", checked(out, name));
         }
+    }
+
+    #[test]
+    fn classes_that_are_too_small_are_named() {
+        let classes = ["cat".to_owned(), "dog".to_owned(), "owl".to_owned()];
+        assert!(check_least(&classes, &[5, 5, 5]).is_ok());
+        let error = check_least(&classes, &[0, 5, 4]).unwrap_err().to_string();
+        assert_eq!(error, "a class needs 5 pictures at least, but cat has 0, owl has 4");
     }
 
     #[test]

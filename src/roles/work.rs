@@ -146,7 +146,7 @@ fn settings(config: &Work, instance: &dyn Instance, classifier: &Classifier, unt
         receivers: config.worker.receivers,
         pixel_budget: config.worker.pixel_budget,
         limits: config.limits,
-        min_confidence: config.min_confidence.or(classifier.card().min_confidence).unwrap_or(0.0),
+        min_confidence: config.min_confidence.resolve(classifier.card().min_confidence),
         until_empty,
     }
 }

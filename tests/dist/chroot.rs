@@ -61,6 +61,56 @@ fn pictures_are_classified_in_an_empty_root() {
     assert_eq!(line["label"], "cat");
 }
 
+/// Without `/proc`, `/dev` and a network some of it cannot be done. That is told in words, and no thread panics.
+#[test]
+fn what_cannot_be_done_beside_nothing_is_told() {
+    const TOOLS: [(&str, &str); 3] = [
+        ("serve --listen localhost:0", "/proc"),
+        ("model pull resnet18-imagenet --set=model_mirror=http://nowhere.example:1", "nothing answers"),
+        (
+            "queue peek --backend=aws --set=aws.bucket=a --set=aws.output_bucket=b \
+             --set=aws.queue_url=http://localhost:1/1/q --set=aws.endpoint_url=http://localhost:1",
+            "http://localhost:1/1/q",
+        ),
+    ];
+    let variables = ["XDG_CACHE_HOME=/cache", "AWS_REGION=a", "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=a"];
+    let variables = variables.map(|one| one.split_once('=').unwrap());
+    let variables = variables.map(|(name, value)| (OsStr::new(name), OsStr::new(value)));
+    // No file, and one as containers without a network have it.
+    let roots = [None, Some("search example.com\n")].map(|resolv_conf| {
+        let root = Root::new(Beside::Nothing);
+        if let Some(text) = resolv_conf {
+            std::fs::create_dir_all(root.path("/etc")).unwrap();
+            std::fs::write(root.path("/etc/resolv.conf"), text).unwrap();
+        }
+        root
+    });
+    let started =
+        roots.iter().flat_map(|root| TOOLS.map(|(line, want)| (root, line, want))).map(|(root, line, want)| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let mut command = root.imgcls(&words, &variables);
+            (command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), line, want)
+        });
+    // They wait for the network all at the same time.
+    for (child, line, want) in started.collect::<Vec<_>>() {
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
+        assert!(stderr.contains(want) && !stderr.contains("panicked"), "{line}: {stderr}");
+    }
+}
+
+/// Certificates that are named and not there are not replaced by others without a word.
+#[test]
+fn whom_to_trust_is_not_guessed() {
+    let root = Root::new(Beside::Nothing);
+    let variables = [("XDG_CACHE_HOME", "/cache"), ("SSL_CERT_FILE", "/roots.pem")];
+    let variables = variables.map(|(name, value)| (OsStr::new(name), OsStr::new(value)));
+    let output = root.imgcls(&["model", "pull", "resnet18-imagenet"], &variables).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("SSL_CERT_FILE is \"/roots.pem\""), "{stderr}");
+}
+
 /// The whole system of a laptop, and the health check of a container.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_runs_in_a_root_with_a_data_directory() {

@@ -129,8 +129,12 @@ impl Global {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
             ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
-            ("torch", name) if let Some(kind) = Kind::named(name) => Self::Storage(kind),
             _ => {
+                if module == "torch"
+                    && let Some(kind) = Kind::named(name)
+                {
+                    return Ok(Self::Storage(kind));
+                }
                 let full = format!("{}.{}", start(module), start(name)).escape_debug().to_string();
                 let is_storage = module == "torch" && name.ends_with("Storage");
                 return Err(if is_storage { PickleError::Storage(full) } else { PickleError::Global(full) });

@@ -107,7 +107,7 @@ async fn serve(mut stream: TcpStream, file: &[u8], answer: Answer, seen: &Mutex<
             return;
         }
         (Answer::All | Answer::Elsewhere, None) | (Answer::All, Some(_)) => whole(usize::MAX),
-        (Answer::Elsewhere, Some(_)) => part(&file[..], 0, "*"),
+        (Answer::Elsewhere, Some(_)) => part(file, 0, "*"),
         (Answer::Short(most), from) => {
             let from = from.unwrap_or(0);
             part(&file[from..file.len().min(from + most)], from, "*")
