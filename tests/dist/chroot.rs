@@ -70,7 +70,7 @@ fn what_cannot_be_done_beside_nothing_is_told() {
         (
             "queue peek --backend=aws --set=aws.bucket=a --set=aws.output_bucket=b \
              --set=aws.queue_url=http://localhost:1/1/q --set=aws.endpoint_url=http://localhost:1",
-            "http://localhost:1/1/q",
+            "tcp connect error",
         ),
     ];
     let variables = ["XDG_CACHE_HOME=/cache", "AWS_REGION=a", "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=a"];
