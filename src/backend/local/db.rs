@@ -20,6 +20,9 @@ use crate::backend::{Error, ErrorKind, Result};
 /// The time between two transactions of one process, in which another finds its turn.
 pub(super) const WRITE_GAP: Duration = Duration::from_micros(400);
 
+/// The time after a transaction in which those whom it answered may come again, so that they share the next one.
+const GATHERING: Duration = Duration::from_micros(100);
+
 /// Most writes that wait; more wait to be queued.
 const MAX_QUEUED: usize = 1024;
 
@@ -191,9 +194,16 @@ impl Writer {
         let mut batch = Vec::new();
         let mut last_commit: Option<Instant> = None;
         while waiting.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
-            let since = last_commit.map_or(WRITE_GAP, |at| at.elapsed());
-            std::thread::sleep(WRITE_GAP.saturating_sub(since));
-            let failure = self.prepare(&mut batch, &mut waiting).err();
+            let rest_of = |gap: Duration| gap.saturating_sub(last_commit.map_or(gap, |at| at.elapsed()));
+            std::thread::sleep(rest_of(GATHERING));
+            let mut prepared = self.prepare(&mut batch, &mut waiting);
+            // Files take longer than the gap; without them what comes in the rest of it goes along.
+            let rest = rest_of(WRITE_GAP);
+            if prepared.is_ok() && !rest.is_zero() {
+                std::thread::sleep(rest);
+                prepared = self.prepare(&mut batch, &mut waiting);
+            }
+            let failure = prepared.err();
             if failure.is_some() {
                 batch.drain(..).for_each(|write| write.answer(failure.as_ref()));
             }
@@ -207,7 +217,7 @@ impl Writer {
         }
     }
 
-    /// Prepares the batch, and what comes meanwhile goes along.
+    /// Prepares what is not yet prepared of the batch, and what comes meanwhile goes along.
     fn prepare(&self, batch: &mut Vec<Box<dyn Write>>, waiting: &mut mpsc::Receiver<Box<dyn Write>>) -> Result<()> {
         let mut prepared = 0;
         loop {
