@@ -90,9 +90,21 @@ fn in_directories(list: &OsString) -> Vec<CertificateResult> {
 /// # Errors
 /// [`TlsError`].
 pub fn client_config() -> Result<ClientConfig, TlsError> {
+    trusting(roots()?)
+}
+
+/// The settings of a client that has nobody to trust, since it asks this machine alone, without TLS.
+///
+/// # Errors
+/// [`TlsError::Setup`].
+pub fn without_roots() -> Result<ClientConfig, TlsError> {
+    trusting(Vec::new())
+}
+
+fn trusting(roots: Vec<CertificateDer<'static>>) -> Result<ClientConfig, TlsError> {
     let mut store = RootCertStore::empty();
     // A machine's list may hold certificates that rustls cannot read; the others count.
-    store.add_parsable_certificates(roots()?);
+    store.add_parsable_certificates(roots);
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(store)
