@@ -17,7 +17,10 @@ fn bad_configuration_is_named_and_ends_with_2() {
         (vec!["serve", "--listen", "0.0.0.0:0"], "--token"),
         (vec!["config", "--backend", "aws"], "aws.bucket"),
         (vec!["serve", "--set", "web.token=(set)"], "IMGCLS_WEB_TOKEN"),
-        (vec!["config", "--set", "fleet.max=-1"], "fleet.max must be a whole number in its range (from the command line)"),
+        (
+            vec!["config", "--set", "fleet.max=-1"],
+            "fleet.max must be a whole number in its range (from the command line)",
+        ),
         (vec!["config", "--set", "limits.max_side=0"], "limits.max_side is 0"),
         (vec!["config", "--set", "data_dir="], "data_dir is empty"),
         (vec!["config", "--set", "web.public_hosts=http://foo"], "name hosts alone"),
