@@ -29,7 +29,8 @@ fn album() -> Vec<(String, Vec<u8>)> {
 
 /// Keeps what the browser shows, in 256 colours.
 async fn keep(browser: &Browser, name: &str) {
-    let loaded = "return [...document.images].every((image) => image.complete)";
+    // Far below the view they are not asked for.
+    let loaded = "return [...document.images].every((image) => image.complete || image.getBoundingClientRect().top > innerHeight)";
     eventually("pictures", async || (browser.run(loaded).await == true).then_some(())).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let shot = browser.page.screenshot_as_png().await.unwrap();
