@@ -327,8 +327,8 @@ async fn kept(app: &Arc<App>, key: Option<&str>) -> Option<Small> {
     Some(Small { bytes, lasts: true })
 }
 
-/// Makes a thumbnail, with a place among those that are `making` one and memory for it, and keeps it. Without a version it is found by
-/// the image's bytes, and made only if it is not there.
+/// Makes a thumbnail, with a place among those that are `making` one and memory for it, and keeps it. Without a version
+/// it is found by the image's bytes, and made only if it is not there.
 async fn make(
     app: Arc<App>,
     making: OwnedSemaphorePermit,

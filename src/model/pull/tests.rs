@@ -192,14 +192,20 @@ async fn a_download_that_is_cut_off_goes_on_and_becomes_a_model() {
     assert_eq!(server.ranges().len(), 4);
 }
 
-#[tokio::test]
-async fn a_later_pull_goes_on_where_the_first_gave_up() {
-    let file = file();
-    let known = known(&file);
+/// A cache with the first 10,000 bytes of a pull that was given up.
+fn begun(file: &[u8]) -> tempfile::TempDir {
     let cache = tempfile::tempdir().unwrap();
     let partial = cache.path().join(".partial");
     fs::create_dir(&partial).unwrap();
     fs::write(partial.join("resnet18-test.pth"), &file[..10_000]).unwrap();
+    cache
+}
+
+#[tokio::test]
+async fn a_later_pull_goes_on_where_the_first_gave_up() {
+    let file = file();
+    let known = known(&file);
+    let cache = begun(&file);
     // This server does not know ranges.
     let server = Server::start(file.clone(), &[Answer::All]).await;
     fetched(&known, cache.path(), &server).await.unwrap();
@@ -297,10 +303,8 @@ async fn a_page_without_a_length_or_an_odd_range_costs_nothing_either() {
     let file = file();
     let known = known(&file);
     for odd in [&[Answer::BarePage], &[Answer::OddRange]] {
-        let cache = tempfile::tempdir().unwrap();
+        let cache = begun(&file);
         let partial = cache.path().join(".partial/resnet18-test.pth");
-        fs::create_dir(partial.parent().unwrap()).unwrap();
-        fs::write(&partial, &file[..10_000]).unwrap();
         let server = Server::start(file.clone(), odd).await;
         let settings = Settings { cache: cache.path(), mirror: &server.url, patience: within(1000) };
         let error = text(pull(&known, settings, |_| ()).await.unwrap_err());
@@ -337,10 +341,7 @@ async fn a_server_that_gives_a_part_at_a_time_gives_the_file() {
 async fn a_server_that_begins_elsewhere_is_asked_for_the_whole_file() {
     let file = file();
     let known = known(&file);
-    let cache = tempfile::tempdir().unwrap();
-    let partial = cache.path().join(".partial");
-    fs::create_dir(&partial).unwrap();
-    fs::write(partial.join("resnet18-test.pth"), &file[..10_000]).unwrap();
+    let cache = begun(&file);
     let server = Server::start(file, &[Answer::Elsewhere]).await;
     fetched(&known, cache.path(), &server).await.unwrap();
     assert_eq!(server.ranges(), [Some("bytes=10000-".to_owned()), None]);
