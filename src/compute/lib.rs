@@ -1,4 +1,5 @@
-//! What inference computes: descriptions of networks, the kernels that run them, and the decoder of photos.
+//! What inference computes: descriptions of networks, the kernels that run them, and what photos become their
+//! input by: a decoder and a resize.
 //!
 //! It is a crate of its own for two reasons. All `unsafe` code of the program is here. And it takes as long to compile
 //! as the rest of the program together, while it seldom changes: so program, tests and benchmarks share what is
@@ -9,3 +10,4 @@
 pub mod architecture;
 pub mod jpeg;
 pub mod kernel;
+pub mod resize;

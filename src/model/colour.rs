@@ -2,15 +2,9 @@
 
 use std::borrow::Cow;
 
-use fast_image_resize::{
-    PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
-};
-
 use super::{
-    geometry::Region,
     jpeg::{Colour, Plane},
-    resize,
+    resize::{Fine, Sample},
 };
 
 /// Of a fraction, the bits of [`factor`].
@@ -22,105 +16,121 @@ const fn factor(value: f64) -> i32 {
     (value * (1 << FRACTION) as f64 + 0.5) as i32
 }
 
+/// `luma` and a multiple of chroma, which has [`FRACTION`] more bits.
 #[inline]
-fn colour(luma: u8, chroma: i32) -> u8 {
-    let rounded = i32::from(luma) + ((chroma + (1 << (FRACTION - 1))) >> FRACTION);
-    rounded.clamp(0, 255) as u8
+fn colour<S: Sample>(luma: S, chroma: i32) -> S {
+    S::nearest(luma.raw() + ((chroma + (1 << (FRACTION - 1))) >> FRACTION))
 }
 
+/// Chroma around zero.
 #[inline]
-fn red_of(luma: u8, red: u8) -> u8 {
-    colour(luma, factor(1.402) * (i32::from(red) - 128))
-}
-
-#[inline]
-fn green_of(luma: u8, blue: u8, red: u8) -> u8 {
-    colour(luma, -factor(0.344_14) * (i32::from(blue) - 128) - factor(0.714_14) * (i32::from(red) - 128))
+fn signed<S: Sample>(chroma: S) -> i32 {
+    chroma.raw() - (128 << S::FRACTION)
 }
 
 #[inline]
-fn blue_of(luma: u8, blue: u8) -> u8 {
-    colour(luma, factor(1.772) * (i32::from(blue) - 128))
+fn red_of<S: Sample>(luma: S, red: S) -> S {
+    colour(luma, factor(1.402) * signed(red))
 }
 
-/// RGB of luma and chroma.
 #[inline]
-fn rgb_of_ycc([luma, blue, red]: [u8; 3]) -> [u8; 3] {
-    [red_of(luma, red), green_of(luma, blue, red), blue_of(luma, blue)]
+fn green_of<S: Sample>(luma: S, blue: S, red: S) -> S {
+    colour(luma, -factor(0.344_14) * signed(blue) - factor(0.714_14) * signed(red))
 }
 
-/// Red, green and blue of luma and chroma, each of the luma's size. `None` if there are not three components.
-pub(super) fn separated(planes: &[Plane]) -> Option<[Plane; 3]> {
-    let [luma, blue, red] = planes else { return None };
-    let (blue, red) = (enlarged(blue, luma)?, enlarged(red, luma)?);
-    let samples = || luma.samples.iter();
-    let of_colour = |samples: Vec<u8>| Plane { samples, ..*luma };
-    Some([
-        of_colour(samples().zip(&*red).map(|(luma, red)| red_of(*luma, *red)).collect()),
-        of_colour(samples().zip(&*blue).zip(&*red).map(|((luma, b), r)| green_of(*luma, *b, *r)).collect()),
-        of_colour(samples().zip(&*blue).map(|(luma, blue)| blue_of(*luma, *blue)).collect()),
-    ])
+#[inline]
+fn blue_of<S: Sample>(luma: S, blue: S) -> S {
+    colour(luma, factor(1.772) * signed(blue))
 }
 
-/// The picture in RGB, pixel by pixel, of the first component's size. Inverted CMYK becomes each colour times black.
-/// `None` if there are not as many components as `colour` has.
-pub(super) fn packed(planes: &[Plane], colour: Colour) -> Option<Vec<u8>> {
-    let first = planes.first()?;
-    let others = planes[1..].iter().map(|plane| enlarged(plane, first)).collect::<Option<Vec<_>>>()?;
-    let mut rgb = vec![0; 3 * first.samples.len()];
-    let pixels = rgb.as_chunks_mut::<3>().0.iter_mut().zip(&first.samples);
-    match (colour, &others[..]) {
-        (Colour::YCbCr, [blue, red]) => {
-            for ((pixel, luma), (blue, red)) in pixels.zip(blue.iter().zip(&**red)) {
-                *pixel = rgb_of_ycc([*luma, *blue, *red]);
-            }
-        }
-        (Colour::Rgb, [green, blue]) => {
-            for ((pixel, red), (green, blue)) in pixels.zip(green.iter().zip(&**blue)) {
-                *pixel = [*red, *green, *blue];
-            }
-        }
-        (Colour::Cmyk | Colour::Ycck, [second, third, black]) => {
-            for ((pixel, first), ((second, third), black)) in pixels.zip(second.iter().zip(&**third).zip(&**black)) {
-                let inks = [*first, *second, *third];
-                // Luma and chroma are of what the inks leave. See [`Colour::Ycck`].
-                let inks = if colour == Colour::Ycck { rgb_of_ycc(inks).map(|v| 255 - v) } else { inks };
-                *pixel = inks.map(|ink| (f32::from(ink) * f32::from(*black) / 255.0 + 0.5) as u8);
-            }
-        }
-        _ => return None,
+/// Grey alone, or red, green and blue, each of the first component's size. Inverted CMYK becomes each colour times
+/// black. `None` if there are not as many components as `colour` has.
+pub(super) fn channels<S: Enlarge>(mut planes: Vec<Plane<S>>, colour: Colour) -> Option<Vec<Plane<S>>> {
+    if colour == Colour::Grey {
+        planes.truncate(1);
+        return (!planes.is_empty()).then_some(planes);
     }
-    Some(rgb)
+    let first = planes.first()?;
+    let others = planes[1..].iter().map(|plane| S::enlarged(plane, first)).collect::<Option<Vec<_>>>()?;
+    let of_samples = |samples: Vec<S>| Plane { samples, ..*first };
+    let colours = match (colour, &others[..]) {
+        (Colour::Rgb, [green, blue]) => [first.samples.clone(), green.to_vec(), blue.to_vec()],
+        (Colour::YCbCr, [blue, red]) => rgb(&first.samples, blue, red),
+        (Colour::Cmyk, [magenta, yellow, black]) => {
+            [&first.samples[..], magenta, yellow].map(|ink| ink.iter().zip(&**black).map(by_black).collect())
+        }
+        // Luma and chroma are of what the inks leave. See [`Colour::Ycck`].
+        (Colour::Ycck, [blue, red, black]) => rgb(&first.samples, blue, red).map(|colour| {
+            colour.iter().map(inverse).zip(&**black).map(|(ink, black)| by_black((&ink, black))).collect()
+        }),
+        _ => return None,
+    };
+    Some(colours.map(of_samples).into())
 }
 
-/// The samples of `plane` where those of `first` are. In full pictures what is half as wide or high is interpolated to
-/// the bit as libjpeg does; in smaller ones that would smooth over many pixels, and the nearest one is taken.
-fn enlarged<'a>(plane: &'a Plane, first: &Plane) -> Option<Cow<'a, [u8]>> {
+/// Red, green and blue of luma and chroma of one size.
+fn rgb<S: Sample>(luma: &[S], blue: &[S], red: &[S]) -> [Vec<S>; 3] {
+    [
+        luma.iter().zip(red).map(|(luma, red)| red_of(*luma, *red)).collect(),
+        luma.iter().zip(blue).zip(red).map(|((luma, b), r)| green_of(*luma, *b, *r)).collect(),
+        luma.iter().zip(blue).map(|(luma, blue)| blue_of(*luma, *blue)).collect(),
+    ]
+}
+
+fn inverse<S: Sample>(sample: &S) -> S {
+    S::nearest((255 << S::FRACTION) - sample.raw())
+}
+
+fn by_black<S: Sample>((ink, black): (&S, &S)) -> S {
+    let white = 255 << S::FRACTION;
+    S::nearest((ink.raw() * black.raw() + white / 2) / white)
+}
+
+/// Samples of which components may have fewer than the first.
+pub(super) trait Enlarge: Sample {
+    /// The samples of `plane` where those of `first` are.
+    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>>;
+}
+
+/// Of full pictures: what is half as wide or high is interpolated, to the bit as libjpeg does.
+impl Enlarge for u8 {
+    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>> {
+        match (first.across / plane.across, first.down / plane.down) {
+            // Of so few samples libjpeg interpolates none.
+            (2.0, _) if plane.width <= 2 => nearest(plane, first),
+            (2.0, 2.0) => interpolated(plane, first, Doubled::Both).map(Cow::Owned),
+            (2.0, 1.0) => interpolated(plane, first, Doubled::Across).map(Cow::Owned),
+            (1.0, 2.0) => interpolated(plane, first, Doubled::Down).map(Cow::Owned),
+            _ => nearest(plane, first),
+        }
+    }
+}
+
+/// Of smaller ones: the nearest, since others would smooth over many pixels.
+impl Enlarge for Fine {
+    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>> {
+        nearest(plane, first)
+    }
+}
+
+fn nearest<'a, S: Sample>(plane: &'a Plane<S>, first: &Plane<S>) -> Option<Cow<'a, [S]>> {
     if (plane.width, plane.height) == (first.width, first.height) {
         return Some(Cow::Borrowed(&plane.samples));
     }
-    let is_full = first.across >= 1.0;
-    match (first.across / plane.across, first.down / plane.down) {
-        // Of so few samples libjpeg interpolates none.
-        (2.0, _) if plane.width <= 2 => nearest(plane, first),
-        (2.0, 2.0) if is_full => interpolated(plane, first, Doubled::Both),
-        (2.0, 1.0) if is_full => interpolated(plane, first, Doubled::Across),
-        (1.0, 2.0) if is_full => interpolated(plane, first, Doubled::Down),
-        _ => nearest(plane, first),
+    /// The places of samples along a side, in the samples of another component.
+    fn places(from: u32, count: u32, factor: f64, start: u32, most: u32) -> impl Iterator<Item = usize> + Clone {
+        let place = move |at: u32| (f64::from(at) + 0.5) * factor - f64::from(start);
+        // Saturates at 0.
+        (from..from + count).map(move |at| (place(at) as usize).min(most.saturating_sub(1) as usize))
     }
-    .map(Cow::Owned)
-}
-
-fn nearest(plane: &Plane, first: &Plane) -> Option<Vec<u8>> {
-    let along = |start: u32, length: u32, factor: f64| (f64::from(start) / factor, f64::from(length) / factor);
-    let (left, width) = along(first.left, first.width, first.across);
-    let (top, height) = along(first.top, first.height, first.down);
-    let Region { left, top, width, height } = Region { left, top, width, height }.within(plane);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Nearest).crop(left, top, width, height);
-    let image = ImageRef::new(plane.width, plane.height, &plane.samples, PixelType::U8).ok()?;
-    let mut enlarged = Image::new(first.width, first.height, PixelType::U8);
-    resize::resize(&mut Resizer::new(), &image, &mut enlarged, &options)?;
-    Some(enlarged.into_vec())
+    let columns = places(first.left, first.width, plane.across / first.across, plane.left, plane.width);
+    let rows = places(first.top, first.height, plane.down / first.down, plane.top, plane.height);
+    let mut enlarged = Vec::with_capacity(first.samples.len());
+    for y in rows {
+        let row = plane.samples.get(y * plane.width as usize..(y + 1) * plane.width as usize)?;
+        enlarged.extend(columns.clone().map(|x| row[x]));
+    }
+    Some(Cow::Owned(enlarged))
 }
 
 /// The directions in which a component has half of the picture's samples.
@@ -133,7 +143,7 @@ enum Doubled {
 
 /// A component with twice the samples: each is three quarters of its own and one of its neighbour on that side, and
 /// halves are rounded up and down in turns (`jdsample.c` of libjpeg-turbo, fancy upsampling).
-fn interpolated(plane: &Plane, first: &Plane, doubled: Doubled) -> Option<Vec<u8>> {
+fn interpolated(plane: &Plane<u8>, first: &Plane<u8>, doubled: Doubled) -> Option<Vec<u8>> {
     let (width, height) = (plane.width as usize, plane.height as usize);
     let is_down = doubled != Doubled::Across;
     let across = if doubled == Doubled::Down { 1 } else { 2 };

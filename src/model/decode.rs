@@ -17,9 +17,11 @@ use super::{
     decode_error::DecodeError,
     format::{self, Format},
     gif,
-    jpeg::{self, Area, Colour, Instructions, Jpeg, Plane, Scale},
+    jpeg::{self, Area, Colour, Components, Instructions, Jpeg, Scale},
     orientation,
-    png::{self, Columns, Png, Rows},
+    packed::Backdrop,
+    png::{self, Columns, Narrowed, Png},
+    resize::{Filter, Part},
     webp,
 };
 
@@ -82,8 +84,8 @@ impl View {
     /// All pixels.
     pub(super) fn all(stored: &Stored) -> Self {
         let Stored { width, height, .. } = *stored;
-        let filter = fast_image_resize::FilterType::Bilinear;
-        let columns = Columns { left: 0.0, width: f64::from(width), to: width, filter, by_alpha: false };
+        let part = Part { start: 0.0, length: f64::from(width), to: width as usize };
+        let columns = Columns { part, filter: Filter::Triangle, backdrop: Backdrop::Itself };
         Self { scale: Scale::Full, area: Area::all((width, height)), columns }
     }
 }
@@ -93,26 +95,46 @@ impl View {
 pub(super) enum Pixels {
     /// All of an image, pixel by pixel.
     Packed(DynamicImage),
-    /// At least the wanted part of a JPEG, component by component.
-    Planes(Vec<Plane>, Colour),
+    /// At least the wanted part of a JPEG.
+    Components(Components, Colour),
     /// The wanted rows of a PNG, narrowed to the wanted columns.
-    Rows(Rows),
+    Narrowed(Narrowed),
 }
 
 impl Pixels {
-    /// The pixels one by one: of a JPEG in RGB or grey, of others as they are stored.
+    /// The pixels one by one, of images that were decoded in full: of JPEG and PNG in RGB or grey, of others as they
+    /// are stored.
     pub(super) fn into_picture(self) -> Option<DynamicImage> {
         match self {
-            Self::Packed(image) | Self::Rows(Rows { image, .. }) => Some(image),
-            Self::Planes(planes, colour) => {
+            Self::Packed(image) => Some(image),
+            Self::Components(Components::Smaller(_), _) => None,
+            Self::Components(Components::Full(planes), colour) => {
+                let planes = colour::channels(planes, colour)?;
                 let (width, height) = (planes.first()?.width, planes.first()?.height);
-                Some(match colour {
-                    Colour::Grey => GrayImage::from_raw(width, height, planes.into_iter().next()?.samples)?.into(),
-                    _ => RgbImage::from_raw(width, height, colour::packed(&planes, colour)?)?.into(),
-                })
+                picture(width, height, &planes.iter().map(|plane| &plane.samples[..]).collect::<Vec<_>>(), |at| at)
+            }
+            Self::Narrowed(Narrowed { channels, width, height, .. }) => {
+                let channels: Vec<&[u8]> = channels.iter().map(|channel| &channel[..]).collect();
+                let place = |at: usize| at % width * height + at / width;
+                picture(u32::try_from(width).ok()?, u32::try_from(height).ok()?, &channels, place)
             }
         }
     }
+}
+
+/// The picture of one channel or three. `place` is where a pixel's samples are in them.
+pub(super) fn picture(
+    width: u32,
+    height: u32,
+    channels: &[&[u8]],
+    place: impl Fn(usize) -> usize,
+) -> Option<DynamicImage> {
+    let pixels = (0..width as usize * height as usize).map(place);
+    let samples = pixels.flat_map(|at| channels.iter().map(move |channel| channel[at])).collect();
+    Some(match channels.len() {
+        1 => GrayImage::from_raw(width, height, samples)?.into(),
+        _ => RgbImage::from_raw(width, height, samples)?.into(),
+    })
 }
 
 /// A decoded image.
@@ -243,7 +265,8 @@ impl<'a> Open<'a> {
                     Colour::YCbCr | Colour::Cmyk | Colour::Ycck => 5,
                 };
                 let divisor = u64::from(scale.divisor());
-                jpeg.bytes_needed(scale, area) + converted * area.pixels().div_ceil(divisor * divisor)
+                let samples = converted * area.pixels().div_ceil(divisor * divisor);
+                jpeg.bytes_needed(scale, area) + samples * scale.sample_bytes()
             }
             Decoder::Png(png) => {
                 let View { area, columns, .. } = view(&self.stored);
@@ -268,12 +291,12 @@ impl<'a> Open<'a> {
         let pixels = match decoder {
             Decoder::Jpeg(jpeg) => {
                 let (View { scale, area, .. }, colour) = (view(&stored), jpeg.colour());
-                Pixels::Planes(jpeg.decode(scale, area, Instructions::Detected).map_err(jpeg_error)?, colour)
+                Pixels::Components(jpeg.decode(scale, area, Instructions::Detected).map_err(jpeg_error)?, colour)
             }
             Decoder::Png(png) => {
                 let View { area, columns, .. } = view(&stored);
                 let rows = png.decode(&columns, area.top, area.bottom.min(stored.height));
-                Pixels::Rows(rows.map_err(png_error)?)
+                Pixels::Narrowed(rows.map_err(png_error)?)
             }
             Decoder::Other(decoder) => {
                 Pixels::Packed(DynamicImage::from_decoder(decoder).map_err(|e| image_error(format, bytes, &e))?)

@@ -34,10 +34,10 @@ impl Region {
     }
 
     /// The pixels that a resize of the region to a square of `side` reads: its filter reaches beyond the edge by the
-    /// width of one of the pixels that it makes, or by one sample, of which four pixels may share one.
+    /// width of one of the pixels that it makes, and by the samples around it that tell of those at its edge.
     pub(super) fn reach(self, side: u32, scale: Scale) -> Area {
         let reach = |start: f64, length: f64| {
-            let beyond = (length / f64::from(side)).max(4.0 * f64::from(scale.divisor())) + 1.0;
+            let beyond = length / f64::from(side) + 5.0 * f64::from(scale.divisor());
             // Saturates at 0.
             ((start - beyond) as u32, (start + length + beyond).ceil() as u32)
         };
@@ -46,7 +46,7 @@ impl Region {
     }
 
     /// The same region in samples of a decoded component.
-    pub(super) fn within(self, plane: &Plane) -> Self {
+    pub(super) fn within<S>(self, plane: &Plane<S>) -> Self {
         let along = |start: f64, length: f64, factor: f64, origin: u32, size: u32| {
             let start = (start * factor - f64::from(origin)).max(0.0);
             (start, (length * factor).min(f64::from(size) - start))

@@ -13,20 +13,21 @@ pub mod import;
 pub mod layout;
 pub mod network;
 mod orientation;
+mod packed;
 mod png;
 mod png_chunks;
 pub mod preprocess;
 pub mod pull;
 pub mod reference;
-mod resize;
 mod score;
 pub mod shelf;
+mod shrink;
 pub mod thumbnail;
 pub mod train;
 mod webp;
 
-use imgcls_compute::jpeg;
 pub use imgcls_compute::{architecture, kernel};
+use imgcls_compute::{jpeg, resize};
 
 pub use architecture::Architecture;
 pub use bundle::{Bundle, BundleError, Card};

@@ -1,16 +1,17 @@
 //! Small pictures of images, for pages.
 
-use fast_image_resize::{FilterType, IntoImageViewMut as _, MulDiv, ResizeOptions, Resizer, pixels::U8x4};
-use image::{DynamicImage, RgbImage, codecs::jpeg::JpegEncoder};
+use image::{DynamicImage, codecs::jpeg::JpegEncoder};
 
 use super::{
-    decode::{self, Decoded, Header, Limits, Pixels, Stored, View},
+    decode::{self, Decoded, Header, Limits, Stored, View},
     decode_error::DecodeError,
     format::Format,
     geometry::Region,
     jpeg::{Area, Scale},
+    packed::Backdrop,
     png::Columns,
-    resize,
+    resize::{Filter, Part},
+    shrink::{self, Wanted},
 };
 
 /// Quality of thumbnails, of 100.
@@ -56,7 +57,8 @@ pub fn thumbnail(bytes: &[u8], limits: &Limits, side: u32) -> Result<Vec<u8>, De
 fn view(stored: &Stored, side: u32) -> View {
     let (width, height) = (stored.width, stored.height);
     let to = size((width, height), side).0;
-    let columns = Columns { left: 0.0, width: f64::from(width), to, filter: FilterType::CatmullRom, by_alpha: true };
+    let part = Part { start: 0.0, length: f64::from(width), to: to as usize };
+    let columns = Columns { part, filter: Filter::CatmullRom, backdrop: Backdrop::White };
     let scale = Scale::leaving(side.saturating_mul(2), width.max(height));
     View { scale, area: Area::all((width, height)), columns }
 }
@@ -65,40 +67,14 @@ fn encoder_result(result: image::ImageResult<()>, format: Format) -> Result<(), 
     result.map_err(|e| DecodeError::Damaged { format, reason: format!("no thumbnail can be made of it: {e}") })
 }
 
-/// The picture with its longer side at most `side`, opaque and of 8 bits.
+/// The picture with its longer side at most `side`, opaque.
 fn shrunk(Decoded { stored, pixels, .. }: Decoded, side: u32) -> Option<DynamicImage> {
-    let whole = whole(&stored, &pixels);
-    let image = pixels.into_picture()?;
-    let mut options = resize::filtered(FilterType::CatmullRom);
-    if let Some(Region { left, top, width, height }) = whole {
-        options = options.crop(left, top, width, height);
-    }
-    let small = resized(image, size((stored.width, stored.height), side), options)?;
-    Some(if small.color().has_alpha() { on_white(&small) } else { opaque(small) })
-}
-
-/// The picture at this size. Its colours count by their alpha: of pictures that may be large they are multiplied by it
-/// where they are, as the resizer would copy the whole picture for that.
-fn resized(mut image: DynamicImage, (width, height): (u32, u32), options: ResizeOptions) -> Option<DynamicImage> {
-    let mut small = DynamicImage::new(width, height, image.color());
-    let is_same_size = (image.width(), image.height()) == (width, height);
-    if is_same_size || !matches!(image, DynamicImage::ImageRgba8(_)) {
-        resize::resize(&mut Resizer::new(), &image, &mut small, &options)?;
-        return Some(small);
-    }
-    let alpha = MulDiv::new();
-    alpha.multiply_alpha_inplace_typed(&mut image.image_view_mut::<U8x4>()?).ok()?;
-    resize::resize(&mut Resizer::new(), &image, &mut small, &options.use_alpha(false))?;
-    alpha.divide_alpha_inplace_typed(&mut small.image_view_mut::<U8x4>()?).ok()?;
-    Some(small)
-}
-
-/// What of a decoded JPEG is the picture: a sample that stands for several pixels may reach beyond the edge. Others are
-/// it all.
-fn whole(stored: &Stored, pixels: &Pixels) -> Option<Region> {
-    let Pixels::Planes(planes, _) = pixels else { return None };
-    let (width, height) = (f64::from(stored.width), f64::from(stored.height));
-    Some(Region { left: 0.0, top: 0.0, width, height }.within(planes.first()?))
+    let (width, height) = size((stored.width, stored.height), side);
+    let region = Region { left: 0.0, top: 0.0, width: stored.width.into(), height: stored.height.into() };
+    let (filter, backdrop) = (Filter::CatmullRom, Backdrop::White);
+    let wanted = Wanted { region, width: width as usize, height: height as usize, filter, backdrop };
+    let channels = shrink::shrink(&stored, pixels, &wanted)?;
+    decode::picture(width, height, &channels.iter().map(|channel| &channel[..]).collect::<Vec<_>>(), |at| at)
 }
 
 /// Width and height of the small picture, as stored.
@@ -111,22 +87,9 @@ fn size((width, height): (u32, u32), side: u32) -> (u32, u32) {
     (scaled(width), scaled(height))
 }
 
-fn opaque(image: DynamicImage) -> DynamicImage {
-    if image.color().has_color() { image.into_rgb8().into() } else { image.into_luma8().into() }
-}
-
-fn on_white(image: &DynamicImage) -> DynamicImage {
-    let rgba = image.to_rgba8();
-    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let [red, green, blue, alpha] = rgba.get_pixel(x, y).0.map(u16::from);
-        image::Rgb([red, green, blue].map(|v| ((v * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
-    })
-    .into()
-}
-
 #[cfg(test)]
 mod tests {
-    use image::{ImageFormat, Rgba, RgbaImage};
+    use image::{ImageFormat, RgbImage, Rgba, RgbaImage};
 
     use super::*;
 
@@ -210,19 +173,6 @@ mod tests {
         let error = thumbnail(&gif, &Limits::default(), 64).unwrap_err();
         assert!(error.is_over_limit());
         assert_eq!(error.to_string(), "a thumbnail of this GIF takes 552 MiB to make; the limit is 256 MiB");
-    }
-
-    /// The resizer's own way takes a copy of the picture.
-    #[test]
-    fn alpha_counts_as_the_resizer_counts_it() {
-        let image = RgbaImage::from_fn(300, 200, |x, y| Rgba([x as u8, y as u8, (x * y) as u8, (x * 7 + y * 3) as u8]));
-        let image = DynamicImage::from(image);
-        for (width, height) in [(64, 43), (300, 20), (300, 200)] {
-            let options = resize::filtered(FilterType::CatmullRom);
-            let mut want = DynamicImage::new(width, height, image.color());
-            resize::resize(&mut Resizer::new(), &image, &mut want, &options).unwrap();
-            assert!(resized(image.clone(), (width, height), options).unwrap() == want, "{width} x {height}");
-        }
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! Inverse cosine transforms of a block to 8 x 8, 4 x 4, 2 x 2 or one sample, in integers, as the Independent JPEG
 //! Group's library rounds them: after Loeffler, Ligtenberg and Moschytz, with 13 bits for constants and two more
 //! between the passes. The smaller ones are transforms of as many points as they make, of the lowest frequencies: what
-//! a smaller picture cannot show drops out.
+//! a smaller picture cannot show drops out. Samples with bits behind the point keep as many of the last sum.
 
-use super::simd::{Lanes, Simd, sample};
+use super::simd::{Lanes, Level, Simd};
+use crate::resize::{Fine, Sample as _};
 
 const CONSTANT_BITS: i32 = 13;
 const PASS_BITS: i32 = 2;
+/// Of a product of two eights.
+const SCALE_BITS: i32 = 3;
+/// What is cut off in the end.
+const LAST_BITS: i32 = CONSTANT_BITS + PASS_BITS + SCALE_BITS;
 
 /// The block's rows, dequantised.
 #[inline(always)]
@@ -18,13 +23,31 @@ fn rows<S: Simd>(simd: S, coefficients: &[i16; 64], quantisation: &[i32; 64]) ->
 
 /// A block of one value.
 #[inline(always)]
-pub(super) fn flat(dc: i16, quantisation: i32, side: usize, out: &mut [u8], stride: usize) {
-    let value = sample(i32::from(dc).wrapping_mul(quantisation).wrapping_add(4) >> 3);
+pub(super) fn flat<P: Level>(dc: i16, quantisation: i32, side: usize, out: &mut [P], stride: usize) {
+    let value = descaled(i32::from(dc).wrapping_mul(quantisation));
     match side {
         1 => out[0] = value,
         2 => (0..2).for_each(|y| out[y * stride..][..2].fill(value)),
         4 => (0..4).for_each(|y| out[y * stride..][..4].fill(value)),
         _ => (0..8).for_each(|y| out[y * stride..][..8].fill(value)),
+    }
+}
+
+/// The sample for eight times a value.
+#[inline(always)]
+fn descaled<P: Level>(value: i32) -> P {
+    let finer = value.wrapping_mul(1 << P::FRACTION);
+    P::of(finer.wrapping_add(1 << (SCALE_BITS - 1)) >> SCALE_BITS)
+}
+
+/// The rows of the second pass, rounded.
+#[inline(always)]
+fn rounded<P: Level, V: Lanes, const N: usize>(rows: [V; N]) -> [V; N] {
+    // A number of bits must be a constant, which cannot be of a type.
+    if P::FRACTION == Fine::FRACTION {
+        Lanes::descale_all::<{ LAST_BITS - Fine::FRACTION as i32 }, N>(rows)
+    } else {
+        Lanes::descale_all::<LAST_BITS, N>(rows)
     }
 }
 
@@ -50,18 +73,18 @@ fn eight_points<V: Lanes>(c: [V; 8]) -> [V; 8] {
 
 /// The block in full.
 #[inline(always)]
-pub(super) fn eight<S: Simd>(
+pub(super) fn eight<S: Simd, P: Level>(
     simd: S,
     coefficients: &[i16; 64],
     quantisation: &[i32; 64],
-    out: &mut [u8],
+    out: &mut [P],
     stride: usize,
 ) {
     let down = eight_points(rows(simd, coefficients, quantisation));
     let between = Lanes::transpose(Lanes::descale_all::<{ CONSTANT_BITS - PASS_BITS }, 8>(down));
-    let across = Lanes::descale_all::<{ CONSTANT_BITS + PASS_BITS + 3 }, 8>(eight_points(between));
+    let across = rounded::<P, _, 8>(eight_points(between));
     for (y, row) in Lanes::transpose(across).iter().enumerate() {
-        out[y * stride..][..8].copy_from_slice(&row.samples());
+        out[y * stride..][..8].copy_from_slice(&P::of_lanes(*row));
     }
 }
 
@@ -77,11 +100,11 @@ fn four_points<V: Lanes>(c: [V; 4]) -> [V; 4] {
 
 /// The block at half its size.
 #[inline(always)]
-pub(super) fn four<S: Simd>(
+pub(super) fn four<S: Simd, P: Level>(
     simd: S,
     coefficients: &[i16; 64],
     quantisation: &[i32; 64],
-    out: &mut [u8],
+    out: &mut [P],
     stride: usize,
 ) {
     let (coefficients, quantisation) = (coefficients.as_chunks::<8>().0, quantisation.as_chunks::<8>().0);
@@ -90,22 +113,21 @@ pub(super) fn four<S: Simd>(
     let [a, b, c, d] = Lanes::descale_all::<{ CONSTANT_BITS - PASS_BITS }, 4>(down);
     // Half of the lanes, and what they become, is of no use.
     let [e, f, g, h, ..] = Lanes::transpose([a, b, c, d, a, b, c, d]);
-    let [a, b, c, d] = Lanes::descale_all::<{ CONSTANT_BITS + PASS_BITS + 3 }, 4>(four_points([e, f, g, h]));
+    let [a, b, c, d] = rounded::<P, _, 4>(four_points([e, f, g, h]));
     for (y, row) in Lanes::transpose([a, b, c, d, a, b, c, d]).iter().enumerate().take(4) {
-        out[y * stride..][..4].copy_from_slice(&row.samples()[..4]);
+        out[y * stride..][..4].copy_from_slice(&P::of_lanes(*row)[..4]);
     }
 }
 
 /// The block at a quarter of its size.
 #[inline(always)]
-pub(super) fn two(coefficients: &[i16; 64], quantisation: &[i32; 64], out: &mut [u8], stride: usize) {
+pub(super) fn two<P: Level>(coefficients: &[i16; 64], quantisation: &[i32; 64], out: &mut [P], stride: usize) {
     let at = |place: usize| i32::from(coefficients[place]).wrapping_mul(quantisation[place]);
     let (mean, across, down, both) = (at(0), at(1), at(8), at(9));
     let (top, bottom) = (mean.wrapping_add(down), mean.wrapping_sub(down));
     for (y, (even, odd)) in
         [(top, across.wrapping_add(both)), (bottom, across.wrapping_sub(both))].into_iter().enumerate()
     {
-        let descale = |v: i32| sample(v.wrapping_add(4) >> 3);
-        out[y * stride..][..2].copy_from_slice(&[descale(even.wrapping_add(odd)), descale(even.wrapping_sub(odd))]);
+        out[y * stride..][..2].copy_from_slice(&[descaled(even.wrapping_add(odd)), descaled(even.wrapping_sub(odd))]);
     }
 }

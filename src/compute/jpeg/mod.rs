@@ -28,7 +28,7 @@ mod tests;
 
 use header::{Parser, Process};
 use plane::Planes;
-pub use plane::{Area, Plane, Scale};
+pub use plane::{Area, Components, Plane, Scale};
 
 /// Why a file cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl<'a> Jpeg<'a> {
     }
 
     /// Decodes the components over at least `area`.
-    pub fn decode(self, scale: Scale, area: Area, instructions: Instructions) -> Result<Vec<Plane>, Error> {
+    pub fn decode(self, scale: Scale, area: Area, instructions: Instructions) -> Result<Components, Error> {
         let Self { mut parser, first } = self;
         let mut planes = Planes::new(parser.frame(), scale, area);
         match parser.frame().process {

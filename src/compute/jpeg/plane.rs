@@ -4,8 +4,9 @@ use super::{
     Error,
     header::{Component, Frame, Parser, Scan},
     idct,
-    simd::Simd,
+    simd::{Level, Simd},
 };
+use crate::resize::Fine;
 
 /// The size of the decoded picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,14 @@ impl Scale {
     /// Pixels of the picture for one of the decoded, along a side.
     pub const fn divisor(self) -> u32 {
         8 / self.pixels()
+    }
+
+    /// Bytes of a sample: smaller pictures have finer ones.
+    pub const fn sample_bytes(self) -> u64 {
+        match self {
+            Self::Full => size_of::<u8>() as u64,
+            Self::Half | Self::Quarter | Self::Eighth => size_of::<Fine>() as u64,
+        }
     }
 
     /// Pixels along the side of a block.
@@ -76,11 +85,20 @@ impl Area {
     }
 }
 
+/// The decoded components.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Components {
+    /// At full size: the same samples as libjpeg-turbo's.
+    Full(Vec<Plane<u8>>),
+    /// At less.
+    Smaller(Vec<Plane<Fine>>),
+}
+
 /// One decoded component: a rectangle of it that holds the area that was asked for.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plane {
+pub struct Plane<S> {
     /// Its samples, row by row.
-    pub samples: Vec<u8>,
+    pub samples: Vec<S>,
     /// Samples in a row.
     pub width: u32,
     /// Rows.
@@ -134,8 +152,14 @@ pub(super) struct Target {
     pub(super) rows: Span,
     /// The component's samples across and down in all.
     size: (u32, u32),
-    samples: Vec<u8>,
+    samples: Samples,
     stride: usize,
+}
+
+#[derive(Debug)]
+enum Samples {
+    Full(Vec<u8>),
+    Smaller(Vec<Fine>),
 }
 
 impl Target {
@@ -153,31 +177,29 @@ impl Target {
     #[inline(always)]
     pub(super) fn put<S: Simd>(&mut self, simd: S, place: usize, coefficients: &[i16; 64], dc_only: bool) {
         let Self { side, quantisation: Some(quantisation), samples, stride, .. } = self else { return };
-        if dc_only {
-            idct::flat(coefficients[0], quantisation[0], *side as usize, &mut samples[place..], *stride);
-            return;
-        }
-        match side {
-            1 => idct::flat(coefficients[0], quantisation[0], 1, &mut samples[place..], *stride),
-            2 => idct::two(coefficients, quantisation, &mut samples[place..], *stride),
-            4 => idct::four(simd, coefficients, quantisation, &mut samples[place..], *stride),
-            _ => idct::eight(simd, coefficients, quantisation, &mut samples[place..], *stride),
+        match samples {
+            Samples::Full(samples) => {
+                transform(simd, *side, coefficients, quantisation, dc_only, &mut samples[place..], *stride);
+            }
+            Samples::Smaller(samples) => {
+                transform(simd, *side, coefficients, quantisation, dc_only, &mut samples[place..], *stride);
+            }
         }
     }
 
-    /// The samples that are in the picture.
-    fn finish(mut self, most: (u32, u32)) -> Plane {
+    /// The component with those of its samples that are in the picture.
+    fn finish<S: Copy>(&self, mut samples: Vec<S>, most: (u32, u32)) -> Plane<S> {
         let (columns, rows) = (self.columns.times(self.side), self.rows.times(self.side));
         let (width, height) = (columns.to.min(self.size.0) - columns.from, rows.to.min(self.size.1) - rows.from);
         let wide = width as usize;
         if wide < self.stride {
             for row in 1..height as usize {
-                self.samples.copy_within(row * self.stride..row * self.stride + wide, row * wide);
+                samples.copy_within(row * self.stride..row * self.stride + wide, row * wide);
             }
         }
-        self.samples.truncate(wide * height as usize);
+        samples.truncate(wide * height as usize);
         Plane {
-            samples: self.samples,
+            samples,
             width,
             height,
             left: columns.from,
@@ -185,6 +207,26 @@ impl Target {
             across: f64::from(self.component.across * self.side) / f64::from(8 * most.0),
             down: f64::from(self.component.down * self.side) / f64::from(8 * most.1),
         }
+    }
+}
+
+/// Writes one block.
+#[inline(always)]
+fn transform<S: Simd, P: Level>(
+    simd: S,
+    side: u32,
+    coefficients: &[i16; 64],
+    quantisation: &[i32; 64],
+    dc_only: bool,
+    out: &mut [P],
+    stride: usize,
+) {
+    match side {
+        _ if dc_only => idct::flat(coefficients[0], quantisation[0], side as usize, out, stride),
+        1 => idct::flat(coefficients[0], quantisation[0], 1, out, stride),
+        2 => idct::two(coefficients, quantisation, out, stride),
+        4 => idct::four(simd, coefficients, quantisation, out, stride),
+        _ => idct::eight(simd, coefficients, quantisation, out, stride),
     }
 }
 
@@ -199,7 +241,11 @@ impl Planes {
     pub(super) fn new(frame: &Frame, scale: Scale, area: Area) -> Self {
         let targets = frame.components.iter().map(|c| target(frame, c, scale, area)).map(|mut target| {
             // Grey, should no scan come.
-            target.samples = vec![128; samples(&target) as usize];
+            let samples = samples(&target) as usize;
+            target.samples = match scale {
+                Scale::Full => Samples::Full(vec![Level::of(0); samples]),
+                Scale::Half | Scale::Quarter | Scale::Eighth => Samples::Smaller(vec![Level::of(0); samples]),
+            };
             target
         });
         Self { targets: targets.collect(), most: frame.most() }
@@ -207,7 +253,7 @@ impl Planes {
 
     /// Bytes that [`Self::new`] allocates.
     pub(super) fn bytes_needed(frame: &Frame, scale: Scale, area: Area) -> u64 {
-        frame.components.iter().map(|c| samples(&target(frame, c, scale, area))).sum()
+        frame.components.iter().map(|c| scale.sample_bytes() * samples(&target(frame, c, scale, area))).sum()
     }
 
     /// Takes the quantisation tables of components that have their first scan.
@@ -221,8 +267,16 @@ impl Planes {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Vec<Plane> {
-        self.targets.into_iter().map(|target| target.finish(self.most)).collect()
+    pub(super) fn finish(self) -> Components {
+        let (mut full, mut smaller) = (Vec::new(), Vec::new());
+        for mut target in self.targets {
+            match std::mem::replace(&mut target.samples, Samples::Full(Vec::new())) {
+                Samples::Full(samples) => full.push(target.finish(samples, self.most)),
+                Samples::Smaller(samples) => smaller.push(target.finish(samples, self.most)),
+            }
+        }
+        // All components are of one scale.
+        if smaller.is_empty() { Components::Full(full) } else { Components::Smaller(smaller) }
     }
 }
 
@@ -252,7 +306,7 @@ fn target(frame: &Frame, component: &Component, scale: Scale, area: Area) -> Tar
         columns,
         rows,
         size: (size(frame.width, component.across, across), size(frame.height, component.down, down)),
-        samples: Vec::new(),
+        samples: Samples::Full(Vec::new()),
         stride: (columns.len() * side) as usize,
     }
 }

@@ -9,6 +9,8 @@ use std::{
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::Avx2;
 
+use crate::resize::{Fine, Sample};
+
 /// A token whose holder may use the vectors.
 pub(super) trait Simd: Copy {
     /// Eight `i32`. What overflows, wraps.
@@ -36,13 +38,35 @@ pub(super) trait Lanes: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<i32
     /// Rows become columns.
     fn transpose(rows: [Self; 8]) -> [Self; 8];
     /// Plus 128, within 0 and 255.
-    fn samples(self) -> [u8; 8];
+    fn bytes(self) -> [u8; 8];
+    /// Sixteenths, likewise.
+    fn fine(self) -> [Fine; 8];
 }
 
-/// The sample for a value of the transform.
-#[inline(always)]
-pub(super) fn sample(value: i32) -> u8 {
-    value.wrapping_add(128).clamp(0, 255) as u8
+/// A sample as a transform makes it.
+pub(super) trait Level: Sample {
+    /// Samples of values of the transform, which are around zero and have as many bits behind the point.
+    fn of_lanes<V: Lanes>(values: V) -> [Self; 8];
+
+    /// Likewise, one.
+    #[inline(always)]
+    fn of(value: i32) -> Self {
+        Self::nearest(value.wrapping_add(128 << Self::FRACTION))
+    }
+}
+
+impl Level for u8 {
+    #[inline(always)]
+    fn of_lanes<V: Lanes>(values: V) -> [Self; 8] {
+        values.bytes()
+    }
+}
+
+impl Level for Fine {
+    #[inline(always)]
+    fn of_lanes<V: Lanes>(values: V) -> [Self; 8] {
+        values.fine()
+    }
 }
 
 /// Any processor.
@@ -106,8 +130,13 @@ impl Lanes for Array {
     }
 
     #[inline(always)]
-    fn samples(self) -> [u8; 8] {
-        self.0.map(sample)
+    fn bytes(self) -> [u8; 8] {
+        self.0.map(Level::of)
+    }
+
+    #[inline(always)]
+    fn fine(self) -> [Fine; 8] {
+        self.0.map(Level::of)
     }
 }
 
@@ -118,7 +147,7 @@ mod x86 {
         ops::{Add, Mul, Sub},
     };
 
-    use super::{Lanes, Simd};
+    use super::{Fine, Lanes, Sample as _, Simd};
 
     /// Proof that this processor has AVX2 and the bit operations that came with it.
     #[derive(Debug, Clone, Copy)]
@@ -223,7 +252,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn samples(self) -> [u8; 8] {
+        fn bytes(self) -> [u8; 8] {
             let mut samples = [0; 8];
             // SAFETY: a register proves the features; the array is as long as is written.
             unsafe {
@@ -234,6 +263,19 @@ mod x86 {
                 _mm_storel_epi64(samples.as_mut_ptr().cast(), _mm_packus_epi16(words, words));
             }
             samples
+        }
+
+        #[inline(always)]
+        fn fine(self) -> [Fine; 8] {
+            let mut samples = [0; 8];
+            // SAFETY: a register proves the features; the array is as long as is written.
+            unsafe {
+                let shifted = _mm256_add_epi32(self.0, _mm256_set1_epi32(128 << Fine::FRACTION));
+                let (low, high) = (_mm256_castsi256_si128(shifted), _mm256_extracti128_si256::<1>(shifted));
+                let words = _mm_min_epu16(_mm_packus_epi32(low, high), _mm_set1_epi16(255 << Fine::FRACTION));
+                _mm_storeu_si128(samples.as_mut_ptr().cast(), words);
+            }
+            samples.map(Fine)
         }
     }
 }
