@@ -15,6 +15,9 @@ use crate::{
     telemetry,
 };
 
+/// Bytes that decoding may take.
+const BUDGET: u64 = 4 << 20;
+
 struct Fixture {
     backend: Backend,
     metrics: Arc<Metrics>,
@@ -54,7 +57,7 @@ impl Fixture {
             threads: 1,
             batch: 4,
             receivers: 2,
-            pixel_budget: 4 << 20,
+            pixel_budget: BUDGET,
             limits: Limits::default(),
             min_confidence: 0.0,
             until_empty: true,
@@ -343,7 +346,7 @@ async fn the_output_of_an_image_that_is_gone_goes_when_its_message_comes_again()
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_take_too_much_memory_are_told_so_and_large_ones_are_done() {
     let fixture = Fixture::new(Duration::from_secs(30), 10);
-    // The fixture's budget is 4 MiB, a quarter of it makes an image large.
+    // A quarter of the budget makes an image large.
     let large = fixture.put("large.bmp", &bmp(700)).await;
     let huge = fixture.put("huge.bmp", &bmp(1200)).await;
     let small = fixture.put("small.png", &picture(1)).await;
@@ -352,6 +355,15 @@ async fn images_that_take_too_much_memory_are_told_so_and_large_ones_are_done() 
     let huge = rows.iter().find(|row| row.image.as_str() == "huge.bmp").unwrap();
     let Outcome::Failed { error } = &huge.outcome else { panic!("{huge:?}") };
     assert!(error.contains("1200 x 1200") && error.contains("worker.pixel_budget"), "{error}");
+}
+
+/// All of its coefficients take 6 MB, more than the budget.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_progressive_photo_is_done_within_the_budget() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    let file: &[u8] = include_bytes!("../../tests/fixtures/large-progressive.jpg");
+    fixture.put("large.jpg", file).await;
+    assert_eq!(fixture.work().await, Summary { done: 1, failed: 0 });
 }
 
 /// Small files that take much to decode had all the room for files while they waited for the large file, which waited

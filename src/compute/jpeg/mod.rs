@@ -6,7 +6,7 @@
 //! 7 on (`jidctint.c`). libjpeg-turbo averages instead (`jidctred.c`), for which it needs nearly all frequencies; whole
 //! pictures are the same bytes as its. Like these libraries it lets subsampled chroma keep more of its own resolution
 //! where that spares enlarging it. Coefficients that the size does not need are skipped, several at once, and so are
-//! blocks outside the [`Area`] that is asked for.
+//! blocks outside the [`Area`] that is asked for; of those that progressive files come back to, a bit each is kept.
 //!
 //! Components are returned as they are stored: neither enlarged to a common size nor converted to RGB.
 //!
@@ -14,6 +14,7 @@
 //! wrong one. What is skipped is not verified.
 
 mod bits;
+mod coefficients;
 mod header;
 mod huffman;
 mod idct;
@@ -102,7 +103,7 @@ impl<'a> Jpeg<'a> {
         let planes = Planes::bytes_needed(frame, scale, area);
         match frame.process {
             Process::Sequential => planes,
-            Process::Progressive => planes + progressive::bytes_needed(frame, scale),
+            Process::Progressive => planes + progressive::bytes_needed(frame, scale, area),
         }
     }
 

@@ -121,7 +121,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    fn len(self) -> u32 {
+    pub(super) const fn len(self) -> u32 {
         self.to - self.from
     }
 
@@ -293,7 +293,7 @@ pub(super) fn side(frame: &Frame, component: &Component, scale: Scale) -> u32 {
 }
 
 /// The layout, without memory for samples.
-fn target(frame: &Frame, component: &Component, scale: Scale, area: Area) -> Target {
+pub(super) fn target(frame: &Frame, component: &Component, scale: Scale, area: Area) -> Target {
     let side = side(frame, component, scale);
     let (across, down) = frame.most();
     let columns = Span::covering(area.left, area.right.min(frame.width), 8 * across).times(component.across);

@@ -5,52 +5,18 @@ use super::simd::Avx2;
 use super::{
     Error, Instructions,
     bits::{Bits, Cursor, Window},
-    header::{Frame, Parser, Scan, ZIGZAG},
+    coefficients::{Blocks, Coefficients},
+    header::{Component, Frame, Parser, Scan},
     huffman::Table,
-    plane::{Planes, Scale, side},
-    scan::{self, Blocks, Coder, Layout},
+    plane::{Area, Planes, Scale, target},
+    scan::{self, Coder, Layout},
     simd::{Portable, Simd},
 };
 
 /// Bytes that [`Stored::new`] allocates.
-pub(super) fn bytes_needed(frame: &Frame, scale: Scale) -> u64 {
-    let (columns, rows) = frame.units();
-    let bytes = frame.components.iter().map(|component| {
-        let blocks = u64::from(columns * component.across) * u64::from(rows * component.down);
-        2 * blocks * kept(side(frame, component, scale)) as u64
-    });
-    bytes.sum()
-}
-
-/// Coefficients of a block that are kept for so many samples along its side. Of one sample only the first is needed,
-/// and scans of the others are skipped as a whole; otherwise all, as later scans depend on which are zero.
-const fn kept(side: u32) -> usize {
-    if side == 1 { 1 } else { 64 }
-}
-
-/// The coefficients of one component.
-#[derive(Debug)]
-struct Coefficients {
-    values: Vec<i16>,
-    /// In a block.
-    kept: usize,
-    /// Blocks in a row.
-    columns: u32,
-}
-
-impl Coefficients {
-    #[inline(always)]
-    fn first(&mut self, x: u32, y: u32) -> &mut i16 {
-        let at = (y as usize * self.columns as usize + x as usize) * self.kept;
-        &mut self.values[at]
-    }
-
-    /// A block, if all of it is kept.
-    #[inline(always)]
-    fn block(&mut self, x: u32, y: u32) -> Option<&mut [i16; 64]> {
-        let at = (y as usize * self.columns as usize + x as usize) * 64;
-        self.values.get_mut(at..)?.first_chunk_mut()
-    }
+pub(super) fn bytes_needed(frame: &Frame, scale: Scale, area: Area) -> u64 {
+    let bytes = |c: &Component| Coefficients::bytes_needed(frame, c, &target(frame, c, scale, area));
+    frame.components.iter().map(bytes).sum()
 }
 
 /// The coefficients of the picture.
@@ -59,13 +25,8 @@ pub(super) struct Stored(Vec<Coefficients>);
 
 impl Stored {
     pub(super) fn new(frame: &Frame, planes: &Planes) -> Self {
-        let (columns, rows) = frame.units();
-        let stored = frame.components.iter().zip(&planes.targets).map(|(component, target)| {
-            let (columns, rows) = (columns * component.across, rows * component.down);
-            let kept = kept(target.side);
-            Coefficients { values: vec![0; columns as usize * rows as usize * kept], kept, columns }
-        });
-        Self(stored.collect())
+        let components = frame.components.iter().zip(&planes.targets);
+        Self(components.map(|(component, target)| Coefficients::new(frame, component, target)).collect())
     }
 
     /// Decodes a scan; returns where the marker after it is.
@@ -77,10 +38,10 @@ impl Stored {
         instructions: Instructions,
     ) -> Result<usize, Error> {
         planes.quantise(parser, scan)?;
-        if scan.band.0 > 0 && self.0[scan.parts[0].component].kept == 1 {
+        if scan.band.0 > 0 && self.0[scan.parts[0].component].kept() == 1 {
             return Ok(scan::skip(parser.bytes(), scan));
         }
-        let layout = Layout::new(parser.frame(), parser, scan, |_| u32::MAX);
+        let layout = Layout::new(parser.frame(), parser, scan, |p| planes.targets[scan.parts[p].component].rows.to);
         let bits = Bits::new(parser.bytes(), scan.data);
         #[cfg(target_arch = "x86_64")]
         if instructions == Instructions::Detected && Avx2::detect().is_some() {
@@ -112,7 +73,11 @@ impl Stored {
             let coefficients = &mut self.0[part.component];
             let ((first, last), shift) = (scan.band, scan.bits.1);
             let band = Band { table, first, last, shift, blocks_without: 0 };
-            return layout.run(&mut bits, &mut Later { coefficients, band, refines });
+            return match coefficients.kept() {
+                4 => layout.run(&mut bits, &mut Later { blocks: coefficients.blocks::<4>(), band, refines }),
+                16 => layout.run(&mut bits, &mut Later { blocks: coefficients.blocks::<16>(), band, refines }),
+                _ => layout.run(&mut bits, &mut Later { blocks: coefficients.blocks::<64>(), band, refines }),
+            };
         }
         let mut shared = FirstBits { shapes: &layout.blocks, stored: self, scan, shift: scan.bits.1 };
         if refines {
@@ -142,25 +107,14 @@ impl Stored {
     #[inline(always)]
     fn put<S: Simd>(&mut self, simd: S, planes: &mut Planes) {
         for (coefficients, target) in self.0.iter_mut().zip(&mut planes.targets) {
-            let mut first = [0; 64];
-            for y in target.rows.from..target.rows.to {
-                for x in target.columns.from..target.columns.to {
-                    let Some(place) = target.place(x, y) else { continue };
-                    if coefficients.kept == 1 {
-                        first[0] = *coefficients.first(x, y);
-                        target.put(simd, place, &first, true);
-                    } else if let Some(block) = coefficients.block(x, y) {
-                        target.put(simd, place, block, block[1..].iter().all(|c| *c == 0));
-                    }
-                }
-            }
+            coefficients.put(simd, target);
         }
     }
 }
 
 /// A scan of one more bit of the first coefficients.
 struct FirstBits<'a> {
-    shapes: &'a [Blocks],
+    shapes: &'a [scan::Blocks],
     stored: &'a mut Stored,
     scan: &'a Scan,
     /// Bits that come in later scans.
@@ -219,8 +173,8 @@ impl Coder for First<'_> {
 }
 
 /// A scan of a band of frequencies of one component.
-struct Later<'a> {
-    coefficients: &'a mut Coefficients,
+struct Later<'a, const KEPT: usize> {
+    blocks: Blocks<'a, KEPT>,
     band: Band<'a>,
     /// Whether the scan gives one more bit of what earlier ones began.
     refines: bool,
@@ -237,7 +191,7 @@ struct Band<'a> {
     blocks_without: u32,
 }
 
-impl Coder for Later<'_> {
+impl<const KEPT: usize> Coder for Later<'_, KEPT> {
     #[inline(always)]
     fn restart(&mut self) {
         self.band.blocks_without = 0;
@@ -245,10 +199,10 @@ impl Coder for Later<'_> {
 
     #[inline(always)]
     fn unit(&mut self, cursor: &mut Cursor, window: &Window, column: u32, row: u32) -> Result<(), Error> {
-        let Self { coefficients, band, refines } = self;
-        match coefficients.block(column, row) {
-            Some(block) if *refines => band.refine(cursor, window, block),
-            Some(block) => band.decode(cursor, window, block),
+        let Self { blocks, band, refines } = self;
+        match blocks.at(column, row) {
+            Some((block, mask)) if *refines => band.refine(cursor, window, block, mask),
+            Some((block, mask)) => band.decode(cursor, window, block, mask),
             None => Ok(()),
         }
     }
@@ -257,7 +211,13 @@ impl Coder for Later<'_> {
 impl Band<'_> {
     /// Reads the band of a block for the first time.
     #[inline(always)]
-    fn decode(&mut self, cursor: &mut Cursor, window: &Window, block: &mut [i16; 64]) -> Result<(), Error> {
+    fn decode<const KEPT: usize>(
+        &mut self,
+        cursor: &mut Cursor,
+        window: &Window,
+        block: &mut [i16; KEPT],
+        mask: &mut u64,
+    ) -> Result<(), Error> {
         if self.blocks_without > 0 {
             self.blocks_without -= 1;
             return Ok(());
@@ -274,11 +234,14 @@ impl Band<'_> {
                 break;
             }
             at += code.steps();
-            let value = code.value(cursor.buffer) << self.shift;
+            let value = (code.value(cursor.buffer) << self.shift) as i16;
             cursor.skip(code.total());
             // A run beyond the block is taken for its end.
             if at < 64 {
-                block[usize::from(ZIGZAG[at])] = value as i16;
+                *mask = *mask & !(1 << at) | u64::from(value != 0) << at;
+                if let Some(kept) = block.get_mut(usize::from(Blocks::<KEPT>::PLACES[at])) {
+                    *kept = value;
+                }
             }
         }
         Ok(())
@@ -286,9 +249,18 @@ impl Band<'_> {
 
     /// Reads one more bit of the band's coefficients, and those that are new with it.
     #[inline(always)]
-    fn refine(&mut self, cursor: &mut Cursor, window: &Window, block: &mut [i16; 64]) -> Result<(), Error> {
+    fn refine<const KEPT: usize>(
+        &mut self,
+        cursor: &mut Cursor,
+        window: &Window,
+        block: &mut [i16; KEPT],
+        mask: &mut u64,
+    ) -> Result<(), Error> {
         let mut at = self.first;
+        // Those that are new are not among those that get one more bit.
+        let mut left = *mask & u64::MAX >> (63 - self.last) & u64::MAX << at;
         if self.blocks_without == 0 {
+            let mut zeros = !*mask & u64::MAX >> (63 - self.last) & u64::MAX << at;
             while at <= self.last {
                 cursor.refill(window);
                 let code = self.table.code(cursor)?;
@@ -303,48 +275,59 @@ impl Band<'_> {
                     _ if cursor.take(1) == 1 => 1 << self.shift,
                     _ => -1 << self.shift,
                 };
-                at = self.correct(cursor, window, block, at, code.run());
+                for _ in 0..code.run() {
+                    zeros &= zeros.wrapping_sub(1);
+                }
+                // The place of the zero after so many; behind the band if there are fewer.
+                at = (zeros.trailing_zeros() as usize).min(self.last + 1);
+                let before = left & !(u64::MAX << (at - 1) << 1);
+                self.correct(cursor, window, block, before);
+                left ^= before;
+                zeros &= zeros.wrapping_sub(1);
                 if value != 0 && at <= self.last {
-                    block[usize::from(ZIGZAG[at])] = value;
+                    *mask |= 1 << at;
+                    if let Some(kept) = block.get_mut(usize::from(Blocks::<KEPT>::PLACES[at])) {
+                        *kept = value;
+                    }
                 }
                 at += 1;
             }
         }
         if self.blocks_without > 0 {
-            self.correct(cursor, window, block, at, u32::MAX);
+            self.correct(cursor, window, block, left);
             self.blocks_without -= 1;
         }
         Ok(())
     }
 
-    /// Reads a bit for each coefficient that is not zero, from `at` past so many zeros. Returns the place of the zero
-    /// after them.
+    /// Reads a bit for each of these coefficients, which are not zero.
     #[inline(always)]
-    fn correct(
+    fn correct<const KEPT: usize>(
         &self,
         cursor: &mut Cursor,
         window: &Window,
-        block: &mut [i16; 64],
-        mut at: usize,
-        mut zeros: u32,
-    ) -> usize {
-        while at <= self.last {
-            let value = &mut block[usize::from(ZIGZAG[at & 63])];
-            if *value != 0 {
-                if cursor.count == 0 {
-                    cursor.refill(window);
-                }
-                let bit = (cursor.take(1) << self.shift) as i16;
-                if *value & (1 << self.shift) == 0 {
-                    *value = if *value > 0 { value.wrapping_add(bit) } else { value.wrapping_sub(bit) };
-                }
-            } else if zeros == 0 {
-                break;
-            } else {
-                zeros -= 1;
+        block: &mut [i16; KEPT],
+        mut nonzero: u64,
+    ) {
+        while nonzero & Blocks::<KEPT>::MASK != 0 {
+            if cursor.count == 0 {
+                cursor.refill(window);
             }
-            at += 1;
+            let bit = (cursor.take(1) << self.shift) as i16;
+            let place = Blocks::<KEPT>::PLACES[nonzero.trailing_zeros() as usize];
+            if let Some(value) = block.get_mut(usize::from(place))
+                && *value & (1 << self.shift) == 0
+            {
+                *value = if *value > 0 { value.wrapping_add(bit) } else { value.wrapping_sub(bit) };
+            }
+            nonzero &= nonzero - 1;
         }
-        at
+        let mut others = nonzero.count_ones();
+        while others > cursor.count {
+            others -= cursor.count;
+            cursor.skip(cursor.count);
+            cursor.refill(window);
+        }
+        cursor.skip(others);
     }
 }

@@ -178,6 +178,43 @@ fn a_part_is_as_it_is_in_the_whole() {
     }
 }
 
+/// Files of the same coefficients, coded in several scans with few of them kept between, and all at once.
+#[test]
+fn the_order_of_scans_makes_no_difference() {
+    let bytes = fixtures();
+    let fixtures = SafeTensors::deserialize(&bytes).unwrap();
+    for name in ["best", "restarts"] {
+        let [once, scans] = ["", "-progressive"].map(|kind| fixtures.tensor(&format!("{name}{kind}/file")).unwrap());
+        for (scale, divisor) in SCALES {
+            for (left, top, right, bottom) in [(0, 0, 40, 40), (0, 0, 9, 9), (17, 0, 40, 12), (20, 23, 31, 40)] {
+                let area = Area { left, top, right, bottom };
+                let [once, scans] = [once.data(), scans.data()]
+                    .map(|file| Jpeg::open(file).unwrap().decode(scale, area, Instructions::Detected).unwrap());
+                assert_eq!(once, scans, "{name} at 1/{divisor}, {area:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_more_is_kept_between_scans_than_is_needed_in_the_end() {
+    let file = many_scans(800, 1);
+    let jpeg = Jpeg::open(&file).unwrap();
+    let all = Area::all((800, 800));
+    let kept = |scale: Scale, area: Area| {
+        let samples = area.pixels() / u64::from(scale.divisor()).pow(2);
+        jpeg.bytes_needed(scale, area) - samples
+    };
+    let blocks = 100 * 100;
+    assert_eq!(kept(Scale::Eighth, all), 2 * blocks);
+    assert_eq!(kept(Scale::Quarter, all), (2 + 2 * 4 + 8) * blocks);
+    assert_eq!(kept(Scale::Half, all), (2 + 2 * 16 + 8) * blocks);
+    assert_eq!(kept(Scale::Full, all), (2 + 2 * 64 + 8) * blocks);
+    // Of blocks beside the area and above it the first, and which others are not zero; of those below, nothing.
+    let part = Area { left: 80, top: 160, right: 160, bottom: 400 };
+    assert_eq!(kept(Scale::Half, part), 2 * 16 * 10 * 30 + (2 + 8) * 100 * 50);
+}
+
 /// A file without the segments that have this marker.
 fn without(marker: u8, file: &[u8]) -> Vec<u8> {
     let (mut kept, mut at) = (file[..2].to_vec(), 2);
