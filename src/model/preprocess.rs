@@ -230,7 +230,8 @@ pub(crate) mod tests {
         let full = preprocessor.input(decode::decode(bytes, &limits, View::all).unwrap()).unwrap();
         let usual = preprocessor.prepare(bytes, &limits).unwrap();
         let differences = full.values.iter().zip(&usual.values).enumerate();
-        let sum: f64 = differences.map(|(i, (a, b))| (preprocessor.steps(i, *a) - preprocessor.steps(i, *b)).abs()).sum();
+        let sum: f64 =
+            differences.map(|(i, (a, b))| (preprocessor.steps(i, *a) - preprocessor.steps(i, *b)).abs()).sum();
         sum / full.values.len() as f64
     }
 

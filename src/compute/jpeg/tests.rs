@@ -203,7 +203,7 @@ fn no_more_is_kept_between_scans_than_is_needed_in_the_end() {
     let all = Area::all((800, 800));
     let kept = |scale: Scale, area: Area| {
         let samples = area.pixels() / u64::from(scale.divisor()).pow(2);
-        jpeg.bytes_needed(scale, area) - samples
+        jpeg.bytes_needed(scale, area) - scale.sample_bytes() * samples
     };
     let blocks = 100 * 100;
     assert_eq!(kept(Scale::Eighth, all), 2 * blocks);

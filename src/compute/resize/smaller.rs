@@ -102,7 +102,7 @@ pub(super) fn estimates(per_block: usize) -> Estimates {
 }
 
 /// What each of a block's samples is of its pixels: the inverse transform of the lowest frequencies.
-fn samples(per_block: usize) -> Vec<[f64; BLOCK]> {
+pub(super) fn samples(per_block: usize) -> Vec<[f64; BLOCK]> {
     let wave = |points: usize, frequency: usize, at: usize| {
         let norm = if frequency == 0 { 1.0 } else { 2.0 } / points as f64;
         norm.sqrt() * (std::f64::consts::PI * ((2 * at + 1) * frequency) as f64 / (2 * points) as f64).cos()

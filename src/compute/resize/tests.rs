@@ -98,3 +98,66 @@ proptest! {
         prop_assert_eq!(found, want);
     }
 }
+
+/// Of pictures that are smooth as photos are, pixels that are estimated make nearer resizes than samples that are taken
+/// for points.
+#[test]
+fn estimates_are_nearer_than_points() {
+    const PIXELS: usize = 1600;
+    let mut state = 7u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(state >> 8) / f64::from(1 << 24) - 0.5
+    };
+    let mut value = 0.0;
+    let pixels: Vec<f64> = (0..PIXELS)
+        .map(|_| {
+            value = 0.97 * value + 12.0 * noise();
+            128.0 + value
+        })
+        .collect();
+    for per_block in [1, 2, 4] {
+        let samples = smaller::samples(per_block);
+        let of_block = |block: &[f64]| {
+            let sum = |parts: &[f64; 8]| parts.iter().zip(block).map(|(part, pixel)| part * pixel).sum::<f64>();
+            samples.iter().map(sum).map(|value| Fine::nearest((value * 16.0).round() as i32)).collect::<Vec<_>>()
+        };
+        let smaller: Vec<Fine> = pixels.chunks_exact(8).flat_map(of_block).collect();
+        let count = smaller.len();
+        let grey = Grey { samples: smaller, width: count };
+        let part = Part { start: 12.5, length: 1550.0, to: 1550 * per_block / 8 * 4 / 9 };
+        let ratio = count as f64 / PIXELS as f64;
+        let points = Part { start: part.start * ratio, length: part.length * ratio, ..part };
+        let side = Smaller { per_block, pixels: PIXELS, first: 0, count };
+        let off = |weights: Weights<Fine>| -> f64 {
+            let mut made = vec![0u8; part.to];
+            pass(&grey, 0..1, &weights, &mut made, 1);
+            let want =
+                by_definition(&pixels, (PIXELS, 1), Filter::Triangle, [part, Part { start: 0.0, length: 1.0, to: 1 }]);
+            made.iter().zip(want).map(|(made, want)| (f64::from(*made) - want).powi(2)).sum::<f64>() / part.to as f64
+        };
+        let estimated = off(Weights::of_smaller(Filter::Triangle, part, side).unwrap());
+        let points = off(Weights::new(Filter::Triangle, points, count).unwrap());
+        // The square of what is rounded to whole numbers is 1/12 on average.
+        let rounded = 1.0 / 12.0;
+        println!("{per_block}: {estimated} {points}");
+        assert!(estimated - rounded < 0.7 * (points - rounded), "{per_block}: {estimated}, {points}");
+    }
+}
+
+/// Whatever the samples around it are.
+#[test]
+fn an_even_surface_stays_as_it_is() {
+    for per_block in [1, 2, 4] {
+        for estimate in smaller::estimates(per_block) {
+            assert!((estimate.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        }
+        // Beyond the edge is what is at the edge.
+        let side = Smaller { per_block, pixels: 75, first: 0, count: (75 * per_block).div_ceil(8) };
+        let weights =
+            Weights::<Fine>::of_smaller(Filter::Triangle, Part { start: 0.0, length: 75.0, to: 7 }, side).unwrap();
+        let mut made = [0u8; 7];
+        pass(&Grey { samples: vec![Fine(77 * 16); side.count], width: side.count }, 0..1, &weights, &mut made, 1);
+        assert_eq!(made, [77; 7]);
+    }
+}
