@@ -28,6 +28,12 @@ export function forget() {
   shown = "";
 }
 
+/** What of a state rows hang on, as pages have it from before they were made. */
+function seen({ results, labels, queue }) {
+  const labelled = Object.values(labels).reduce((sum, count) => sum + count, 0);
+  return [results.total, results.failed, labelled, queue.visible, queue.in_flight, queue.dead].join(" ");
+}
+
 /** Whether there is somebody to tell: not on the page to log in. */
 const isLive = () => Boolean($("header nav"));
 
@@ -39,14 +45,13 @@ async function refresh(uploads) {
   if (!response?.ok) return;
   loggedIn();
   const status = await response.json();
-  // What the page said when it came: rows may have been written since.
-  const said = $('[data-status="results.total"]')?.textContent;
   show(status);
   // Only a page whose rows can have changed is fetched again.
-  const { results, labels, queue, workers, fleet, scaling } = status;
-  const state = JSON.stringify([results, labels, queue, $("#live") && [workers, fleet, scaling]]);
+  const { results, labels, queue, workers, fleet, scaling, images_per_minute } = status;
+  const state = JSON.stringify([results, labels, queue, $("#live") && [workers, fleet, scaling, images_per_minute]]);
   if (state === shown) return;
-  const same = shown === "" && said === String(results.total);
+  // Rows may have been written since the page came.
+  const same = shown === "" && $("#main").dataset.seen === seen(status);
   if (same || (await follow())) shown = state;
 }
 
