@@ -2,7 +2,7 @@
 
 import { $, asJson, localise, loggedIn, problem, sleep } from "./page.js";
 
-/** How many readings in a row had images that wait, and no worker. */
+/** How many readings in a row had messages that are queued, and no worker. */
 let stuck = 0;
 
 function show(status) {
@@ -14,8 +14,8 @@ function show(status) {
   const isStuck = queue.visible > 0 && fleet.running === 0 && fleet.pending === 0 && workers.length === 0;
   // A start has a moment in which nobody has said yet that workers start.
   stuck = isStuck ? stuck + 1 : 0;
-  const wait = queue.visible === 1 ? "1 image waits" : `${queue.visible.toLocaleString()} images wait`;
-  problem("workers", stuck > 1 && `No worker is running; ${wait}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
+  const queued = queue.visible === 1 ? "1 message is queued" : `${queue.visible.toLocaleString()} messages are queued`;
+  problem("workers", stuck > 1 && `No worker is running; ${queued}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
   const failed = queue.dead === 1 ? "1 image" : `${queue.dead.toLocaleString()} images`;
   problem("dead", queue.dead > 0 && `${failed} could not be classified and wait as dead letters; see Status.`);
   problem("stores", status.age_seconds > 5 && `The stores do not answer; this is the state of ${status.age_seconds} s ago.`);

@@ -20,8 +20,8 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Sample {
     pub(crate) at: Timestamp,
     pub(crate) per_minute: f64,
-    /// Messages that wait, and those in work.
-    pub(crate) waiting: u64,
+    /// Messages to be received, and those in work.
+    pub(crate) queued: u64,
     pub(crate) in_work: u64,
     pub(crate) desired: u32,
     pub(crate) running: u32,
@@ -38,7 +38,7 @@ impl Sample {
         Self {
             at,
             per_minute: status.images_per_minute,
-            waiting: status.queue.visible,
+            queued: status.queue.visible,
             in_work: status.queue.in_flight,
             desired: status.fleet.desired,
             running: status.fleet.running,
@@ -101,7 +101,7 @@ mod tests {
         Sample {
             at,
             per_minute: 1.0,
-            waiting: 2,
+            queued: 2,
             in_work: 3,
             desired: 1,
             running: 1,
@@ -146,7 +146,7 @@ mod tests {
     fn the_last_is_the_present() {
         let history = History::default();
         history.note(sample(0));
-        let now = Sample { waiting: 7, ..sample(STEP.as_secs() as i64 - 1) };
+        let now = Sample { queued: 7, ..sample(STEP.as_secs() as i64 - 1) };
         history.note(now);
         assert_eq!(history.until(now), [sample(0), now], "however lately one was remembered");
         history.note(sample(20));
