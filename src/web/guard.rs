@@ -316,9 +316,8 @@ mod tests {
         let by_another = ask("GET", "::ffff:10.0.0.3", &headers).unwrap();
         assert_eq!((by_another.address, by_another.https), ("1.2.3.4".parse().unwrap(), true));
 
-        let port = |peer, host, forwarded| {
-            ask("GET", peer, &[("host", host), ("x-forwarded-host", forwarded)]).unwrap().port
-        };
+        let port =
+            |peer, host, forwarded| ask("GET", peer, &[("host", host), ("x-forwarded-host", forwarded)]).unwrap().port;
         assert_eq!(port("5.5.5.5", "localhost:8080", "localhost:9090"), Some(8080));
         assert_eq!(port("10.0.0.1", "localhost:8080", "localhost:9090"), Some(9090));
         for host in ["localhost", "[::1]", "::1", "img.example.com:443", "img.example.com:80"] {

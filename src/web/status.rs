@@ -52,7 +52,9 @@ pub(crate) fn seen(app: &App) -> String {
     let Some(known) = app.status.last() else { return String::new() };
     let System { queue, results, labels, .. } = &known.system;
     let labelled = labels.values().sum();
-    [results.total, results.failed, labelled, queue.visible, queue.in_flight, queue.dead].map(|n| n.to_string()).join(" ")
+    [results.total, results.failed, labelled, queue.visible, queue.in_flight, queue.dead]
+        .map(|n| n.to_string())
+        .join(" ")
 }
 
 async fn observe(app: Arc<App>) -> Result<Status> {
