@@ -239,7 +239,7 @@ mod tests {
                                          pixels; the limit for a side is 16384
         ");
         insta::assert_snapshot!(row(Some(30)), @r"
-        …oliday/2026/beach/IMG_0001.jpg
+        …liday/2026/beach/IMG_0001.jpg
           error: the image is 40000 x
           36000 pixels; the limit for
           a side is 16384
