@@ -125,13 +125,14 @@ impl Files {
         self.root.join(IMAGES).join(shard).join(id)
     }
 
-    /// Refuses another image where the disk has too little room left.
+    /// Refuses another image where the disk has too little room left, and keeps the reserve where there is enough.
     pub(super) fn check_room(&self) -> Result<()> {
+        self.keep_reserve();
         self.check_available(reserve::available(&self.root)?)
     }
 
     /// Keeps room for deletes on a full disk, if there is more than uploads leave.
-    pub(super) fn keep_reserve(&self) {
+    fn keep_reserve(&self) {
         reserve::keep(&self.root, HEADROOM);
     }
 

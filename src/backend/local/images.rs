@@ -31,11 +31,7 @@ impl Images for Store {
 
     async fn check_room(&self) -> Result<()> {
         let files = self.files.clone();
-        self.blocking(move || {
-            files.keep_reserve();
-            files.check_room()
-        })
-        .await
+        self.blocking(move || files.check_room()).await
     }
 
     async fn put(&self, upload: &Upload) -> Result<Put> {
