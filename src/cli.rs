@@ -154,10 +154,13 @@ mod tests {
     fn flags_become_configuration_keys() {
         let cli =
             Cli::parse_from(["imgcls", "status", "--set", "fleet.max=4", "--data-dir", "/x", "--backend", "local"]);
-        let want =
-            [("fleet.max", "4"), ("backend", "local"), ("data_dir", "/x")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let want = [("fleet.max", "4"), ("backend", "local"), ("data_dir", "/x")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned().into()));
         assert_eq!(cli.global.overrides().0, want);
         assert!(Cli::try_parse_from(["imgcls", "status", "--set", "fleet.max"]).is_err());
+        let cli =
+            Cli::parse_from(["imgcls", "serve", "--token", "s3cret", "--set", "model_mirror=https://me:s3cret@a"]);
+        assert!(!format!("{cli:?}").contains("s3cret"), "{cli:?}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn layers(global: &Global, flags: &Overrides) -> anyhow::Result<Layers> {
 
 /// How log lines should look by the flags or, without them, the environment.
 fn log_format(flags: &Overrides) -> Option<LogFormat> {
-    let flag = flags.0.iter().rfind(|(key, _)| key == "log_format").map(|(_, value)| value.clone());
+    let flag = flags.0.iter().rfind(|(key, _)| key == "log_format").map(|(_, value)| value.expose().to_owned());
     LogFormat::from_str(&flag.or_else(|| std::env::var("IMGCLS_LOG_FORMAT").ok())?, true).ok()
 }
 

@@ -13,6 +13,7 @@ mod cli;
 mod dist;
 mod door;
 mod durability;
+mod full_disk;
 mod fuzz;
 mod logs;
 mod memory;

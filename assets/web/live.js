@@ -2,7 +2,7 @@
 
 import { $, asJson, localise, loggedIn, problem, sleep } from "./page.js";
 
-/** How many readings in a row had images that wait, and no worker. */
+/** How many readings in a row had messages that are queued, and no worker. */
 let stuck = 0;
 
 function show(status) {
@@ -14,8 +14,8 @@ function show(status) {
   const isStuck = queue.visible > 0 && fleet.running === 0 && fleet.pending === 0 && workers.length === 0;
   // A start has a moment in which nobody has said yet that workers start.
   stuck = isStuck ? stuck + 1 : 0;
-  const wait = queue.visible === 1 ? "1 image waits" : `${queue.visible.toLocaleString()} images wait`;
-  problem("workers", stuck > 1 && `No worker is running; ${wait}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
+  const queued = queue.visible === 1 ? "1 message is queued" : `${queue.visible.toLocaleString()} messages are queued`;
+  problem("workers", stuck > 1 && `No worker is running; ${queued}.${fleet.fault ? ` ${fleet.fault}` : ""}`);
   const failed = queue.dead === 1 ? "1 image" : `${queue.dead.toLocaleString()} images`;
   problem("dead", queue.dead > 0 && `${failed} could not be classified and wait as dead letters; see Status.`);
   problem("stores", status.age_seconds > 5 && `The stores do not answer; this is the state of ${status.age_seconds} s ago.`);
@@ -26,6 +26,12 @@ let shown = "";
 /** The page is another one: what it shows may be as old as it is. */
 export function forget() {
   shown = "";
+}
+
+/** What of a state rows hang on, as pages have it from before they were made. */
+function seen({ results, labels, queue }) {
+  const labelled = Object.values(labels).reduce((sum, count) => sum + count, 0);
+  return [results.total, results.failed, labelled, queue.visible, queue.in_flight, queue.dead].join(" ");
 }
 
 /** Whether there is somebody to tell: not on the page to log in. */
@@ -39,14 +45,13 @@ async function refresh(uploads) {
   if (!response?.ok) return;
   loggedIn();
   const status = await response.json();
-  // What the page said when it came: rows may have been written since.
-  const said = $('[data-status="results.total"]')?.textContent;
   show(status);
   // Only a page whose rows can have changed is fetched again.
-  const { results, labels, queue, workers, fleet, scaling } = status;
-  const state = JSON.stringify([results, labels, queue, $("#live") && [workers, fleet, scaling]]);
+  const { results, labels, queue, workers, fleet, scaling, images_per_minute } = status;
+  const state = JSON.stringify([results, labels, queue, $("#live") && [workers, fleet, scaling, images_per_minute]]);
   if (state === shown) return;
-  const same = shown === "" && said === String(results.total);
+  // Rows may have been written since the page came.
+  const same = shown === "" && $("#main").dataset.seen === seen(status);
   if (same || (await follow())) shown = state;
 }
 

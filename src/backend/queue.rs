@@ -30,7 +30,8 @@ pub struct Message {
 /// How many messages there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Depth {
-    /// Waiting to be received, delayed ones included.
+    /// Queued: to be received, delayed ones included. An image may wait for its result without one, and have a result
+    /// with one.
     pub visible: u64,
     /// Received, and neither deleted nor visible again.
     pub in_flight: u64,

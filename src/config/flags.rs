@@ -4,7 +4,7 @@ use std::{num::NonZero, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{LogFormat, MAX_THREADS, StoresKind};
+use super::{LogFormat, MAX_THREADS, Secret, StoresKind};
 
 /// What all commands take.
 #[derive(Debug, Clone, Args)]
@@ -15,7 +15,7 @@ pub struct Global {
     pub config: Option<PathBuf>,
     /// Sets any configuration key, such as `fleet.max=4`; may be repeated.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
-    pub set: Vec<(String, String)>,
+    pub set: Vec<(String, Secret)>,
     /// Where the stores are.
     #[arg(long, global = true, value_enum)]
     pub backend: Option<StoresKind>,
@@ -39,24 +39,24 @@ impl Global {
         keys
     }
 
-    /// The arguments with which a worker process gets the file and all of `flags` that are not the web tier's alone:
-    /// its tokens would be in the process list.
+    /// The arguments with which a worker process gets the file and all of `flags` that it may need: the web tier's
+    /// tokens and a mirror's password would be in the process list.
     #[must_use]
     pub fn for_workers(&self, flags: &Overrides) -> Vec<String> {
         let file = self.config.iter().map(|file| format!("--config={}", file.display()));
-        let keys = flags.0.iter().filter(|(key, _)| !key.starts_with("web."));
-        file.chain(keys.map(|(key, value)| format!("--set={key}={value}"))).collect()
+        let keys = flags.0.iter().filter(|(key, _)| !key.starts_with("web.") && key != "model_mirror");
+        file.chain(keys.map(|(key, value)| format!("--set={key}={}", value.expose()))).collect()
     }
 }
 
-/// Configuration keys that flags set, with their values as text. Later ones win.
+/// Configuration keys that flags set, with their values as text, any of which may be a secret. Later ones win.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides(pub Vec<(String, String)>);
+pub struct Overrides(pub Vec<(String, Secret)>);
 
 impl Overrides {
     /// Sets `key`, if there is a value.
     pub fn set(&mut self, key: &str, value: Option<impl ToString>) {
-        self.0.extend(value.map(|value| (key.to_owned(), value.to_string())));
+        self.0.extend(value.map(|value| (key.to_owned(), value.to_string().into())));
     }
 
     /// These, and then `more`.
@@ -127,9 +127,9 @@ pub fn address(text: &str) -> Result<String, String> {
     Err("must be an IP address or a name, and a port, such as 127.0.0.1:8080, [::1]:8080 or localhost:8080".to_owned())
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+fn key_value(text: &str) -> Result<(String, Secret), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
-    Ok((key.trim().to_owned(), value.to_owned()))
+    Ok((key.trim().to_owned(), value.to_owned().into()))
 }
 
 #[cfg(test)]
@@ -140,11 +140,14 @@ mod tests {
     fn workers_get_every_flag_but_the_web_tiers() {
         let global = Global {
             config: Some("/c.toml".into()),
-            set: vec![("web.token".into(), "s3cret".into()), ("worker.batch".into(), "2".into())],
+            set: ["web.token=s3cret", "model_mirror=https://me:s3cret@a.example", "worker.batch=2"]
+                .map(|set| key_value(set).unwrap())
+                .to_vec(),
             backend: Some(StoresKind::Local),
             data_dir: Some("/d".into()),
             log_format: None,
         };
+        assert!(!format!("{global:?}{:?}", global.overrides()).contains("s3cret"));
         let mut more = Overrides::default();
         more.set("model", Some("/m"));
         more.set("fleet.max", None::<u32>);

@@ -109,7 +109,7 @@ impl Layers {
             unknown.extend(merged.add_variable(name, &text)?);
         }
         for (key, text) in &flags.0 {
-            merged.set(key, text, Origin::CommandLine)?;
+            merged.set(key, text.expose(), Origin::CommandLine)?;
         }
         Ok(Self { raw: merged.raw, origins: merged.origins, unknown })
     }

@@ -32,7 +32,7 @@ pub use network::Network;
 pub use raw::{Queue, Raw, StoresKind};
 pub use role::{Classify, Scale, Serve, Work, Workers};
 pub use scaling::{Policy, Rules, RulesError, Step};
-pub use secret::Secret;
+pub use secret::{Address, Secret};
 pub use size::{ByteSize, ByteSizeError};
 pub use stores::{Aws, Fleet, Local, Stores};
 pub use web::Web;

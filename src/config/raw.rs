@@ -2,15 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::{LogFormat, MinConfidence, Network, Rules, Secret, address, duration, size::ByteSize};
-use crate::model::{Engine, pull};
-
-/// Writes an address without the name and password that may be in it.
-fn without_user<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&pull::shown(url))
-}
+use super::{Address, LogFormat, MinConfidence, Network, Rules, Secret, address, duration, size::ByteSize};
+use crate::model::Engine;
 
 /// The merged layers. `config/imgcls.toml` is this with every key explained.
 ///
@@ -25,8 +20,7 @@ pub struct Raw {
     /// Name of a model, or directory of a bundle; empty for the embedded one.
     pub model: PathBuf,
     /// Address that stands in for scheme and host where known models are fetched; empty for none.
-    #[serde(serialize_with = "without_user")]
-    pub model_mirror: String,
+    pub model_mirror: Address,
     /// Probability below which a label is marked as uncertain.
     pub min_confidence: MinConfidence,
     /// How log lines look.
@@ -169,7 +163,7 @@ impl Default for Raw {
             backend: StoresKind::Local,
             data_dir: PathBuf::from("imgcls-data"),
             model: PathBuf::new(),
-            model_mirror: String::new(),
+            model_mirror: Address::default(),
             min_confidence: MinConfidence::OfModel,
             log_format: LogFormat::Text,
             limits: Limits {

@@ -1,6 +1,8 @@
-//! Tokens that are in the configuration and never in what is printed.
+//! Tokens and passwords that are in the configuration and never in what is printed.
 
 use serde::{Deserialize, Serialize};
+
+use crate::model::pull;
 
 /// A text that is never printed.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -43,5 +45,30 @@ impl std::fmt::Debug for Secret {
 impl Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.shown())
+    }
+}
+
+/// An address that may have a name and a password in it: printed without them.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Address(String);
+
+impl Address {
+    /// All of it; empty where there is none.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(&pull::shown(&self.0), f)
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&pull::shown(&self.0))
     }
 }

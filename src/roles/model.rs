@@ -115,7 +115,7 @@ struct ImportArgs {
 /// # Errors
 /// If a model cannot be found, fetched, read or written.
 pub async fn run(args: ModelArgs, config: Raw) -> anyhow::Result<ExitCode> {
-    let mirror = &config.model_mirror;
+    let mirror = config.model_mirror.expose();
     let mut out = std::io::stdout();
     match args.command {
         ModelCommand::List => write!(out, "{}", list()?)?,

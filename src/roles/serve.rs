@@ -17,7 +17,7 @@ use crate::{
     build,
     clock::{Clock, SystemClock},
     config::{
-        Rules, Serve, Stores, Workers,
+        Rules, Secret, Serve, Stores, Workers,
         flags::{Overrides, address, whole},
     },
     model::Bundle,
@@ -41,7 +41,7 @@ pub struct ServeArgs {
     /// Opens everything but `/healthcheck` and the bare states of `/readyz`; needed to listen wider than loopback.
     /// Other users see it in the process list: prefer the variable `IMGCLS_WEB_TOKEN`.
     #[arg(long)]
-    token: Option<String>,
+    token: Option<Secret>,
     /// Listen wider than loopback without a token: anybody who reaches the port may upload, read and delete.
     #[arg(long)]
     open: bool,
@@ -65,7 +65,7 @@ impl ServeArgs {
     pub fn overrides(&self) -> Overrides {
         let mut keys = Overrides::default();
         keys.set("web.listen", self.listen.as_ref());
-        keys.set("web.token", self.token.as_ref());
+        keys.set("web.token", self.token.as_ref().map(Secret::expose));
         keys.set("web.open", self.open.then_some(true));
         keys.set("web.public_hosts", Some(self.public_host.join(",")).filter(|hosts| !hosts.is_empty()));
         keys.set("fleet.max", self.max_workers);

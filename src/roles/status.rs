@@ -118,7 +118,7 @@ fn text(status: &Status, now: Timestamp) -> String {
     let mut lines = vec![
         format!("backend  {}", status.backend),
         format!("model    {}", status.model),
-        format!("queue    {} waiting, {} in flight, {} dead letters", queue.visible, queue.in_flight, queue.dead),
+        format!("queue    {} queued, {} in flight, {} dead letters", queue.visible, queue.in_flight, queue.dead),
         format!(
             "fleet    {} desired, {} running, {} busy ({} to {})",
             fleet.desired, fleet.running, fleet.busy, fleet.state.min, fleet.state.max
@@ -126,7 +126,7 @@ fn text(status: &Status, now: Timestamp) -> String {
         format!("results  {about}{}, {} of them failed", results.total, results.failed),
         format!("rate     {:.0} images/min", status.images_per_minute),
     ];
-    lines.extend(status.oldest_message_seconds.map(|seconds| format!("oldest   waits for {seconds:.0} s")));
+    lines.extend(status.oldest_message_seconds.map(|seconds| format!("oldest   queued for {seconds:.0} s")));
     if status.workers.is_empty() {
         lines.push("worker   none".to_owned());
     }
@@ -189,11 +189,11 @@ mod tests {
         insta::assert_snapshot!(text(&status, Timestamp::from_millis(9000)), @r"
         backend  local
         model    m
-        queue    5 waiting, 3 in flight, 1 dead letters
+        queue    5 queued, 3 in flight, 1 dead letters
         fleet    2 desired, 1 running, 1 busy (1 to 2)
         results  10, 2 of them failed
         rate     42 images/min
-        oldest   waits for 2 s
+        oldest   queued for 2 s
         worker   host-1  busy, 3 in flight, 7 done, 0 failed, seen 4 s ago
         ");
     }

@@ -20,6 +20,12 @@ const BETWEEN: usize = "  ".len() + "  100.0%  ".len();
 /// So much is left for the other labels.
 const OTHERS: usize = 16;
 
+/// A reason has no narrower column than this.
+const REASON: usize = 24;
+
+/// Where it would be, it has lines of its own, so far from the edge.
+const INDENT: usize = 2;
+
 /// What of a line is neither path nor label, where there are no other labels.
 const LEAST: usize = "  ".len() + "  100.0%".len();
 
@@ -63,14 +69,11 @@ impl Table {
     /// One file.
     pub(super) fn row(&self, path: &Path, outcome: &Outcome) -> String {
         let (path_width, label_width) = (self.path, self.label);
-        let mut path = shown(path);
-        if self.width.is_some() {
-            path = end_of(&path, path_width);
-        }
+        let path = shown(path);
         match outcome {
-            // Why is worth more than a straight edge.
-            Outcome::Failed { error } => format!("{path:path_width$}  error: {error}\n"),
+            Outcome::Failed { error } => self.failed(&path, &format!("error: {error}")),
             Outcome::Labelled { label, confidence, top, uncertain } => {
+                let path = if self.width.is_some() { end_of(&path, path_width) } else { path };
                 let label = if *uncertain { format!("{NOT_SURE}{label}") } else { label.clone() };
                 let label = self.fitting(label);
                 let percent = confidence * 100.0;
@@ -82,6 +85,20 @@ impl Table {
                 self.line(format!("{path:path_width$}  {label:label_width$}  {percent:5.1}%"), &rest.join(", "))
             }
         }
+    }
+
+    /// A file without a label: why is told in full, on a terminal on as many lines as that takes.
+    fn failed(&self, path: &str, why: &str) -> String {
+        let width = self.path;
+        let Some(all) = self.width else { return format!("{path:width$}  {why}\n") };
+        let column = width + "  ".len();
+        if column + REASON <= all {
+            let lines = wrapped(why, all - column);
+            let first = format!("{:width$}  {}\n", end_of(path, width), lines[0]);
+            return lines[1..].iter().fold(first, |text, line| text + &format!("{:column$}{line}\n", ""));
+        }
+        let lines = wrapped(why, all.saturating_sub(INDENT));
+        lines.iter().fold(end_of(path, all) + "\n", |text, line| text + &format!("{:INDENT$}{line}\n", ""))
     }
 
     /// As much of a label as leaves room for how sure it is.
@@ -111,6 +128,33 @@ impl Table {
             _ => format!("{text}\n"),
         }
     }
+}
+
+/// A text in lines of at most `width` characters, broken between words or, where one is too long, within it. There is
+/// at least one.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let (width, mut lines, mut line, mut length) = (width.max(1), Vec::new(), String::new(), 0);
+    for word in text.split_whitespace() {
+        let mut rest: Vec<char> = word.chars().collect();
+        if length > 0 && length + 1 + rest.len() > width {
+            lines.push(std::mem::take(&mut line));
+            length = 0;
+        }
+        while rest.len() > width {
+            let head = rest.drain(..width).collect();
+            lines.push(head);
+        }
+        if length > 0 {
+            line.push(' ');
+            length += 1;
+        }
+        length += rest.len();
+        line.extend(rest);
+    }
+    if !line.is_empty() || lines.is_empty() {
+        lines.push(line);
+    }
+    lines
 }
 
 /// A path's last characters: its name is at the end.
@@ -175,8 +219,32 @@ mod tests {
         assert_eq!(row, "…MG_0001.jpg  a label of severa…   50.0%\n", "it says how sure it is");
         for width in [0, 1, 20, 40, 200] {
             let table = table(Some(width));
-            let fits = |line: &str| line.chars().count() <= width.max(1) || line.contains("error");
+            // Where there is no room for the indent, there is no table to be read.
+            let fits = |line: &str| line.chars().count() <= width.max(1 + INDENT);
             assert!(table.lines().all(fits), "{width}:\n{table}");
         }
+    }
+
+    #[test]
+    fn why_a_file_has_no_label_is_told_in_full() {
+        let path = Path::new("holiday/2026/beach/IMG_0001.jpg");
+        let outcome =
+            Outcome::Failed { error: "the image is 40000 x 36000 pixels; the limit for a side is 16384".into() };
+        let row = |width| Table::new([path].into_iter(), &["airplane".into()], false, width).row(path, &outcome);
+        insta::assert_snapshot!(row(None), @r"
+        holiday/2026/beach/IMG_0001.jpg  error: the image is 40000 x 36000 pixels; the limit for a side is 16384
+        ");
+        insta::assert_snapshot!(row(Some(70)), @r"
+        holiday/2026/beach/IMG_0001.jpg  error: the image is 40000 x 36000
+                                         pixels; the limit for a side is 16384
+        ");
+        insta::assert_snapshot!(row(Some(30)), @r"
+        …liday/2026/beach/IMG_0001.jpg
+          error: the image is 40000 x
+          36000 pixels; the limit for
+          a side is 16384
+        ");
+        assert_eq!(wrapped("a longword b", 4), ["a", "long", "word", "b"]);
+        assert_eq!(wrapped("", 4), [""]);
     }
 }

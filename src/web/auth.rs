@@ -27,7 +27,7 @@ use crate::{
     contract::Timestamp,
 };
 
-/// The session cookie.
+/// The session cookie, but for the port.
 const COOKIE: &str = "imgcls_session";
 
 /// A session ends after this time, or with its token.
@@ -131,11 +131,11 @@ impl Auth {
         }
     }
 
-    /// The `Set-Cookie` value of a new session.
-    pub(crate) fn cookie(&self, level: Level, https: bool) -> Option<String> {
+    /// The `Set-Cookie` value of a new session of `client`.
+    pub(crate) fn cookie(&self, level: Level, client: &Client) -> Option<String> {
         let until = self.clock.now() + SESSION;
         let mac = hex::encode(self.token_for(level)?.mac(level, until).finalize().into_bytes());
-        Some(set_cookie(&format!("{}.{until}.{mac}", level.name()), SESSION, https))
+        Some(set_cookie(&format!("{}.{until}.{mac}", level.name()), SESSION, client))
     }
 
     fn level_of_session(&self, value: &str) -> Option<Level> {
@@ -165,11 +165,11 @@ impl Auth {
         })
     }
 
-    /// What a request with these headers, which comes from `address`, may do.
+    /// What a request with these headers, which comes from `client`, may do.
     ///
     /// # Errors
     /// Those of [`Self::present`]: who sends a token wants to know that it is wrong.
-    pub(crate) fn level(&self, headers: &HeaderMap, address: IpAddr) -> Result<Level> {
+    pub(crate) fn level(&self, headers: &HeaderMap, client: &Client) -> Result<Level> {
         if let Some(value) = headers.get(header::AUTHORIZATION)
             && self.has_tokens()
         {
@@ -177,25 +177,33 @@ impl Auth {
                 let (scheme, token) = v.split_once(' ')?;
                 scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
             });
-            return self.present(token.unwrap_or_default(), address);
+            return self.present(token.unwrap_or_default(), client.address);
         }
+        let name = cookie_name(client);
         let sessions = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
         let session = sessions
             .flat_map(|v| v.split(';'))
-            .filter_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+            .filter_map(|pair| pair.trim().strip_prefix(&name)?.strip_prefix('='))
             .find_map(|value| self.level_of_session(value));
         Ok(session.unwrap_or(Level::Nobody).max(self.anybody()))
     }
 }
 
-fn set_cookie(value: &str, max_age: Duration, https: bool) -> String {
-    let secure = if https { "; Secure" } else { "" };
-    format!("{COOKIE}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict{secure}", max_age.as_secs())
+/// The name of the session cookie of `client`. Browsers send a host's cookies to each of its ports: servers that share
+/// a host would take each other's sessions away if they shared the name. Behind proxies and in containers only the
+/// client's side knows the port by which it tells them apart.
+fn cookie_name(client: &Client) -> String {
+    client.port.map_or_else(|| COOKIE.to_owned(), |port| format!("{COOKIE}_{port}"))
 }
 
-/// The `Set-Cookie` value that ends a session.
-pub(crate) fn no_cookie(https: bool) -> String {
-    set_cookie("", Duration::ZERO, https)
+fn set_cookie(value: &str, max_age: Duration, client: &Client) -> String {
+    let (name, secure) = (cookie_name(client), if client.https { "; Secure" } else { "" });
+    format!("{name}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict{secure}", max_age.as_secs())
+}
+
+/// The `Set-Cookie` value that ends the session of `client`.
+pub(crate) fn no_cookie(client: &Client) -> String {
+    set_cookie("", Duration::ZERO, client)
 }
 
 /// Lets through who may at least look.
@@ -205,7 +213,7 @@ pub(crate) async fn require_user(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let level = match app.auth.level(request.headers(), client.address) {
+    let level = match app.auth.level(request.headers(), &client) {
         Ok(level) => level,
         Err(error) => return error.into_response(),
     };
@@ -253,6 +261,8 @@ impl<S: Sync> FromRequestParts<S> for Admin {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::{clock::ManualClock, config::Raw};
 
@@ -268,12 +278,16 @@ mod tests {
         HeaderMap::from_iter([(name, value.parse().unwrap())])
     }
 
+    const fn client(https: bool, port: Option<u16>) -> Client {
+        Client { address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), https, port }
+    }
+
     fn level(auth: &Auth, headers: &HeaderMap) -> Result<Level> {
-        auth.level(headers, [10, 0, 0, 1].into())
+        auth.level(headers, &client(false, None))
     }
 
     fn session(auth: &Auth, level: Level) -> HeaderMap {
-        let cookie = auth.cookie(level, false).unwrap();
+        let cookie = auth.cookie(level, &client(false, None)).unwrap();
         with(header::COOKIE, &format!("other=1; {}", cookie.split(';').next().unwrap()))
     }
 
@@ -317,12 +331,31 @@ mod tests {
     #[test]
     fn cookies_are_kept_from_scripts_and_other_sites() {
         let (auth, _) = auth("u", "");
-        let cookie = auth.cookie(Level::Admin, true).unwrap();
+        let cookie = auth.cookie(Level::Admin, &client(true, None)).unwrap();
         for attribute in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/"] {
             assert!(cookie.contains(attribute), "{cookie}");
         }
-        assert!(!auth.cookie(Level::Admin, false).unwrap().contains("Secure"));
+        assert!(!auth.cookie(Level::Admin, &client(false, None)).unwrap().contains("Secure"));
         assert!(!cookie.contains("=u"), "the token itself is not in it");
+    }
+
+    #[test]
+    fn servers_that_share_a_host_leave_each_other_their_sessions() {
+        let (first, second) = (auth("u", "").0, auth("other", "").0);
+        let (at_8080, at_9090) = (client(false, Some(8080)), client(false, Some(9090)));
+        let cookie = |auth: &Auth, client| auth.cookie(Level::Admin, client).unwrap();
+        let pair = |cookie: &str| cookie.split(';').next().unwrap().to_owned();
+        // As a browser keeps them: the later of two with one name.
+        let kept = [pair(&cookie(&first, &at_8080)), pair(&cookie(&second, &at_9090))];
+        let names: Vec<&str> = kept.iter().map(|pair| pair.split_once('=').unwrap().0).collect();
+        assert_eq!(names, ["imgcls_session_8080", "imgcls_session_9090"]);
+        let sent = with(header::COOKIE, &kept.join("; "));
+        for (auth, client) in [(&first, &at_8080), (&second, &at_9090)] {
+            assert_eq!(auth.level(&sent, client).unwrap(), Level::Admin);
+        }
+        assert_eq!(first.level(&sent, &at_9090).unwrap(), Level::Nobody, "that one ends with another log-out");
+        assert!(no_cookie(&at_8080).starts_with("imgcls_session_8080=; "));
+        assert!(cookie(&first, &client(false, None)).starts_with("imgcls_session=admin."), "at the scheme's port");
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Charts {
         let chart = |title, quantities: &[Quantity]| Chart::new(title, samples, now, minutes, quantities);
         let charts = vec![
             chart("Images a minute", &[("labelled", |s| s.per_minute)]),
-            chart("Queue", &[("waiting", |s| s.waiting as f64), ("in work", |s| s.in_work as f64)]),
+            chart("Queue", &[("queued", |s| s.queued as f64), ("in work", |s| s.in_work as f64)]),
             chart("Upload to label", &[("seconds", |s| s.delay)]),
             chart("Workers", &[("running", |s| s.running.into()), ("wanted", |s| s.desired.into())]),
         ];
@@ -127,10 +127,10 @@ mod tests {
 
     #[test]
     fn an_hour_is_drawn_from_its_samples() {
-        let sample = |minute: i64, waiting| Sample {
+        let sample = |minute: i64, queued| Sample {
             at: Timestamp::from_millis(minute * 60_000),
             per_minute: 0.0,
-            waiting,
+            queued,
             in_work: 0,
             desired: 1,
             running: 1,

@@ -18,6 +18,7 @@ use super::{
     frame::{Frame, render},
     listing::Done,
     params::{PageParams, image_in},
+    status,
     table::{Folder, percent, verdict},
 };
 use crate::{
@@ -76,6 +77,7 @@ pub(crate) async fn page(
     params: PageParams,
     done: Result<Query<Done>, QueryRejection>,
 ) -> Result<Response> {
+    let seen = status::seen(&app);
     let image = image_in(path)?;
     let query = params.query()?;
     let place = ask(app.backend.results.place(&image, &query)).await?;
@@ -98,7 +100,7 @@ pub(crate) async fn page(
         .rsplit_once('/')
         .map(|(folder, _)| Folder { name: folder.to_owned(), url: asked.in_folder(folder.parse().ok()).link() });
     let mut page = DetailPage {
-        frame: app.frame("results"),
+        frame: Frame { seen, ..app.frame("results") },
         base: name.rsplit('/').next().unwrap_or(&name).to_owned(),
         folder,
         source: address("/images/", &image),

@@ -26,13 +26,15 @@ pub(crate) struct Frame<'a> {
     pub(crate) classes: &'a [String],
     /// Whether there is anything to log out of.
     pub(crate) sessions: bool,
+    /// See [`seen`](super::status::seen).
+    pub(crate) seen: String,
 }
 
 impl App {
     /// The frame of the page that the navigation calls `here`.
     pub(crate) fn frame(&self, here: &'static str) -> Frame<'_> {
         let ModelFacts { name, labels, note } = &self.model;
-        Frame { here, model: name, note, classes: labels, sessions: self.auth.has_tokens() }
+        Frame { here, model: name, note, classes: labels, sessions: self.auth.has_tokens(), seen: String::new() }
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Client {
     pub(crate) address: IpAddr,
     /// The client's side is https.
     pub(crate) https: bool,
+    /// The port that the client reaches the service at, unless it is the scheme's.
+    pub(crate) port: Option<u16>,
 }
 
 /// The host names under which the service is reached.
@@ -87,6 +89,12 @@ fn without_port(host: &str) -> &str {
         }
         _ => host,
     }
+}
+
+/// The port that is told with a host, unless it is the scheme's.
+fn port_of(host: &str) -> Option<u16> {
+    let host = without_default_port(host);
+    host.strip_prefix(without_port(host))?.strip_prefix(':')?.parse().ok()
 }
 
 fn unbracketed_v6(name: &str) -> bool {
@@ -159,6 +167,7 @@ fn check(hosts: &Hosts, request: &Request) -> Result<Client> {
     Ok(Client {
         address: if proxied { client_behind(hosts, headers).unwrap_or(peer) } else { peer },
         https: proxied && last_forwarded(headers, "x-forwarded-proto").is_some_and(|p| p.eq_ignore_ascii_case("https")),
+        port: port_of(host),
     })
 }
 
@@ -306,6 +315,15 @@ mod tests {
         assert_eq!((proxied.address, proxied.https), ("1.2.3.4".parse().unwrap(), true));
         let by_another = ask("GET", "::ffff:10.0.0.3", &headers).unwrap();
         assert_eq!((by_another.address, by_another.https), ("1.2.3.4".parse().unwrap(), true));
+
+        let port =
+            |peer, host, forwarded| ask("GET", peer, &[("host", host), ("x-forwarded-host", forwarded)]).unwrap().port;
+        assert_eq!(port("5.5.5.5", "localhost:8080", "localhost:9090"), Some(8080));
+        assert_eq!(port("10.0.0.1", "localhost:8080", "localhost:9090"), Some(9090));
+        for host in ["localhost", "[::1]", "::1", "img.example.com:443", "img.example.com:80"] {
+            assert_eq!(port("5.5.5.5", host, "localhost"), None, "{host}");
+        }
+        assert_eq!(port("5.5.5.5", "[::1]:8080", "localhost"), Some(8080));
 
         let host = [("host", "localhost"), ("x-forwarded-host", "evil.example")];
         assert!(ask("GET", "5.5.5.5", &host).is_ok());

@@ -20,8 +20,8 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Sample {
     pub(crate) at: Timestamp,
     pub(crate) per_minute: f64,
-    /// Messages that wait, and those in work.
-    pub(crate) waiting: u64,
+    /// Messages to be received, and those in work.
+    pub(crate) queued: u64,
     pub(crate) in_work: u64,
     pub(crate) desired: u32,
     pub(crate) running: u32,
@@ -38,7 +38,7 @@ impl Sample {
         Self {
             at,
             per_minute: status.images_per_minute,
-            waiting: status.queue.visible,
+            queued: status.queue.visible,
             in_work: status.queue.in_flight,
             desired: status.fleet.desired,
             running: status.fleet.running,
@@ -46,6 +46,13 @@ impl Sample {
             seconds: status.latency.sum_seconds(),
             delay: 0.0,
         }
+    }
+
+    /// Seconds from upload to label, on average since `last`; `None` without a label since. Fewer than before: the
+    /// counts were reset.
+    fn delay_since(&self, last: &Self) -> Option<f64> {
+        let labels = self.timed.checked_sub(last.timed).filter(|labels| *labels > 0)?;
+        Some((self.seconds - last.seconds).max(0.0) / labels as f64)
     }
 }
 
@@ -59,13 +66,11 @@ impl History {
         let mut samples = self.0.lock();
         // Samples of the future are from before the clock was set back.
         samples.retain(|old| old.at <= sample.at && sample.at.since(old.at) < SPAN);
-        match samples.back() {
-            Some(last) if sample.at.since(last.at) < STEP => return,
-            // Fewer than before: the counts were reset.
-            Some(last) if sample.timed > last.timed => {
-                sample.delay = (sample.seconds - last.seconds).max(0.0) / (sample.timed - last.timed) as f64;
+        if let Some(last) = samples.back() {
+            if sample.at.since(last.at) < STEP {
+                return;
             }
-            _ => {}
+            sample.delay = sample.delay_since(last).unwrap_or_default();
         }
         samples.push_back(sample);
     }
@@ -75,9 +80,15 @@ impl History {
         self.0.lock().back().is_none_or(|last| now.abs_diff(last.at) >= SILENCE)
     }
 
-    /// What is remembered.
-    pub(crate) fn samples(&self) -> Vec<Sample> {
-        self.0.lock().iter().copied().collect()
+    /// What is remembered of the time before `now`, and that.
+    pub(crate) fn until(&self, mut now: Sample) -> Vec<Sample> {
+        let mut samples: Vec<Sample> = self.0.lock().iter().filter(|sample| sample.at < now.at).copied().collect();
+        if let Some(last) = samples.last() {
+            // In a moment without a label nothing has become quicker.
+            now.delay = now.delay_since(last).unwrap_or(last.delay);
+        }
+        samples.push(now);
+        samples
     }
 }
 
@@ -90,7 +101,7 @@ mod tests {
         Sample {
             at,
             per_minute: 1.0,
-            waiting: 2,
+            queued: 2,
             in_work: 3,
             desired: 1,
             running: 1,
@@ -106,9 +117,9 @@ mod tests {
         for second in 0..2 * 3600 {
             history.note(sample(second));
         }
-        let samples = history.samples();
-        assert_eq!(samples.len(), 360);
-        assert_eq!((samples[0], samples[359]), (sample(3600), sample(7190)));
+        let samples = history.until(sample(7200));
+        assert_eq!(samples.len(), 361);
+        assert_eq!((samples[0], samples[359], samples[360]), (sample(3600), sample(7190), sample(7200)));
     }
 
     #[test]
@@ -117,8 +128,10 @@ mod tests {
         for (second, timed, seconds) in [(0, 10, 10.0), (60, 20, 40.0), (120, 20, 40.0)] {
             history.note(Sample { timed, seconds, ..sample(second) });
         }
-        let delays: Vec<f64> = history.samples().iter().map(|sample| sample.delay).collect();
-        assert_eq!(delays, [0.0, 3.0, 0.0]);
+        let delays = |now| history.until(now).iter().map(|sample| sample.delay).collect::<Vec<f64>>();
+        assert_eq!(delays(sample(121)), [0.0, 3.0, 0.0, 0.0]);
+        assert_eq!(delays(Sample { timed: 22, seconds: 50.0, ..sample(121) }), [0.0, 3.0, 0.0, 5.0]);
+        assert_eq!(delays(Sample { timed: 20, seconds: 40.0, ..sample(61) }), [0.0, 3.0, 3.0], "as before");
     }
 
     #[test]
@@ -126,6 +139,17 @@ mod tests {
         let history = History::default();
         history.note(sample(1000));
         history.note(sample(500));
-        assert_eq!(history.samples(), [sample(500)]);
+        assert_eq!(history.until(sample(500)), [sample(500)]);
+    }
+
+    #[test]
+    fn the_last_is_the_present() {
+        let history = History::default();
+        history.note(sample(0));
+        let now = Sample { queued: 7, ..sample(STEP.as_secs() as i64 - 1) };
+        history.note(now);
+        assert_eq!(history.until(now), [sample(0), now], "however lately one was remembered");
+        history.note(sample(20));
+        assert_eq!(history.until(sample(20)), [sample(0), sample(20)], "and only once");
     }
 }

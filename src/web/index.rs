@@ -30,13 +30,14 @@ struct IndexPage<'a> {
 
 /// `GET /`
 pub(crate) async fn get(State(app): State<Arc<App>>) -> Result<Response> {
+    let seen = status::seen(&app);
     // A store that knows no other order than that of names shows the first of them.
     let order = if app.backend.results.search() == Search::Substring { Order::Newest } else { Order::Name };
     let query = PageQuery { order, limit: LATEST, ..PageQuery::default() };
     let page = Page { next: None, previous: None, ..ask(app.backend.results.page(&query)).await? };
     let known = status::current(&app).await?;
     Ok(render(&IndexPage {
-        frame: app.frame("upload"),
+        frame: Frame { seen, ..app.frame("upload") },
         status: &known.value.system,
         stale: known.stale_seconds(),
         table: Table::new(&page, &query),

@@ -17,6 +17,7 @@ use super::{
     facets::Facets,
     frame::{Frame, render},
     params::PageParams,
+    status,
     table::Table,
 };
 use crate::backend::{Counts, Matches, Search};
@@ -51,13 +52,14 @@ pub(crate) async fn page(
     params: PageParams,
     done: Result<Query<Done>, QueryRejection>,
 ) -> Result<Response> {
+    let seen = status::seen(&app);
     let results = &app.backend.results;
     let query = params.query()?;
     let (page, counts) = tokio::try_join!(ask(results.page(&query)), ask(results.counts(&query.filter)))?;
     let (asked, search) = (Asked::new(&query), results.search());
     let matches = page.matches.or_else(|| (!asked.is_filtered()).then(|| all(&counts)));
     Ok(render(&ResultsPage {
-        frame: app.frame("results"),
+        frame: Frame { seen, ..app.frame("results") },
         words: asked.words(search, matches) + &waiting(&asked, &counts),
         is_full: search == Search::Substring,
         facets: Facets::new(&asked, &counts, search),

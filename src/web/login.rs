@@ -84,13 +84,13 @@ pub(crate) async fn post(
     if form.admin && level == Level::User {
         return refuse(StatusCode::FORBIDDEN, NEEDS_ADMIN);
     }
-    let cookie = app.auth.cookie(level, client.https);
+    let cookie = app.auth.cookie(level, &client);
     Ok((cookie.map(|cookie| [(header::SET_COOKIE, cookie)]), Redirect::to(local(&form.next))).into_response())
 }
 
 /// `POST /logout`
 pub(crate) async fn logout(Extension(client): Extension<Client>) -> Response {
-    ([(header::SET_COOKIE, super::auth::no_cookie(client.https))], Redirect::to("/login")).into_response()
+    ([(header::SET_COOKIE, super::auth::no_cookie(&client))], Redirect::to("/login")).into_response()
 }
 
 /// `next` if it is a path of this site, else `/`.

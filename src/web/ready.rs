@@ -39,7 +39,7 @@ pub(crate) async fn get(
     Extension(client): Extension<Client>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let in_detail = app.auth.level(&headers, client.address)? >= Level::User;
+    let in_detail = app.auth.level(&headers, &client)? >= Level::User;
     // Anybody may ask; who has no token gets the answer that another got a moment ago.
     let fresh = if in_detail { Duration::ZERO } else { FRESH };
     let known = app.readiness.get(fresh, || check(Arc::clone(&app))).await?;

@@ -70,6 +70,11 @@ impl<T: Send + Sync + 'static> Shared<T> {
         *state = State { last: None, asked: None, epoch: state.epoch + 1 };
     }
 
+    /// The last answer, however old.
+    pub(crate) fn last(&self) -> Option<Arc<T>> {
+        self.0.lock().last.as_ref().map(|known| Arc::clone(&known.value))
+    }
+
     /// The answer to `question`, which has to end by itself: one that is younger than `fresh`, that of the question
     /// under way, or, if that does not come in time, the last known one.
     ///
@@ -155,10 +160,12 @@ mod tests {
         assert_eq!(start.elapsed(), PATIENCE);
 
         shared.forget();
+        assert_eq!(shared.last(), None);
         assert_eq!(*shared.get(FRESH, || ANSWER(1)).await.unwrap().value, 1);
         tokio::time::advance(Duration::from_secs(30)).await;
         let known = shared.get(FRESH, dead).await.unwrap();
         assert!(*known.value == 1 && known.stale_seconds() >= Some(30));
+        assert_eq!(shared.last(), Some(known.value));
         tokio::time::advance(OLDEST).await;
         shared.get(FRESH, dead).await.unwrap_err();
     }

@@ -34,6 +34,8 @@ pub(crate) struct Status {
     pub(crate) classes: Vec<String>,
     /// What the scaler remembers, its last decisions among it.
     pub(crate) scaling: Value,
+    /// When this was so.
+    pub(crate) at: Timestamp,
 }
 
 /// The state, at most half a second old unless the stores do not answer.
@@ -44,6 +46,17 @@ pub(crate) async fn current(app: &Arc<App>) -> Result<Known<Status>> {
     app.status.get(FRESH, || observe(Arc::clone(app))).await
 }
 
+/// What of the state rows hang on, as it was last seen; empty where that is not known. A page that has it from before it
+/// read its rows need not be fetched again while the state is the same: live.js compares.
+pub(crate) fn seen(app: &App) -> String {
+    let Some(known) = app.status.last() else { return String::new() };
+    let System { queue, results, labels, .. } = &known.system;
+    let labelled = labels.values().sum();
+    [results.total, results.failed, labelled, queue.visible, queue.in_flight, queue.dead]
+        .map(|n| n.to_string())
+        .join(" ")
+}
+
 async fn observe(app: Arc<App>) -> Result<Status> {
     let now = app.clock.now();
     let (system, scaling) = tokio::try_join!(
@@ -51,13 +64,13 @@ async fn observe(app: Arc<App>) -> Result<Status> {
         ask(backend::status::scaling(&app.backend)),
     )?;
     app.history.note(Sample::of(&system, now));
-    Ok(Status { system, classes: app.model.labels.clone(), scaling })
+    Ok(Status { system, classes: app.model.labels.clone(), scaling, at: now })
 }
 
 /// `GET /api/status`
 pub(crate) async fn api(State(app): State<Arc<App>>, _: NoParameters, headers: HeaderMap) -> Result<Response> {
     let known = current(&app).await?;
-    let Status { system, classes, scaling } = &*known.value;
+    let Status { system, classes, scaling, .. } = &*known.value;
     etag::json(&headers, &Report { status: system, classes, scaling, age_seconds: known.age().as_secs() })
 }
 
@@ -109,19 +122,20 @@ struct Change {
 
 /// `GET /status`
 pub(crate) async fn page(State(app): State<Arc<App>>) -> Result<Response> {
+    let seen = seen(&app);
     let known = current(&app).await?;
-    let Status { system, classes, scaling } = &*known.value;
+    let Status { system, classes, scaling, at } = &*known.value;
     // A memory that another version wrote shows no changes; it must not take the page away.
     let changes = Vec::deserialize(&scaling["decisions"]).unwrap_or_default();
     let now = app.clock.now();
     Ok(render(&StatusPage {
-        frame: app.frame("status"),
+        frame: Frame { seen, ..app.frame("status") },
         status: system,
         stale: known.stale_seconds(),
         classes,
         changes,
         mean_delay: system.latency.sum_seconds() / system.latency.count().max(1) as f64,
-        charts: Charts::new(&app.history.samples(), now),
+        charts: Charts::new(&app.history.until(Sample::of(system, *at)), now),
         workers: system.workers.iter().map(|beat| Worker::new(beat, now)).collect(),
     }))
 }

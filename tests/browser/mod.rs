@@ -5,6 +5,7 @@ mod folders;
 mod pictures;
 mod plain;
 mod results;
+mod sessions;
 mod upload;
 
 use std::{

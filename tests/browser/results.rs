@@ -113,6 +113,49 @@ async fn a_thumbnail_that_does_not_come_is_asked_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_rows_are_chosen_on_a_phone_too() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--no-workers"]);
+    upload(&client(), &server.url, (1..4).map(|n| (format!("{n}.png"), picture(n)))).await;
+    browser.phone().await;
+    browser.open(format!("{}/results?state=waiting", server.url)).await;
+    browser.reads("#table thead th", &["Choose all on this page", "", "", "", "", ""]).await;
+    browser.click("#all").await;
+    browser.says("#chosen", "3 images").await;
+    browser.click("#table tbody input").await;
+    browser.says("#chosen", "2 images").await;
+    browser.open(format!("{}/", server.url)).await;
+    assert_eq!(browser.text("#table thead").await, "", "nothing is chosen there");
+    browser.end().await;
+}
+
+/// How often scripts have fetched the page that is shown, and the state.
+const FETCHED: &str = r"
+  const fetched = performance.getEntriesByType('resource').filter((r) => r.initiatorType === 'fetch');
+  const count = (address) => fetched.filter((r) => r.name === address).length;
+  return [count(location.href), count(`${location.origin}/api/status`)];
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_has_just_come_is_not_fetched_again() {
+    let Some(browser) = Browser::start().await else { return };
+    let server = Server::start(&["--no-workers"]);
+    upload(&client(), &server.url, [("a.png".to_owned(), picture(1))]).await;
+    for (n, address) in ["/results?state=waiting", "/results/a.png", "/"].into_iter().enumerate() {
+        // The server knows what is new from then on.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        client().get(format!("{}/api/status", server.url)).send().await.unwrap().error_for_status().unwrap();
+        browser.open(format!("{}{address}", server.url)).await;
+        let fetched = async || browser.run(FETCHED).await;
+        eventually("a look at the state", async || (fetched().await[1].as_u64()? > 1).then_some(())).await;
+        assert_eq!(fetched().await[0], 0, "{address}");
+        upload(&client(), &server.url, [(format!("{n}.png"), picture(10 + n as u32))]).await;
+        eventually("the page as it is now", async || (fetched().await[0] == 1).then_some(())).await;
+    }
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_pass_by_an_order_and_a_pointer_chooses_it() {
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&["--no-workers"]);

@@ -69,7 +69,9 @@ fn text() -> impl Strategy<Value = String> {
 
 /// The configuration as it takes effect.
 fn load(file: Option<&Path>, variables: Vec<(String, String)>, flags: &[(String, String)]) -> Result<Raw, ConfigError> {
-    Layers::load(file, variables, &Overrides(flags.to_vec()))?.raw.effective()
+    let mut overrides = Overrides::default();
+    flags.iter().for_each(|(key, value)| overrides.set(key, Some(value)));
+    Layers::load(file, variables, &overrides)?.raw.effective()
 }
 
 /// What can be wrong with it is said in words, and with the key or the place.

@@ -253,3 +253,40 @@ async fn ticked_images_are_removed_after_a_question_or_classified_again() {
     assert!(page.contains("waiting to be classified"), "{page}");
     assert_eq!(server.get("/results/cat/b.png").await.status(), StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn pages_tell_what_they_were_made_of_to_those_who_may_know() {
+    let server = Server::start(|c| c.web.token = Secret::new("token")).await;
+    let see = async |path: &str, token: &str| {
+        let request = server.client.get(format!("{}{path}", server.url)).header("accept", "text/html");
+        request.bearer_auth(token).send().await.unwrap().text().await.unwrap()
+    };
+    let upload = server.client.post(&server.url).bearer_auth("token").header("accept", "application/json");
+    upload.multipart(form(vec![("a.png".into(), picture(1))])).send().await.unwrap().error_for_status().unwrap();
+    // Not what was known before the upload.
+    server.app.status.forget();
+    assert!(!see("/results", "token").await.contains("data-seen"), "nothing is known");
+    see("/api/status", "token").await;
+    for path in ["/", "/results", "/results/a.png", "/status"] {
+        let page = see(path, "token").await;
+        assert!(page.contains(r#"<main id="main" data-seen="0 0 0 1 0 0">"#), "{path}: {page}");
+    }
+    assert!(!see("/login", "token").await.contains("data-seen"));
+    assert!(!see("/results", "wrong").await.contains("data-seen"));
+}
+
+#[tokio::test]
+async fn charts_end_with_the_figures_above_them() {
+    let server = Server::start(|_| {}).await;
+    let see = async || server.get("/status").await.text().await.unwrap();
+    assert!(see().await.contains(r#"<dt>Queued</dt><dd data-status="queue.visible">0</dd>"#));
+    server.upload(vec![("a.png".into(), picture(1))]).await;
+    let page = loop {
+        let page = see().await;
+        if page.contains(r#"data-status="queue.visible">1</dd>"#) {
+            break page;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(page.contains(">1 queued</span>"), "{page}");
+}
