@@ -335,7 +335,7 @@ impl Printer {
         let paths = items.iter().map(Item::path);
         Self {
             json,
-            model: classifier.card().id(),
+            model: classifier.id().to_owned(),
             worker: WorkerId::new(&host_name(), std::process::id()),
             table: Table::new(paths, classifier.labels(), min_confidence > 0.0, width),
             total: items.len() as u64,

@@ -206,7 +206,7 @@ fn new_card(name: String, base: &Bundle, report: &Report<'_>, folder: &str, seed
              of {}; accuracy by {FOLDS}-fold cross-validation",
             env!("CARGO_PKG_VERSION"),
             report.samples.labels.len(),
-            base.card.id()
+            base.id()
         ),
         ..base.card.clone()
     }
