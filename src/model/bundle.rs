@@ -10,6 +10,7 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
+use sha2::{Digest as _, Sha256};
 
 pub use super::layout::Card;
 use super::{
@@ -119,6 +120,42 @@ impl Bundle {
         Ok((parts.card.clone(), parts.labels.len()))
     }
 
+    /// The model as results have it, `name@hash8`: its name and the first 8 hex digits of the SHA-256 of all that decides
+    /// its answers. Results of the same network under other labels, or with its input made in another way, are those
+    /// of another model, and are found to be stale. The threshold of doubt is left out: the configuration may have
+    /// another one, and no answer depends on it.
+    #[must_use]
+    pub fn id(&self) -> String {
+        // All keys, so that a new one is not forgotten.
+        let Card {
+            name,
+            architecture,
+            preprocess,
+            input,
+            resize,
+            mean,
+            std,
+            sha256,
+            top1: _,
+            min_confidence: _,
+            source: _,
+            licence: _,
+        } = &self.card;
+        let mut hash = Sha256::new();
+        hash.update(format!(
+            "{}\n{}\n{}\n{input} {resize}\n",
+            sha256.to_ascii_lowercase(),
+            architecture.name(),
+            preprocess.name()
+        ));
+        mean.iter().chain(std).for_each(|value| hash.update(value.to_le_bytes()));
+        for label in &self.labels {
+            hash.update(label);
+            hash.update("\n");
+        }
+        format!("{name}@{}", hex::encode(&hash.finalize()[..4]))
+    }
+
     fn from_parts(parts: Parts<'_>) -> Result<Self, BundleError> {
         let mut tensors = HashMap::new();
         for (name, view) in parts.tensors.iter().filter(|(name, _)| !layout::is_counter(name)) {
@@ -175,7 +212,47 @@ fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Architecture, layout::Preprocess},
+        *,
+    };
+
+    #[test]
+    fn all_that_decides_an_answer_is_in_the_id_and_nothing_else() {
+        type Edit = fn(&mut Bundle);
+        let id = |edit: Edit| {
+            let mut bundle = Bundle::embedded().unwrap();
+            edit(&mut bundle);
+            bundle.id()
+        };
+        let usual = id(|_| ());
+        let deciding: [Edit; 11] = [
+            |b| b.card.name.push('2'),
+            |b| b.card.sha256.replace_range(60.., "0000"),
+            |b| b.card.architecture = Architecture::ResNet34,
+            |b| b.card.preprocess = Preprocess::Raw,
+            |b| b.card.input += 1,
+            |b| b.card.resize += 1,
+            |b| b.card.mean[0] += 0.01,
+            |b| b.card.std[2] += 0.01,
+            |b| b.labels.swap(0, 1),
+            |b| b.labels[9].push('s'),
+            // The line's end is in the hash, too.
+            |b| (b.labels[0], b.labels[1]) = ("airplanea".to_owned(), "utomobile".to_owned()),
+        ];
+        let mut ids: Vec<String> = deciding.into_iter().map(id).collect();
+        ids.push(usual.clone());
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 12, "{ids:?}");
+        let telling: [Edit; 4] = [
+            |b| b.card.sha256.make_ascii_uppercase(),
+            |b| b.card.top1 = None,
+            |b| b.card.min_confidence = None,
+            |b| b.card.source.push('!'),
+        ];
+        assert!(telling.into_iter().all(|edit| id(edit) == usual));
+    }
 
     #[test]
     fn what_has_no_end_is_not_read() {

@@ -35,6 +35,7 @@ pub enum ModelError {
 
 /// A loaded model that classifies batches.
 pub struct Classifier {
+    id: String,
     card: Card,
     labels: Vec<String>,
     preprocessor: Preprocessor,
@@ -63,10 +64,17 @@ impl Classifier {
                 tracing::debug!(threads = rayon::current_num_threads(), "thread pool of the process is already set");
             }
         }
+        let id = bundle.id();
         let Bundle { card, labels, tensors } = bundle;
         let description = card.architecture.network(labels.len());
         let network = Network::load(&description, &tensors, card.input as usize, engine, parallel)?;
-        Ok(Self { preprocessor: Preprocessor::new(&card), card, labels, network })
+        Ok(Self { id, preprocessor: Preprocessor::new(&card), card, labels, network })
+    }
+
+    /// The model as results have it: [`Bundle::id`].
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// What the model is.

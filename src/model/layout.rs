@@ -39,6 +39,17 @@ pub enum Preprocess {
     Raw,
 }
 
+impl Preprocess {
+    /// The name in `model.toml`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Square => "square",
+            Self::Raw => "raw",
+        }
+    }
+}
+
 /// What a model is, and how its input is made: `model.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,15 +82,6 @@ pub struct Card {
     pub source: String,
     /// Under what licence they are, an SPDX expression.
     pub licence: String,
-}
-
-impl Card {
-    /// The model's name with the first 8 digits of its weights' SHA-256, as results have it: `name@hash8`.
-    #[must_use]
-    pub fn id(&self) -> String {
-        let hash: String = self.sha256.chars().take(8).flat_map(char::to_lowercase).collect();
-        format!("{}@{hash}", self.name)
-    }
 }
 
 /// Why a bundle is refused; every message names the file, and in it the tensor, key or line.

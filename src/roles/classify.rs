@@ -23,7 +23,7 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    files::{self, Item},
+    files::{self, Found, Item},
     table::Table,
 };
 use crate::{
@@ -107,7 +107,8 @@ impl ClassifyArgs {
 pub fn run(args: &ClassifyArgs, config: Classify) -> Result<ExitCode> {
     let Classify { model, limits, min_confidence, worker } = config;
     let bundle = Bundle::open(model.as_deref())?;
-    let items = files::find(&args.paths);
+    let Found { items, passed_over } = files::find(&args.paths);
+    files::tell(&passed_over);
     let threads = worker.all_threads().get();
     // Given enough images, a call of its own for each thread beats one call that they share: no thread waits for
     // another.
@@ -335,7 +336,7 @@ impl Printer {
         let paths = items.iter().map(Item::path);
         Self {
             json,
-            model: classifier.card().id(),
+            model: classifier.id().to_owned(),
             worker: WorkerId::new(&host_name(), std::process::id()),
             table: Table::new(paths, classifier.labels(), min_confidence > 0.0, width),
             total: items.len() as u64,

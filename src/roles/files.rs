@@ -13,6 +13,9 @@ use crate::{contract::order, model::sniff};
 const EXTENSIONS: [&str; 14] =
     ["png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "heic", "heif", "avif", "tif", "tiff"];
 
+/// Most lines of what is passed over.
+const MOST_TOLD: usize = 20;
+
 /// A path and where its bytes are.
 #[derive(Debug)]
 pub(super) struct Item {
@@ -34,6 +37,11 @@ impl Item {
         &self.path
     }
 
+    /// Whether it is a file, or may be one.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.source, Source::File)
+    }
+
     /// Whether it is standard input.
     pub(super) fn is_stdin(&self) -> bool {
         matches!(self.source, Source::Stdin)
@@ -53,52 +61,45 @@ impl Item {
     }
 }
 
-/// The items that the paths stand for, in the order given, those of a directory in natural order.
-pub(super) fn find(paths: &[PathBuf]) -> Vec<Item> {
-    let mut items: Vec<Item> = Vec::new();
+/// What the paths stand for.
+pub(super) fn find(paths: &[PathBuf]) -> Found {
+    let mut found = Found::default();
     for path in paths {
         if path.as_os_str() == "-" {
-            let again = items.iter().any(|item| matches!(item.source, Source::Stdin));
+            let again = found.items.iter().any(Item::is_stdin);
             let source =
                 if again { Source::Nothing("standard input can be read only once".to_owned()) } else { Source::Stdin };
-            items.push(Item { path: path.clone(), source });
+            found.items.push(Item { path: path.clone(), source });
         } else if path.is_dir() {
-            let mut found = Found::default();
+            let before = found.items.len();
             found.walk(path);
-            if found.items.is_empty() {
+            if found.items.len() == before {
                 found.nothing(path, "no images in the directory".to_owned());
             }
-            items.append(&mut found.items);
         } else {
-            items.push(Item { path: path.clone(), source: Source::File });
+            found.items.push(Item { path: path.clone(), source: Source::File });
         }
     }
-    items
+    found
 }
 
-/// What is to be said of a directory before its pictures are read.
-#[derive(Debug)]
-pub(super) struct Survey {
-    /// Number of image files in it, as [`find`] finds them.
-    pub(super) pictures: usize,
-    /// What is passed over and may be meant as a picture, in words.
-    pub(super) passed_over: Vec<String>,
+/// Says on standard error what is passed over.
+pub(super) fn tell(passed_over: &[String]) {
+    for text in passed_over.iter().take(MOST_TOLD) {
+        eprintln!("passed over: {text}");
+    }
+    if let Some(more @ 1..) = passed_over.len().checked_sub(MOST_TOLD) {
+        eprintln!("passed over: {more} more");
+    }
 }
 
-/// Looks through a directory.
-pub(super) fn survey(dir: &Path) -> Survey {
-    let mut found = Found::default();
-    found.walk(dir);
-    let pictures = found.items.iter().filter(|item| matches!(item.source, Source::File)).count();
-    Survey { pictures, passed_over: found.passed_over }
-}
-
-/// What is below a directory.
+/// The items that paths stand for.
 #[derive(Debug, Default)]
-struct Found {
-    items: Vec<Item>,
-    /// What else is there and may be meant as a picture, in words.
-    passed_over: Vec<String>,
+pub(super) struct Found {
+    /// In the order of the paths, those of a directory in natural order.
+    pub(super) items: Vec<Item>,
+    /// What else is in directories and may be meant as a picture, in words.
+    pub(super) passed_over: Vec<String>,
 }
 
 impl Found {
@@ -120,7 +121,7 @@ impl Found {
         for (_, path, is_dir) in paths {
             if is_dir && !is_hidden(&path) {
                 self.walk(&path);
-            } else if is_image_name(&path) && path.is_file() {
+            } else if is_image_file(&path) {
                 self.items.push(Item { path, source: Source::File });
             } else if let Some(why) = why_not(&path, is_dir) {
                 self.passed_over.push(format!("{}: {why}", path.display()));
@@ -135,16 +136,14 @@ impl Found {
 
 /// Why something that may be meant as a picture, or have some in it, is passed over. Hidden files and those whose names
 /// are plainly of something else are not meant.
-fn why_not(path: &Path, is_dir: bool) -> Option<&'static str> {
+pub(super) fn why_not(path: &Path, is_dir: bool) -> Option<&'static str> {
     match path.metadata() {
         _ if is_dir => Some("a folder whose name begins with a dot"),
         _ if is_hidden(path) => None,
         Err(_) => Some("a link that leads nowhere"),
         Ok(kind) if kind.is_dir() => Some("a link to a folder, which is not followed"),
         Ok(kind) if !kind.is_file() => is_image_name(path).then_some("no file"),
-        Ok(_) if path.extension().is_none() && begins_as_image(path) => {
-            Some("a picture without the extension of one, such as .jpg")
-        }
+        Ok(_) if begins_as_image(path) => Some("a picture without the extension of one, such as .jpg"),
         Ok(_) => None,
     }
 }
@@ -160,8 +159,12 @@ fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
-/// Whether a file's name is that of an image.
-pub(super) fn is_image_name(path: &Path) -> bool {
+/// Whether it is a file, or a link to one, with the name of an image.
+pub(super) fn is_image_file(path: &Path) -> bool {
+    is_image_name(path) && path.is_file()
+}
+
+fn is_image_name(path: &Path) -> bool {
     let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     !is_hidden(path) && extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
@@ -182,17 +185,17 @@ mod tests {
         for file in ["1.png", "deep/2.jpg", ".git/3.png", "deep/.cache/4.png", ".5.png", "notes.txt", "README"] {
             fs::write(at(file), "text").unwrap();
         }
-        fs::write(at("IMG_0001"), b"\xff\xd8\xff\xe0 and so on").unwrap();
+        for file in ["IMG_0001", "deep/cat.jpg_large", ".thumb"] {
+            fs::write(at(file), b"\xff\xd8\xff\xe0 and so on").unwrap();
+        }
         symlink("1.png", at("link.png")).unwrap();
         symlink("nowhere", at("lost.png")).unwrap();
         symlink("nowhere", at(".#lock")).unwrap();
         symlink("deep", at("deeper")).unwrap();
 
-        let items = find(&[dir.path().to_owned()]);
+        let Found { items, mut passed_over } = find(&[dir.path().to_owned()]);
         let names: Vec<&Path> = items.iter().map(|item| item.path().strip_prefix(dir.path()).unwrap()).collect();
         assert_eq!(names, ["1.png", "deep/2.jpg", "link.png"].map(Path::new));
-        let Survey { pictures, mut passed_over } = survey(dir.path());
-        assert_eq!(pictures, 3);
         passed_over.sort();
         let start = format!("{}/", dir.path().display());
         let told: Vec<&str> = passed_over.iter().map(|text| text.strip_prefix(&start).unwrap()).collect();
@@ -200,6 +203,7 @@ mod tests {
             ".git: a folder whose name begins with a dot",
             "IMG_0001: a picture without the extension of one, such as .jpg",
             "deep/.cache: a folder whose name begins with a dot",
+            "deep/cat.jpg_large: a picture without the extension of one, such as .jpg",
             "deeper: a link to a folder, which is not followed",
             "lost.png: a link that leads nowhere",
         ];

@@ -55,7 +55,8 @@ enum ModelCommand {
         /// The name, as `imgcls model list` shows it.
         name: String,
     },
-    /// Fetches the best known model that can be had at once, else takes the built-in one; prints its name.
+    /// Prints the name of the model to run: the configured one, else the best known that can be had at once, which it
+    /// fetches, else the built-in one.
     Best,
     /// Makes a bundle of weights from elsewhere.
     Import(Box<ImportArgs>),
@@ -394,6 +395,7 @@ fn shown(bundle: &Bundle, place: &Place) -> String {
     let rows = [
         ("name", name.clone()),
         ("where", place),
+        ("in results", bundle.id()),
         ("architecture", architecture.name().to_owned()),
         ("classes", bundle.labels.len().to_string()),
         ("top-1", or_none(top1.map(|top1| format!("{top1} %")))),

@@ -27,6 +27,8 @@ const BATCH: usize = 8;
 pub(super) struct Pictures {
     /// Names of the classes, in natural order.
     pub(super) classes: Vec<String>,
+    /// Number of files of each class.
+    pub(super) counts: Vec<usize>,
     /// What is passed over, in words.
     pub(super) passed_over: Vec<String>,
     items: Vec<(usize, Item)>,
@@ -57,14 +59,18 @@ impl Pictures {
     pub(super) fn find(folder: &Path) -> Result<Self> {
         let read = || format!("cannot read {}", folder.display());
         let mut classes = Vec::new();
-        let (mut hidden, mut loose) = (Vec::new(), 0);
+        let (mut passed_over, mut loose) = (Vec::new(), 0);
         for entry in std::fs::read_dir(folder).with_context(read)? {
             let path = entry.with_context(read)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if !path.is_dir() {
-                loose += usize::from(files::is_image_name(&path));
+                if files::is_image_file(&path) {
+                    loose += 1;
+                } else if let Some(why) = files::why_not(&path, false) {
+                    passed_over.push(format!("{}: {why}", path.display()));
+                }
             } else if name.starts_with('.') {
-                hidden.push(name);
+                passed_over.push(format!("the folder {name:?}, since its name begins with a dot"));
             } else {
                 if name.trim() != name || !name.chars().all(layout::is_plain) || name.contains('\u{fffd}') {
                     bail!("the folder name {name:?} cannot be a label; rename it");
@@ -76,17 +82,19 @@ impl Pictures {
             bail!("{} has {} sub-folders; it needs one for each class, two at least", folder.display(), classes.len());
         }
         classes.sort_by_key(|(name, _)| order::sort_key(name));
-        let items = classes.iter().enumerate().flat_map(|(class, (_, path))| {
-            files::find(std::slice::from_ref(path)).into_iter().map(move |item| (class, item))
-        });
-        let items = items.collect();
-        hidden.sort();
-        let mut passed_over: Vec<String> =
-            hidden.into_iter().map(|name| format!("the folder {name:?}, since its name begins with a dot")).collect();
+        passed_over.sort();
         if loose > 0 {
             passed_over.push(format!("{loose} pictures directly in {}, which have no class", folder.display()));
         }
-        Ok(Self { classes: classes.into_iter().map(|(name, _)| name).collect(), passed_over, items })
+        let mut pictures = Self { classes: Vec::new(), counts: Vec::new(), passed_over, items: Vec::new() };
+        for (class, (name, path)) in classes.into_iter().enumerate() {
+            let found = files::find(&[path]);
+            pictures.classes.push(name);
+            pictures.counts.push(found.items.iter().filter(|item| item.is_file()).count());
+            pictures.passed_over.extend(found.passed_over);
+            pictures.items.extend(found.items.into_iter().map(|item| (class, item)));
+        }
+        Ok(pictures)
     }
 
     /// Number of files.
@@ -230,9 +238,23 @@ mod tests {
         }
         std::fs::create_dir(dir.path().join(".hidden")).unwrap();
         std::fs::write(dir.path().join("loose.jpg"), "").unwrap();
+        std::fs::copy(dir.path().join("a/1.png"), dir.path().join("scan")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("c")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("b/2.png")).unwrap();
         let pictures = Pictures::find(dir.path()).unwrap();
-        let [hidden, loose] = &pictures.passed_over[..] else { panic!("{:?}", pictures.passed_over) };
-        assert!(hidden.contains("\".hidden\"") && loose.starts_with("1 pictures directly in"), "{hidden}, {loose}");
+        assert_eq!(pictures.counts, [1, 1]);
+        let start = format!("{}/", dir.path().display());
+        let told: Vec<&str> =
+            pictures.passed_over.iter().map(|text| text.strip_prefix(&start).unwrap_or(text)).collect();
+        let loose = format!("1 pictures directly in {}, which have no class", dir.path().display());
+        let want = [
+            "c: a link that leads nowhere",
+            "scan: a picture without the extension of one, such as .jpg",
+            "the folder \".hidden\", since its name begins with a dot",
+            &loose,
+            "b/2.png: a link that leads nowhere",
+        ];
+        assert_eq!(told, want);
 
         let parallel = Parallel { calls: 1, threads: 1 };
         let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), parallel).unwrap();

@@ -107,7 +107,7 @@ async fn again(backend: &Backend, which: Which, model: Option<PathBuf>) -> anyho
         return Ok(format!("{} images", requeue(backend, which, "").await?));
     }
     let model = match model {
-        Some(model) => Bundle::open(Some(&model))?.card.id(),
+        Some(model) => Bundle::open(Some(&model))?.id(),
         None => present(&backend.workers.heartbeats().await?, SystemClock.now())?,
     };
     let count = requeue(backend, which, &model).await?;

@@ -172,7 +172,7 @@ fn facts(bundle: Bundle) -> ModelFacts {
     } else {
         format!("It knows {classes} classes.")
     };
-    ModelFacts { name: bundle.card.id(), labels: bundle.labels, note }
+    ModelFacts { name: bundle.id(), labels: bundle.labels, note }
 }
 
 /// How a worker process is started: this binary with these flags and its share of the cores.

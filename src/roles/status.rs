@@ -97,14 +97,14 @@ async fn present(
     now: Timestamp,
 ) -> anyhow::Result<(String, Vec<String>)> {
     let ours = Bundle::open(configured.as_deref())?;
-    let id = ours.card.id();
+    let id = ours.id();
     if configured.is_some() {
         return Ok((id, ours.labels));
     }
     match backend::model_of(&backend.workers.heartbeats().await?, now) {
         Some(theirs) if theirs != id => {
             let name = theirs.rsplit_once('@').map_or(theirs, |(name, _)| name);
-            let known = Bundle::open(Some(Path::new(name))).ok().filter(|bundle| bundle.card.id() == theirs);
+            let known = Bundle::open(Some(Path::new(name))).ok().filter(|bundle| bundle.id() == theirs);
             Ok((theirs.to_owned(), known.map(|bundle| bundle.labels).unwrap_or_default()))
         }
         _ => Ok((id, ours.labels)),

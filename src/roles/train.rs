@@ -15,8 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
 
 use super::{
-    UsageError,
-    files::{self, Survey},
+    UsageError, files,
     pictures::{Pictures, Seen},
 };
 use crate::{
@@ -90,13 +89,9 @@ pub fn run(args: &TrainArgs, config: Classify) -> Result<ExitCode> {
     let base = Bundle::open(model.as_deref())?;
     let threads = worker.all_threads().get();
     let pictures = Pictures::find(&args.folder)?;
-    let surveys: Vec<Survey> = pictures.classes.iter().map(|class| files::survey(&args.folder.join(class))).collect();
-    for text in pictures.passed_over.iter().chain(surveys.iter().flat_map(|survey| &survey.passed_over)) {
-        eprintln!("passed over: {text}");
-    }
+    files::tell(&pictures.passed_over);
     // Before the network sees any: it may take hours.
-    let counts: Vec<usize> = surveys.iter().map(|survey| survey.pictures).collect();
-    check_least(&pictures.classes, &counts)?;
+    check_least(&pictures.classes, &pictures.counts)?;
     let Bundle { card, labels, tensors } = &base;
     let again = Bundle { card: card.clone(), labels: labels.clone(), tensors: tensors.clone() };
     let classifier = Classifier::new(again, worker.engine, Parallel { calls: threads, threads: 1 })?;
@@ -206,7 +201,7 @@ fn new_card(name: String, base: &Bundle, report: &Report<'_>, folder: &str, seed
              of {}; accuracy by {FOLDS}-fold cross-validation",
             env!("CARGO_PKG_VERSION"),
             report.samples.labels.len(),
-            base.card.id()
+            base.id()
         ),
         ..base.card.clone()
     }

@@ -98,7 +98,7 @@ pub async fn run(args: WorkArgs, config: Work) -> anyhow::Result<ExitCode> {
         backend = backend.name,
         stores = %config.stores,
         worker = %settings.worker,
-        model = classifier.card().id(),
+        model = classifier.id(),
         threads = settings.threads,
         "working"
     );

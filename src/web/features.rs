@@ -72,7 +72,7 @@ async fn compute(app: Arc<App>, image: ImageName, model: String) -> Result<Vec<f
     let room = timeout(PATIENCE, Arc::clone(&app.features.room).acquire_owned()).await;
     let room = room.ok().and_then(std::result::Result::ok).ok_or_else(busy)?;
     let classifier = Arc::clone(app.features.classifier.get_or_try_init(|| load(&app)).await?);
-    let ours = classifier.card().id();
+    let ours = classifier.id();
     if model != ours {
         let message = format!(
             "the image was classified by {model}, and features are those of {ours} here; have it classified again, and \

@@ -293,7 +293,7 @@ impl Pipeline {
             image: task.image.clone(),
             outcome: finding.outcome,
             location: self.backend.images.location(&task.image),
-            model: self.classifier.card().id(),
+            model: self.classifier.id().to_owned(),
             worker: self.settings.worker.clone(),
             classified_at,
             sequencer: task.event.sequencer.clone(),

@@ -69,7 +69,7 @@ impl Worker {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<Summary> {
         let most = most_held(&self.settings, self.classifier.preprocessor().input_len());
         let enough = most.saturating_sub(self.settings.receivers * RECEIVE).max(RECEIVE / 2);
-        let (worker, model) = (self.settings.worker.clone(), self.classifier.card().id());
+        let (worker, model) = (self.settings.worker.clone(), self.classifier.id().to_owned());
         let counters = Arc::new(Counters::new(worker, model, enough, Arc::clone(&self.clock)));
         let leases = Arc::new(Leases::new(Arc::clone(&self.backend.queue)));
         let housekeeping = Housekeeping::start(&self, &counters, &leases, &stop);
