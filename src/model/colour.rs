@@ -16,10 +16,13 @@ const fn factor(value: f64) -> i32 {
     (value * (1 << FRACTION) as f64 + 0.5) as i32
 }
 
-/// `luma` and a multiple of chroma, which has [`FRACTION`] more bits.
+/// `luma` and a weighted sum of chroma, which has [`FRACTION`] more bits. If chroma is of whole numbers, it was so in all
+/// pixels that a finer sample stands for, and the sum was rounded to whole numbers in all of them alike.
 #[inline]
-fn colour<S: Sample>(luma: S, chroma: i32) -> S {
-    S::nearest(luma.raw() + ((chroma + (1 << (FRACTION - 1))) >> FRACTION))
+fn colour<S: Sample>(luma: S, sum: i32, is_whole: bool) -> S {
+    let fraction = if is_whole { FRACTION + S::FRACTION } else { FRACTION };
+    let rounded = (sum + (1 << (fraction - 1))) >> fraction << (fraction - FRACTION);
+    S::nearest(luma.raw() + rounded)
 }
 
 /// Chroma around zero.
@@ -29,18 +32,24 @@ fn signed<S: Sample>(chroma: S) -> i32 {
 }
 
 #[inline]
+fn is_whole<S: Sample>(chroma: S) -> bool {
+    chroma.raw() & ((1 << S::FRACTION) - 1) == 0
+}
+
+#[inline]
 fn red_of<S: Sample>(luma: S, red: S) -> S {
-    colour(luma, factor(1.402) * signed(red))
+    colour(luma, factor(1.402) * signed(red), is_whole(red))
 }
 
 #[inline]
 fn green_of<S: Sample>(luma: S, blue: S, red: S) -> S {
-    colour(luma, -factor(0.344_14) * signed(blue) - factor(0.714_14) * signed(red))
+    let sum = -factor(0.344_14) * signed(blue) - factor(0.714_14) * signed(red);
+    colour(luma, sum, is_whole(blue) && is_whole(red))
 }
 
 #[inline]
 fn blue_of<S: Sample>(luma: S, blue: S) -> S {
-    colour(luma, factor(1.772) * signed(blue))
+    colour(luma, factor(1.772) * signed(blue), is_whole(blue))
 }
 
 /// Grey alone, or red, green and blue, each of the first component's size. Inverted CMYK becomes each colour times

@@ -1,6 +1,6 @@
 //! Tests of decoding.
 
-use image::{ColorType, ImageFormat, RgbImage};
+use image::{ColorType, GrayAlphaImage, ImageFormat, RgbImage, RgbaImage};
 use proptest::prelude::*;
 
 use super::*;
@@ -85,9 +85,16 @@ fn every_colour_type_of_png_decodes() {
         image.copy_from_color_space(&picture(), Default::default()).unwrap();
         let decoded = decode(&encode(&image, ImageFormat::Png), &Limits::default()).unwrap();
         // Without alpha, and with the higher eight of sixteen bits.
-        let want: DynamicImage =
-            if colour.has_color() { image.into_rgb8().into() } else { image.into_luma8().into() };
-        assert_eq!(decoded.pixels.into_picture().unwrap(), want, "{colour:?}");
+        let higher = |samples: &[u16]| samples.iter().map(|sample| (sample >> 8) as u8).collect::<Vec<u8>>();
+        let image = match &image {
+            DynamicImage::ImageLuma16(image) => GrayImage::from_raw(40, 30, higher(image)).unwrap().into(),
+            DynamicImage::ImageLumaA16(image) => GrayAlphaImage::from_raw(40, 30, higher(image)).unwrap().into(),
+            DynamicImage::ImageRgb16(image) => RgbImage::from_raw(40, 30, higher(image)).unwrap().into(),
+            DynamicImage::ImageRgba16(image) => RgbaImage::from_raw(40, 30, higher(image)).unwrap().into(),
+            _ => image,
+        };
+        let want = if colour.has_color() { image.into_rgb8().into() } else { DynamicImage::from(image.into_luma8()) };
+        assert!(decoded.pixels.into_picture().unwrap() == want, "{colour:?}");
     }
 }
 
