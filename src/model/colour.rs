@@ -16,40 +16,34 @@ const fn factor(value: f64) -> i32 {
     (value * (1 << FRACTION) as f64 + 0.5) as i32
 }
 
-/// `luma` and a weighted sum of chroma, which has [`FRACTION`] more bits. If chroma is of whole numbers, it was so in all
-/// pixels that a finer sample stands for, and the sum was rounded to whole numbers in all of them alike.
+/// `luma` and a weighted sum of chroma, which has [`FRACTION`] bits behind the point.
+///
+/// Chroma and the sum are whole numbers even where luma is finer: over most of a picture chroma is so even that all
+/// pixels of a finer sample were rounded alike, which no mean of them makes good.
 #[inline]
-fn colour<S: Sample>(luma: S, sum: i32, is_whole: bool) -> S {
-    let fraction = if is_whole { FRACTION + S::FRACTION } else { FRACTION };
-    let rounded = (sum + (1 << (fraction - 1))) >> fraction << (fraction - FRACTION);
-    S::nearest(luma.raw() + rounded)
+fn colour<S: Sample>(luma: S, sum: i32) -> S {
+    S::nearest(luma.raw() + ((sum + (1 << (FRACTION - 1))) >> FRACTION << S::FRACTION))
 }
 
 /// Chroma around zero.
 #[inline]
 fn signed<S: Sample>(chroma: S) -> i32 {
-    chroma.raw() - (128 << S::FRACTION)
-}
-
-#[inline]
-fn is_whole<S: Sample>(chroma: S) -> bool {
-    chroma.raw() & ((1 << S::FRACTION) - 1) == 0
+    ((chroma.raw() + (1 << S::FRACTION >> 1)) >> S::FRACTION) - 128
 }
 
 #[inline]
 fn red_of<S: Sample>(luma: S, red: S) -> S {
-    colour(luma, factor(1.402) * signed(red), is_whole(red))
+    colour(luma, factor(1.402) * signed(red))
 }
 
 #[inline]
 fn green_of<S: Sample>(luma: S, blue: S, red: S) -> S {
-    let sum = -factor(0.344_14) * signed(blue) - factor(0.714_14) * signed(red);
-    colour(luma, sum, is_whole(blue) && is_whole(red))
+    colour(luma, -factor(0.344_14) * signed(blue) - factor(0.714_14) * signed(red))
 }
 
 #[inline]
 fn blue_of<S: Sample>(luma: S, blue: S) -> S {
-    colour(luma, factor(1.772) * signed(blue), is_whole(blue))
+    colour(luma, factor(1.772) * signed(blue))
 }
 
 /// Grey alone, or red, green and blue, each of the first component's size. Inverted CMYK becomes each colour times

@@ -126,8 +126,7 @@ impl Coefficients {
             for (x, first) in (columns.from..).zip(&self.firsts[self.layout.firsts(y)]) {
                 if let Some(place) = target.place(x, y) {
                     block[0] = *first;
-                    // Whether there are others is not known.
-                    target.put(simd, place, &block, false);
+                    target.put(simd, place, &block, true);
                 }
             }
         }
@@ -195,7 +194,7 @@ impl<const KEPT: usize> Blocks<'_, KEPT> {
                 values[0] = *first;
                 // Blocks that lie wholly outside of the picture have a first coefficient alone.
                 let mask = self.layout.mask(x, y).and_then(|at| self.masks.get(at));
-                let is_flat = mask.is_none_or(|mask| *mask == 0);
+                let dc_only = mask.is_none_or(|mask| *mask == 0);
                 let block = match values.first_chunk() {
                     Some(all) => all,
                     None => {
@@ -205,7 +204,7 @@ impl<const KEPT: usize> Blocks<'_, KEPT> {
                         &spread
                     }
                 };
-                target.put(simd, place, block, is_flat);
+                target.put(simd, place, block, dc_only);
             }
         }
     }

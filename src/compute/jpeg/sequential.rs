@@ -88,12 +88,13 @@ impl<'a> Component<'a> {
             block[usize::from(ZIGZAG[at & 63])] = code.value(cursor.buffer) as i16;
             cursor.skip(code.total());
         }
-        self.skip_rest(cursor, window, at)
+        self.skip_rest(cursor, window, at)?;
+        Ok(false)
     }
 
-    /// Goes past those behind the place `at`. Returns whether there are none and that is the first.
+    /// Goes past those behind the place `at`.
     #[inline(always)]
-    fn skip_rest(&self, cursor: &mut Cursor, window: &Window, mut at: usize) -> Result<bool, Error> {
+    fn skip_rest(&self, cursor: &mut Cursor, window: &Window, mut at: usize) -> Result<(), Error> {
         while at < 63 {
             cursor.refill(window);
             let skip = self.skips.look(cursor.buffer);
@@ -103,19 +104,15 @@ impl<'a> Component<'a> {
                 cursor.skip(skip.total());
             } else if (skip.ends() && next < 64 + 63) || (next == 63 && skip.total() > 0) {
                 cursor.skip(skip.total());
-                // No step but the end's.
-                return Ok(next == 64);
+                return Ok(());
             } else {
                 // Codes of the next block may be among these.
                 let code = self.ac.code(cursor)?;
                 cursor.skip(code.total());
-                if at == 0 && code.steps() > 63 {
-                    return Ok(true);
-                }
                 at += code.steps();
             }
         }
-        Ok(false)
+        Ok(())
     }
 }
 
@@ -160,17 +157,17 @@ impl<S: Simd> Coder for Pass<'_, S> {
                     match target.place(x, y) {
                         Some(place) if target.side > 1 => {
                             block[0] = dc;
-                            let is_flat = coder.rest(cursor, window, block, last(target.side))?;
-                            target.put(*simd, place, block, is_flat);
-                            if !is_flat {
+                            let dc_only = coder.rest(cursor, window, block, last(target.side))?;
+                            target.put(*simd, place, block, dc_only);
+                            if !dc_only {
                                 *block = [0; 64];
                             }
                         }
                         place => {
-                            let is_flat = coder.skip_rest(cursor, window, 0)?;
+                            coder.skip_rest(cursor, window, 0)?;
                             if let Some(place) = place {
                                 block[0] = dc;
-                                target.put(*simd, place, block, is_flat);
+                                target.put(*simd, place, block, true);
                             }
                         }
                     }
