@@ -126,7 +126,8 @@ impl Coefficients {
             for (x, first) in (columns.from..).zip(&self.firsts[self.layout.firsts(y)]) {
                 if let Some(place) = target.place(x, y) {
                     block[0] = *first;
-                    target.put(simd, place, &block, true);
+                    // Whether there are others is not known.
+                    target.put(simd, place, &block, false);
                 }
             }
         }
@@ -194,7 +195,7 @@ impl<const KEPT: usize> Blocks<'_, KEPT> {
                 values[0] = *first;
                 // Blocks that lie wholly outside of the picture have a first coefficient alone.
                 let mask = self.layout.mask(x, y).and_then(|at| self.masks.get(at));
-                let dc_only = mask.is_none_or(|mask| *mask == 0);
+                let is_flat = mask.is_none_or(|mask| *mask == 0);
                 let block = match values.first_chunk() {
                     Some(all) => all,
                     None => {
@@ -204,7 +205,7 @@ impl<const KEPT: usize> Blocks<'_, KEPT> {
                         &spread
                     }
                 };
-                target.put(simd, place, block, dc_only);
+                target.put(simd, place, block, is_flat);
             }
         }
     }

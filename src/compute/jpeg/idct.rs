@@ -21,10 +21,12 @@ fn rows<S: Simd>(simd: S, coefficients: &[i16; 64], quantisation: &[i32; 64]) ->
     [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)]
 }
 
-/// A block of one value.
+/// A block of one value. In the full picture all of its pixels are rounded alike, which no mean of them makes good, so
+/// the one value is rounded to whole numbers whatever samples may have behind the point.
 #[inline(always)]
 pub(super) fn flat<P: Level>(dc: i16, quantisation: i32, side: usize, out: &mut [P], stride: usize) {
-    let value = descaled(i32::from(dc).wrapping_mul(quantisation));
+    let whole: u8 = descaled(i32::from(dc).wrapping_mul(quantisation));
+    let value = P::nearest(i32::from(whole) << P::FRACTION);
     match side {
         1 => out[0] = value,
         2 => (0..2).for_each(|y| out[y * stride..][..2].fill(value)),
@@ -117,6 +119,12 @@ pub(super) fn four<S: Simd, P: Level>(
     for (y, row) in Lanes::transpose([a, b, c, d, a, b, c, d]).iter().enumerate().take(4) {
         out[y * stride..][..4].copy_from_slice(&P::of_lanes(*row)[..4]);
     }
+}
+
+/// The block at an eighth of its size: its mean.
+#[inline(always)]
+pub(super) fn one<P: Level>(dc: i16, quantisation: i32, out: &mut [P]) {
+    out[0] = descaled(i32::from(dc).wrapping_mul(quantisation));
 }
 
 /// The block at a quarter of its size.

@@ -173,16 +173,17 @@ impl Target {
         Some((y * self.stride + x) * self.side as usize)
     }
 
-    /// Writes the block of these coefficients, row by row and not yet dequantised. `dc_only`: the others are zeros.
+    /// Writes the block of these coefficients, row by row and not yet dequantised. `is_flat`: all but the first
+    /// are known to be zeros, those that are not needed for the block's side among them.
     #[inline(always)]
-    pub(super) fn put<S: Simd>(&mut self, simd: S, place: usize, coefficients: &[i16; 64], dc_only: bool) {
+    pub(super) fn put<S: Simd>(&mut self, simd: S, place: usize, coefficients: &[i16; 64], is_flat: bool) {
         let Self { side, quantisation: Some(quantisation), samples, stride, .. } = self else { return };
         match samples {
             Samples::Full(samples) => {
-                transform(simd, *side, coefficients, quantisation, dc_only, &mut samples[place..], *stride);
+                transform(simd, *side, coefficients, quantisation, is_flat, &mut samples[place..], *stride);
             }
             Samples::Smaller(samples) => {
-                transform(simd, *side, coefficients, quantisation, dc_only, &mut samples[place..], *stride);
+                transform(simd, *side, coefficients, quantisation, is_flat, &mut samples[place..], *stride);
             }
         }
     }
@@ -217,13 +218,13 @@ fn transform<S: Simd, P: Level>(
     side: u32,
     coefficients: &[i16; 64],
     quantisation: &[i32; 64],
-    dc_only: bool,
+    is_flat: bool,
     out: &mut [P],
     stride: usize,
 ) {
     match side {
-        _ if dc_only => idct::flat(coefficients[0], quantisation[0], side as usize, out, stride),
-        1 => idct::flat(coefficients[0], quantisation[0], 1, out, stride),
+        _ if is_flat => idct::flat(coefficients[0], quantisation[0], side as usize, out, stride),
+        1 => idct::one(coefficients[0], quantisation[0], out),
         2 => idct::two(coefficients, quantisation, out, stride),
         4 => idct::four(simd, coefficients, quantisation, out, stride),
         _ => idct::eight(simd, coefficients, quantisation, out, stride),

@@ -88,13 +88,12 @@ impl<'a> Component<'a> {
             block[usize::from(ZIGZAG[at & 63])] = code.value(cursor.buffer) as i16;
             cursor.skip(code.total());
         }
-        self.skip_rest(cursor, window, at)?;
-        Ok(false)
+        self.skip_rest(cursor, window, at)
     }
 
-    /// Goes past those behind the place `at`.
+    /// Goes past those behind the place `at`. Returns whether there are none and that is the first.
     #[inline(always)]
-    fn skip_rest(&self, cursor: &mut Cursor, window: &Window, mut at: usize) -> Result<(), Error> {
+    fn skip_rest(&self, cursor: &mut Cursor, window: &Window, mut at: usize) -> Result<bool, Error> {
         while at < 63 {
             cursor.refill(window);
             let skip = self.skips.look(cursor.buffer);
@@ -104,15 +103,19 @@ impl<'a> Component<'a> {
                 cursor.skip(skip.total());
             } else if (skip.ends() && next < 64 + 63) || (next == 63 && skip.total() > 0) {
                 cursor.skip(skip.total());
-                return Ok(());
+                // No step but the end's.
+                return Ok(next == 64);
             } else {
                 // Codes of the next block may be among these.
                 let code = self.ac.code(cursor)?;
                 cursor.skip(code.total());
+                if at == 0 && code.steps() > 63 {
+                    return Ok(true);
+                }
                 at += code.steps();
             }
         }
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -157,17 +160,17 @@ impl<S: Simd> Coder for Pass<'_, S> {
                     match target.place(x, y) {
                         Some(place) if target.side > 1 => {
                             block[0] = dc;
-                            let dc_only = coder.rest(cursor, window, block, last(target.side))?;
-                            target.put(*simd, place, block, dc_only);
-                            if !dc_only {
+                            let is_flat = coder.rest(cursor, window, block, last(target.side))?;
+                            target.put(*simd, place, block, is_flat);
+                            if !is_flat {
                                 *block = [0; 64];
                             }
                         }
                         place => {
-                            coder.skip_rest(cursor, window, 0)?;
+                            let is_flat = coder.skip_rest(cursor, window, 0)?;
                             if let Some(place) = place {
                                 block[0] = dc;
-                                target.put(*simd, place, block, true);
+                                target.put(*simd, place, block, is_flat);
                             }
                         }
                     }
