@@ -13,7 +13,6 @@ mod cli;
 mod dist;
 mod door;
 mod durability;
-mod full_disk;
 mod fuzz;
 mod logs;
 mod memory;

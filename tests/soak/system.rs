@@ -2,8 +2,9 @@
 
 use std::{
     fs,
-    path::Path,
-    process::Stdio,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{VISIBILITY, clock::Clock, ledger::Resets, pictures::Pictures, schedule::Action};
-use crate::support::{Server, disk::Disk, signal_if_there};
+use crate::support::{Server, signal_if_there};
 
 /// Room on the disk, of which uploads leave some free.
 const DISK_MIB: u64 = 512;
@@ -42,7 +43,7 @@ pub(super) struct System {
 impl System {
     /// Starts the system in `dir`.
     pub(super) fn start(dir: &Path, pictures: Arc<Pictures>, resets: Arc<Resets>) -> Self {
-        let disk = Disk::mount(&dir.join("disk"), DISK_MIB);
+        let disk = Disk::mount(&dir.join("disk"));
         let clock = Clock::new(dir);
         let data = disk.as_ref().map_or(dir, |disk| disk.path.as_path()).join("data");
         let variables = clock.as_ref().map_or_else(Vec::new, Clock::variables);
@@ -222,4 +223,50 @@ fn arguments(pictures: &Pictures, model: usize) -> Vec<String> {
         args.extend(["--model".to_owned(), dir.display().to_string()]);
     }
     args
+}
+
+/// A small disk.
+#[derive(Debug)]
+struct Disk {
+    path: PathBuf,
+}
+
+impl Disk {
+    /// Mounts it at `path`, if this user may.
+    fn mount(path: &Path) -> Option<Self> {
+        fs::create_dir(path).unwrap();
+        let options = format!("size={DISK_MIB}m,mode=700");
+        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).output();
+        match output {
+            Ok(output) if output.status.success() => Some(Self { path: path.to_owned() }),
+            _ => {
+                eprintln!("skipped: full disks, since this user cannot mount a small one");
+                None
+            }
+        }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+
+    /// Leaves not a byte free.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.ballast()).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            let block = vec![0x5a; size];
+            while file.write_all(&block).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.ballast()).ok();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily, since workers of a killed server take a moment to end.
+        Command::new("umount").arg("-l").arg(&self.path).status().ok();
+    }
 }

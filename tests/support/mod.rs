@@ -1,6 +1,5 @@
 //! Fixtures: the real server on a free port with a data directory of its own, and pictures drawn by program.
 
-pub(crate) mod disk;
 pub(crate) mod pth;
 
 use std::{

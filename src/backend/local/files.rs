@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    DATABASE, reserve,
+    DATABASE,
     unsynced::{Unsynced, sync_dir},
 };
 use crate::{
@@ -29,7 +29,7 @@ const THUMBNAILS: &str = "thumbnails";
 const LOCK: &str = "server.lock";
 
 /// What a data directory holds, but for the files of the database.
-const OURS: [&str; 5] = [IMAGES, UPLOADS, THUMBNAILS, LOCK, reserve::FILE];
+const OURS: [&str; 4] = [IMAGES, UPLOADS, THUMBNAILS, LOCK];
 
 /// Uploads leave so many bytes of the disk free: workers, deletes and a reset need room to write, or a full disk could
 /// not be cleared.
@@ -125,20 +125,9 @@ impl Files {
         self.root.join(IMAGES).join(shard).join(id)
     }
 
-    /// Refuses another image where the disk has too little room left, and keeps the reserve where there is enough.
+    /// Refuses another image where the disk has too little room left.
     pub(super) fn check_room(&self) -> Result<()> {
-        self.keep_reserve();
-        self.check_available(reserve::available(&self.root)?)
-    }
-
-    /// Keeps room for deletes on a full disk, if there is more than uploads leave.
-    fn keep_reserve(&self) {
-        reserve::keep(&self.root, HEADROOM);
-    }
-
-    /// Gives that up, if the disk is full.
-    pub(super) fn give_up_reserve(&self) {
-        reserve::give_up(&self.root);
+        self.check_available(available(&self.root)?)
     }
 
     fn check_available(&self, bytes: u64) -> Result<()> {
@@ -227,7 +216,6 @@ impl Files {
         file.set_len(0)?;
         file.set_modified(SystemTime::now())?;
         let since = file.metadata()?.modified()?;
-        self.keep_reserve();
         Ok(ServerLock { _file: file, since })
     }
 
@@ -259,6 +247,12 @@ fn remove(path: &Path) -> bool {
             false
         }
     }
+}
+
+/// Bytes that this user may still write on the disk of `dir`.
+fn available(dir: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_frsize.saturating_mul(disk.f_bavail))
 }
 
 #[cfg(test)]

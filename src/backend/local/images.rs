@@ -115,7 +115,8 @@ impl Images for Store {
     async fn delete(&self, image: &ImageName) -> Result<bool> {
         let name = image.clone();
         let file: Option<String> = self
-            .make_room(move |db| {
+            .db
+            .write(move |db| {
                 let mut delete = db.prepare_cached("DELETE FROM images WHERE name = ?1 RETURNING file")?;
                 let file = delete.query_row([name.as_str()], |row| row.get(0)).optional()?;
                 if file.is_some() {

@@ -5,7 +5,6 @@
 //! images/ab/ab…      the images' bytes, under random ids
 //! uploads/           the web tier's uploads in progress; on the same file system, so that storing one moves no bytes
 //! server.lock        held by the one server
-//! reserve            room for deletes on a full disk
 //! ```
 //!
 //! Any number of processes may open the directory. Every method is safe to call from all of them at once.
@@ -36,7 +35,6 @@ mod page;
 mod pulse;
 mod queue;
 mod queue_time;
-mod reserve;
 mod reset;
 mod results;
 mod row;
@@ -109,7 +107,6 @@ impl Store {
     /// As for [`open`].
     pub fn open(dir: &Path, queue: config::Queue, fleet: config::Fleet, clock: Arc<dyn Clock>) -> Result<Self> {
         let files = files::Files::create(dir)?;
-        files.give_up_reserve();
         let written = files.clone();
         Ok(Self {
             files,
@@ -145,19 +142,6 @@ impl Store {
                 files.sweep(since, |id| Ok(known.exists([id])?))
             })
             .await
-    }
-
-    /// Runs `work`, which makes room, in a write transaction; on a full disk in the room that is kept for that.
-    async fn make_room<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&rusqlite::Connection) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let files = self.files.clone();
-        let prepare = move |_: &rusqlite::Connection| {
-            files.give_up_reserve();
-            Ok(work)
-        };
-        self.db.write_prepared(prepare).await
     }
 
     /// Runs file work where it may block.

@@ -31,14 +31,15 @@ impl Outputs for Store {
 
     async fn delete(&self, keys: &[String]) -> Result<()> {
         let keys = keys.to_vec();
-        self.make_room(move |db| {
-            let mut delete = db.prepare_cached("DELETE FROM outputs WHERE key = ?1")?;
-            for key in keys {
-                delete.execute([key])?;
-            }
-            Ok(())
-        })
-        .await
+        self.db
+            .write(move |db| {
+                let mut delete = db.prepare_cached("DELETE FROM outputs WHERE key = ?1")?;
+                for key in keys {
+                    delete.execute([key])?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     async fn delete_own(&self, key: &str, body: &[u8]) -> Result<()> {

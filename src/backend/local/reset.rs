@@ -11,7 +11,7 @@ use crate::backend::{Reset, Result, Tally};
 #[async_trait]
 impl Reset for Store {
     async fn reset(&self, removed: &Tally) -> Result<()> {
-        let gone = self.make_room(empty).await?;
+        let gone = self.db.write(empty).await?;
         let count = |count: &AtomicU64, n: usize| count.fetch_add(n as u64, Ordering::Relaxed);
         count(&removed.images, gone.files.len());
         count(&removed.outputs, gone.outputs);

@@ -75,17 +75,18 @@ impl Results for Store {
 
     async fn delete(&self, image: &ImageName, released: Option<&str>) -> Result<Removed> {
         let (image, key, released) = (image.clone(), sort_key(image.as_str()), released.map(str::to_owned));
-        self.make_room(move |db| {
-            let Some(row) = guard(db, &key)? else { return Ok(Removed::Nothing) };
-            if let Some(label) = row.label.filter(|label| Some(label) != released.as_ref()) {
-                return Ok(Removed::Labelled(label));
-            }
-            db.prepare_cached("DELETE FROM results WHERE sort_key = ?1")?.execute([key])?;
-            // One that was uploaded again meanwhile waits.
-            index::set(db, &image, sequencer(db, &image)?.map(Entry::waiting))?;
-            Ok(Removed::Row)
-        })
-        .await
+        self.db
+            .write(move |db| {
+                let Some(row) = guard(db, &key)? else { return Ok(Removed::Nothing) };
+                if let Some(label) = row.label.filter(|label| Some(label) != released.as_ref()) {
+                    return Ok(Removed::Labelled(label));
+                }
+                db.prepare_cached("DELETE FROM results WHERE sort_key = ?1")?.execute([key])?;
+                // One that was uploaded again meanwhile waits.
+                index::set(db, &image, sequencer(db, &image)?.map(Entry::waiting))?;
+                Ok(Removed::Row)
+            })
+            .await
     }
 
     async fn totals(&self, _heartbeats: &[Heartbeat]) -> Result<Totals> {
