@@ -100,7 +100,7 @@ impl Enlarge for u8 {
     fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>> {
         match (first.across / plane.across, first.down / plane.down) {
             // Of so few samples libjpeg interpolates none.
-            (2.0, _) if plane.width <= 2 => nearest(plane, first),
+            (2.0, _) if plane.left + plane.width <= 2 => nearest(plane, first),
             (2.0, 2.0) => interpolated(plane, first, Doubled::Both).map(Cow::Owned),
             (2.0, 1.0) => interpolated(plane, first, Doubled::Across).map(Cow::Owned),
             (1.0, 2.0) => interpolated(plane, first, Doubled::Down).map(Cow::Owned),

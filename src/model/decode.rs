@@ -258,11 +258,12 @@ impl<'a> Open<'a> {
         let memory = match &self.decoder {
             Decoder::Jpeg(jpeg) => {
                 let View { scale, area, .. } = view(&self.stored);
-                // Luma and chroma, which is enlarged before, are converted to colours; inks likewise.
+                // What may be enlarged first, and the colours that are made of it.
                 let converted = match jpeg.colour() {
                     Colour::Grey => 0,
-                    Colour::Rgb => 3,
-                    Colour::YCbCr | Colour::Cmyk | Colour::Ycck => 5,
+                    Colour::Rgb | Colour::YCbCr => 5,
+                    Colour::Cmyk => 6,
+                    Colour::Ycck => 7,
                 };
                 let divisor = u64::from(scale.divisor());
                 let samples = converted * area.pixels().div_ceil(divisor * divisor);

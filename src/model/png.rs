@@ -86,9 +86,9 @@ impl<'a> Png<'a> {
         let (width, height) = self.size();
         let row = u64::from(width) * self.samples as u64;
         let narrow = (columns.part.to * packed::channels(self.samples)) as u64;
-        let rows = if self.is_interlaced() { u64::from(height) } else { STRIP as u64 };
-        // The rows to narrow, the decoder's own, and the narrowed ones.
-        rows * row + 4 * row + OWN + narrow * u64::from(bottom - top)
+        let rows = STRIP as u64 + if self.is_interlaced() { u64::from(height) } else { 0 };
+        // The rows to narrow, those of a channel side by side, the decoder's own, and the narrowed ones.
+        rows * row + LANES as u64 * u64::from(width) + 4 * row + OWN + narrow * u64::from(bottom - top)
     }
 
     /// Whether rows come several times, finer each time, so that the first one is known only at the end.
