@@ -7,6 +7,8 @@
 //! on average, in pictures whose pixels are as alike as [`LIKENESS`] says (the conditional mean of a Gauss-Markov
 //! process, as in Wiener's filter). A resize of estimates is a weighted sum of samples again.
 
+use std::sync::OnceLock;
+
 use super::weights::{Filter, Part, by_distance};
 
 /// Pixels of a block, along a side.
@@ -66,8 +68,13 @@ pub(super) fn by_estimate(
     Some((start, sums))
 }
 
-/// The best estimate of each pixel from `per_block` samples of its block and those beside it.
-pub(super) fn estimates(per_block: usize) -> Estimates {
+/// The best estimate of each pixel from `per_block` samples of its block and those beside it: computed once.
+pub(super) fn estimates(per_block: usize) -> &'static Estimates {
+    static ESTIMATES: [OnceLock<Estimates>; BLOCK + 1] = [const { OnceLock::new() }; BLOCK + 1];
+    ESTIMATES[per_block].get_or_init(|| estimated(per_block))
+}
+
+fn estimated(per_block: usize) -> Estimates {
     let samples = samples(per_block);
     let mut estimates = [[0.0; SPAN]; BLOCK];
     for (pixel, estimate) in estimates.iter_mut().enumerate() {

@@ -86,7 +86,7 @@ impl<S: Sample> Weights<S> {
         let mut weights = Self { windows: Vec::with_capacity(part.to), weights: Vec::new(), sample: PhantomData };
         let estimates = smaller::estimates(side.per_block);
         for at in 0..part.to {
-            let (first, own) = smaller::by_estimate(filter, part, at, side, &estimates)?;
+            let (first, own) = smaller::by_estimate(filter, part, at, side, estimates)?;
             weights.push(first, &own);
         }
         Some(weights)
