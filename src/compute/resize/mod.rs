@@ -1,9 +1,10 @@
 //! Resizing of pictures: to the bit as Pillow does it with samples of eight bits (`Resample.c`).
 //!
 //! Each sample that is made is a weighted sum of those around its place, first along rows, then along columns. Both are
-//! one [`pass`]: it takes rows sixteen at a time, side by side, so that sums of sixteen rows are formed at once however
+//! one [`pass()`]: it takes rows sixteen at a time, side by side, so that sums of sixteen rows are formed at once however
 //! few samples each is of, and what it makes of a row becomes a column. After the second pass rows are rows again.
 
+mod filter;
 mod pass;
 mod sample;
 mod smaller;
@@ -11,10 +12,11 @@ mod smaller;
 mod tests;
 mod weights;
 
+pub use filter::{Filter, Part};
 pub use pass::{LANES, Rows, pass};
 pub use sample::{Fine, Sample};
 pub use smaller::Smaller;
-pub use weights::{Filter, Part, Weights};
+pub use weights::Weights;
 
 /// Resizes one channel. Row by row, as many samples as `columns` makes, and as many rows as `rows` makes.
 pub fn resize<S: Sample>(channel: &impl Rows<S>, columns: &Weights<S>, rows: &Weights<S::Between>) -> Vec<u8> {

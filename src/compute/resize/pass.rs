@@ -47,7 +47,7 @@ pub fn pass<S: Sample, T: Sample>(
     portable(channel, rows, weights, out, stride);
 }
 
-/// [`pass`] with the instructions of whatever it is compiled into.
+/// [`pass()`] with the instructions of whatever it is compiled into.
 #[inline(always)]
 pub(super) fn portable<S: Sample, T: Sample>(
     channel: &impl Rows<S>,

@@ -9,7 +9,7 @@
 
 use std::sync::OnceLock;
 
-use super::weights::{Filter, Part, by_distance};
+use super::filter::{Filter, Part, by_distance};
 
 /// Pixels of a block, along a side.
 const BLOCK: usize = 8;

@@ -3,7 +3,7 @@ use std::{fs, ops::Range, path::Path};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
-use super::{weights::by_distance, *};
+use super::{filter::by_distance, *};
 
 /// Samples row by row.
 struct Grey<S> {
