@@ -1,6 +1,9 @@
 //! From decoded pixels to grey, or to red, green and blue, at the size that is wanted.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use image::DynamicImage;
 
@@ -38,12 +41,14 @@ impl Wanted {
 /// One channel, or three, each row by row as stored: of `width` times `height` samples. `None` if the pixels are not
 /// what they should be.
 pub(super) fn shrink(stored: &Stored, pixels: Pixels, wanted: &Wanted) -> Option<Vec<Vec<u8>>> {
-    match pixels {
+    let shrunk = move || match pixels {
         Pixels::Packed(image) => packed(image, wanted),
         Pixels::Components(Components::Full(planes), colour) => full(planes, colour, wanted),
         Pixels::Components(Components::Smaller(planes), colour) => smaller(stored, planes, colour, wanted),
         Pixels::Narrowed(rows) => narrowed(&rows, wanted),
-    }
+    };
+    // As in decoders, a panic would be a bug, and is that file's error.
+    catch_unwind(AssertUnwindSafe(shrunk)).ok().flatten()
 }
 
 fn packed(image: DynamicImage, wanted: &Wanted) -> Option<Vec<Vec<u8>>> {
