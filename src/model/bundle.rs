@@ -120,10 +120,10 @@ impl Bundle {
         Ok((parts.card.clone(), parts.labels.len()))
     }
 
-    /// The model as results have it, `name@hash8`: its name and the first 8 hex digits of the SHA-256 of all in the bundle
-    /// that decides its answers. Results of the same network under other labels, or with its input made in another way, are those
-    /// of another model, and are found to be stale. The threshold of doubt is left out: the configuration may have
-    /// another one, and no answer depends on it.
+    /// The model as results have it, `name@hash8`: its name and the first 8 hex digits of the SHA-256 of all in the
+    /// bundle that decides its answers. Results of the same network under other labels, or whose bundle wants another
+    /// input, are those of another model, and are found to be stale. The threshold of doubt is left out: the
+    /// configuration may have another one, and no answer depends on it.
     #[must_use]
     pub fn id(&self) -> String {
         // All keys, so that a new one is not forgotten.

@@ -214,7 +214,6 @@ pub(crate) mod tests {
         let differences = differences(&expected(), &images);
         assert!(differences.len() > 80);
         for (key, difference) in differences {
-            println!("{key}: {difference}");
             // Decoders of lossy formats round each in its way, and Pillow's for WebP blackens what is wholly
             // transparent.
             let lossy = [".jpg", "lossy.webp", "alpha.webp"].iter().any(|end| key.ends_with(end));

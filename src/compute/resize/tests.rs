@@ -140,7 +140,6 @@ fn estimates_are_nearer_than_points() {
         let points = off(Weights::new(Filter::Triangle, points, count).unwrap());
         // The square of what is rounded to whole numbers is 1/12 on average.
         let rounded = 1.0 / 12.0;
-        println!("{per_block}: {estimated} {points}");
         assert!(estimated - rounded < 0.7 * (points - rounded), "{per_block}: {estimated}, {points}");
     }
 }
