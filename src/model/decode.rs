@@ -13,7 +13,6 @@ use image::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    colour,
     decode_error::DecodeError,
     format::{self, Format},
     gif,
@@ -109,7 +108,7 @@ impl Pixels {
             Self::Packed(image) => Some(image),
             Self::Components(Components::Smaller(_), _) => None,
             Self::Components(Components::Full(planes), colour) => {
-                let planes = colour::channels(planes, colour)?;
+                let planes = jpeg::channels(planes, colour, Instructions::Detected)?;
                 let (width, height) = (planes.first()?.width, planes.first()?.height);
                 picture(width, height, &planes.iter().map(|plane| &plane.samples[..]).collect::<Vec<_>>(), |at| at)
             }

@@ -303,3 +303,17 @@ proptest! {
         drop(decode(&bytes, &Limits { max_pixels: 1 << 20, ..Limits::default() }));
     }
 }
+
+/// Plain red in luma, chroma and black, as libjpeg writes it.
+static YCCK: &[u8] = include_bytes!("../../tests/fixtures/ycck.jpg");
+
+#[test]
+fn luma_and_chroma_beside_black_are_of_what_the_inks_leave() {
+    let decoded = decode(YCCK, &Limits::default()).unwrap();
+    let picture = decoded.pixels.into_picture().unwrap().into_rgb8();
+    assert_eq!(picture.dimensions(), (64, 64));
+    for pixel in picture.pixels() {
+        // What Pillow makes of it.
+        assert!(pixel.0.iter().zip([221, 30, 20]).all(|(found, want)| found.abs_diff(want) <= 1), "{pixel:?}");
+    }
+}

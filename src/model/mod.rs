@@ -3,7 +3,6 @@
 pub mod bundle;
 pub mod catalogue;
 pub mod classifier;
-mod colour;
 pub mod decode;
 pub mod decode_error;
 pub mod format;

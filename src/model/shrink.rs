@@ -8,10 +8,9 @@ use std::{
 use image::DynamicImage;
 
 use super::{
-    colour::{self, Enlarge},
     decode::{Pixels, Stored},
     geometry::Region,
-    jpeg::{Colour, Components, Plane},
+    jpeg::{self, Colour, Components, Enlarge, Instructions, Plane},
     packed::{Backdrop, Packed},
     png::Narrowed,
     resize::{self, Filter, Part, Rows, Sample, Smaller, Weights},
@@ -105,7 +104,7 @@ fn of_colours<S: Enlarge>(
         let rows_of = Lines { samples: &plane.samples, length: plane.width as usize };
         resize::resize(&rows_of, columns, rows)
     };
-    Some(colour::channels(planes, colour)?.iter().map(resized).collect())
+    Some(jpeg::channels(planes, colour, Instructions::Detected)?.iter().map(resized).collect())
 }
 
 fn narrowed(pixels: &Narrowed, wanted: &Wanted) -> Option<Vec<Vec<u8>>> {

@@ -8,13 +8,15 @@
 //! where that spares enlarging it. Coefficients that the size does not need are skipped, several at once, and so are
 //! blocks outside the [`Area`] that is asked for; of those that progressive files come back to, a bit each is kept.
 //!
-//! Components are returned as they are stored: neither enlarged to a common size nor converted to RGB.
+//! Components are returned as they are stored: neither enlarged to a common size nor converted to RGB. [`channels()`]
+//! does both.
 //!
 //! Damage that is met is an error, where libjpeg would fill with grey and warn: a label for half a picture would be a
 //! wrong one. What is skipped is not verified.
 
 mod bits;
 mod coefficients;
+mod colour;
 mod header;
 mod huffman;
 mod idct;
@@ -27,6 +29,7 @@ mod standard;
 #[cfg(test)]
 mod tests;
 
+pub use colour::{Enlarge, channels};
 use header::{Parser, Process};
 use plane::Planes;
 pub use plane::{Area, Components, Plane, Scale};

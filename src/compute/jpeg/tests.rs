@@ -141,6 +141,17 @@ fn instructions_make_no_difference() {
             let [detected, portable] =
                 [Instructions::Detected, Instructions::Portable].map(|i| decode(&file, scale, i).unwrap());
             assert_eq!(detected, portable, "{name} at 1/{divisor}");
+            let colours = |instructions| {
+                let jpeg = Jpeg::open(&file).unwrap();
+                let (colour, area) = (jpeg.colour(), Area::all(jpeg.size()));
+                match jpeg.decode(scale, area, Instructions::Portable).unwrap() {
+                    Components::Full(planes) => channels(planes, colour, instructions).map(Components::Full),
+                    Components::Smaller(planes) => channels(planes, colour, instructions).map(Components::Smaller),
+                }
+            };
+            let [detected, portable] =
+                [Instructions::Detected, Instructions::Portable].map(|i| planes(colours(i).unwrap()));
+            assert_eq!(detected, portable, "colours of {name} at 1/{divisor}");
         }
     }
 }

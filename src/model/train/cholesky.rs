@@ -1,5 +1,8 @@
 //! Cholesky's factor of a symmetric positive matrix, and what is solved with it.
 
+/// Right sides that are solved at once: each factor is read once for so many.
+const SIDE_BY_SIDE: usize = 8;
+
 /// The lower triangle `L` of `matrix = L Lᵀ`.
 #[derive(Debug)]
 pub(super) struct Cholesky {
@@ -31,21 +34,60 @@ impl Cholesky {
         &self.rows
     }
 
+    /// Solves `L Lᵀ X = matrix`, `[size][columns]`, in place.
+    pub(super) fn solve(&self, matrix: &mut [f64], columns: usize) {
+        self.by_columns(matrix, columns, |vectors| {
+            self.forward(vectors);
+            self.backward(vectors);
+        });
+    }
+
+    /// Solves `Lᵀ X = matrix`, `[size][columns]`, in place.
+    pub(super) fn solve_transposed(&self, matrix: &mut [f64], columns: usize) {
+        self.by_columns(matrix, columns, |vectors| self.backward(vectors));
+    }
+
+    /// Takes [`SIDE_BY_SIDE`] columns at a time, the last ones filled up with zeros.
+    fn by_columns(&self, matrix: &mut [f64], columns: usize, solve: impl Fn(&mut [[f64; SIDE_BY_SIDE]])) {
+        let mut vectors = vec![[0.0; SIDE_BY_SIDE]; self.size];
+        for first in (0..columns).step_by(SIDE_BY_SIDE) {
+            let some = first..columns.min(first + SIDE_BY_SIDE);
+            for (vector, row) in vectors.iter_mut().zip(matrix.chunks_exact(columns)) {
+                vector[..some.len()].copy_from_slice(&row[some.clone()]);
+                vector[some.len()..].fill(0.0);
+            }
+            solve(&mut vectors);
+            for (vector, row) in vectors.iter().zip(matrix.chunks_exact_mut(columns)) {
+                row[some.clone()].copy_from_slice(&vector[..some.len()]);
+            }
+        }
+    }
+
     /// Solves `L x = vector` in place.
-    pub(super) fn forward(&self, vector: &mut [f64]) {
+    fn forward(&self, vectors: &mut [[f64; SIDE_BY_SIDE]]) {
         for (i, row) in self.rows.chunks_exact(self.size).enumerate() {
-            vector[i] = (vector[i] - dot(&row[..i], &vector[..i])) / row[i];
+            let (before, vector) = vectors.split_at_mut(i);
+            for (factor, before) in row.iter().zip(before) {
+                subtract(&mut vector[0], *factor, before);
+            }
+            vector[0].iter_mut().for_each(|value| *value /= row[i]);
         }
     }
 
     /// Solves `Lᵀ x = vector` in place.
-    pub(super) fn backward(&self, vector: &mut [f64]) {
+    fn backward(&self, vectors: &mut [[f64; SIDE_BY_SIDE]]) {
         for (i, row) in self.rows.chunks_exact(self.size).enumerate().rev() {
-            let (before, value) = vector.split_at_mut(i);
-            value[0] /= row[i];
-            before.iter_mut().zip(row).for_each(|(before, factor)| *before -= factor * value[0]);
+            let (before, vector) = vectors.split_at_mut(i);
+            vector[0].iter_mut().for_each(|value| *value /= row[i]);
+            for (factor, before) in row.iter().zip(before) {
+                subtract(before, *factor, &vector[0]);
+            }
         }
     }
+}
+
+fn subtract(from: &mut [f64; SIDE_BY_SIDE], factor: f64, values: &[f64; SIDE_BY_SIDE]) {
+    from.iter_mut().zip(values).for_each(|(from, value)| *from -= factor * value);
 }
 
 /// A sum of products in eight parts, which the processor's vectors take at once.
@@ -82,12 +124,19 @@ mod tests {
         for (found, wanted) in found.rows().iter().zip(&factor) {
             assert!((found - wanted).abs() < 1e-12, "{found} instead of {wanted}");
         }
-        let solution: Vec<f64> = (0..SIZE).map(number).collect();
-        let mut vector: Vec<f64> = matrix.chunks_exact(SIZE).map(|row| dot(row, &solution)).collect();
-        found.forward(&mut vector);
-        found.backward(&mut vector);
-        for (found, wanted) in vector.iter().zip(&solution) {
-            assert!((found - wanted).abs() < 1e-10, "{found} instead of {wanted}");
+        for columns in [1, SIDE_BY_SIDE, SIDE_BY_SIDE + 3] {
+            let solution: Vec<f64> = (0..SIZE * columns).map(number).collect();
+            let times = |matrix: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
+                let sum = |i, c| (0..SIZE).map(|j| matrix(i, j) * solution[j * columns + c]).sum();
+                (0..SIZE * columns).map(|at| sum(at / columns, at % columns)).collect()
+            };
+            let mut solved = times(&|i, j| matrix[i * SIZE + j]);
+            found.solve(&mut solved, columns);
+            let mut transposed = times(&|i, j| factor[j * SIZE + i]);
+            found.solve_transposed(&mut transposed, columns);
+            for (found, wanted) in solved.iter().chain(&transposed).zip(solution.iter().chain(&solution)) {
+                assert!((found - wanted).abs() < 1e-10, "{found} instead of {wanted}");
+            }
         }
     }
 }

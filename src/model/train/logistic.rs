@@ -62,6 +62,32 @@ pub struct Layer {
     pub bias: Vec<f64>,
 }
 
+impl Layer {
+    /// The mean of layers of one shape; none have no weights.
+    pub(super) fn mean<'a>(layers: impl ExactSizeIterator<Item = &'a Self>) -> Self {
+        let share = 1.0 / layers.len() as f64;
+        let mut mean = Self { weights: Vec::new(), bias: Vec::new() };
+        for Self { weights, bias } in layers {
+            for (sums, values) in [(&mut mean.weights, weights), (&mut mean.bias, bias)] {
+                sums.resize(values.len(), 0.0);
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += share * value);
+            }
+        }
+        mean
+    }
+}
+
+/// Of a class's probability for a sample, `p (1 - p)` that is counted at least: where all samples are sure, the
+/// curvature must not vanish.
+const LEAST_OPEN: f64 = 1e-6;
+
+/// How much slopes change by the weights of any class, and by its bias.
+struct Curvature {
+    /// `[length][length]`
+    of_weights: Cholesky,
+    of_bias: f64,
+}
+
 /// The function to minimise, for one set of samples.
 pub(super) struct Problem {
     /// `[samples, length]`.
@@ -69,48 +95,45 @@ pub(super) struct Problem {
     labels: Vec<usize>,
     classes: usize,
     length: usize,
-    /// An upper bound of the curvature by the weights of any class, `[length][length]`: half the mean product of two
-    /// features (Böhning 1992, "Multinomial logistic regression algorithm").
-    curvature: Vec<f64>,
 }
 
 impl Problem {
     pub(super) fn new(samples: &Samples) -> Result<Self> {
         let &Samples { length, classes, ref labels, .. } = samples;
         let features = Tensor::from_slice(&samples.features, (labels.len(), length), &Device::Cpu)?;
-        let curvature = (features.t()?.matmul(&features)? / (2.0 * labels.len() as f64))?;
-        Ok(Self { features, labels: labels.clone(), classes, length, curvature: curvature.flatten_all()?.to_vec1()? })
+        Ok(Self { features, labels: labels.clone(), classes, length })
     }
 
     /// The best layer for a `strength` of L2, searched from `start` on.
     pub(super) fn fit(&self, strength: f64, start: &Layer, precision: Precision) -> Result<Layer> {
         let point = [&start.weights[..], &start.bias].concat();
-        let bound = self.bound(strength);
-        let precondition = |vector: &mut [f64]| self.divide(vector, &bound);
+        let curvature = self.curvature(strength, start)?;
+        let precondition = |vector: &mut [f64]| self.divide(vector, &curvature);
         let mut weights = lbfgs::minimise(point, precision.into(), precondition, |point| self.value(point, strength))?;
         let bias = weights.split_off(self.length * self.classes);
         Ok(Layer { weights, bias })
     }
 
-    /// The bound of the curvature with this strength.
-    fn bound(&self, strength: f64) -> Cholesky {
-        let mut bound = self.curvature.clone();
-        (0..self.length).for_each(|i| bound[i * self.length + i] += strength);
-        Cholesky::new(bound, self.length)
+    /// An estimate of the curvature around `layer`, one for all classes: each sample counts by the class that is most
+    /// open for it.
+    fn curvature(&self, strength: f64, layer: &Layer) -> Result<Curvature> {
+        let samples = self.labels.len() as f64;
+        let logs = self.log_probabilities(layer)?;
+        let open = |row: &[f64]| row.iter().map(|log| log.exp()).map(|p| p * (1.0 - p)).fold(LEAST_OPEN, f64::max);
+        let open: Vec<f64> = logs.chunks_exact(self.classes).map(|row| open(row) / samples).collect();
+        let of_bias = open.iter().sum();
+        let roots = Tensor::from_iter(open.into_iter().map(f64::sqrt), &Device::Cpu)?.unsqueeze(1)?;
+        let weighted = self.features.broadcast_mul(&roots)?;
+        let mut of_weights: Vec<f64> = weighted.t()?.matmul(&weighted)?.flatten_all()?.to_vec1()?;
+        (0..self.length).for_each(|i| of_weights[i * self.length + i] += strength);
+        Ok(Curvature { of_weights: Cholesky::new(of_weights, self.length), of_bias })
     }
 
-    /// Divides a gradient by the bound of the curvature, class by class; that of the bias is half.
-    fn divide(&self, gradient: &mut [f64], bound: &Cholesky) {
+    /// Divides a gradient by the curvature.
+    fn divide(&self, gradient: &mut [f64], curvature: &Curvature) {
         let (weights, bias) = gradient.split_at_mut(self.length * self.classes);
-        let mut column = vec![0.0; self.length];
-        for class in 0..self.classes {
-            let places = (class..weights.len()).step_by(self.classes);
-            column.iter_mut().zip(places.clone()).for_each(|(value, at)| *value = weights[at]);
-            bound.forward(&mut column);
-            bound.backward(&mut column);
-            places.zip(&column).for_each(|(at, value)| weights[at] = *value);
-        }
-        bias.iter_mut().for_each(|bias| *bias *= 2.0);
+        curvature.of_weights.solve(weights, self.classes);
+        bias.iter_mut().for_each(|bias| *bias /= curvature.of_bias);
     }
 
     /// A layer that knows nothing.

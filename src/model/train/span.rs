@@ -45,11 +45,10 @@ impl Span {
     /// The layer for whole vectors: `Xᵀ L⁻ᵀ` times its weights.
     pub(super) fn undo(&self, Layer { weights, bias }: Layer) -> Result<Layer> {
         let (count, classes) = (weights.len() / bias.len(), bias.len());
-        let by_class = Tensor::from_vec(weights, (count, classes), &Device::Cpu)?.t()?;
-        let mut by_class: Vec<f64> = by_class.flatten_all()?.to_vec1()?;
-        by_class.chunks_exact_mut(count).for_each(|column| self.factor.backward(column));
-        let sums = Tensor::from_vec(by_class, (classes, count), &Device::Cpu)?;
-        let weights = sums.matmul(&self.samples)?.t()?.flatten_all()?.to_vec1()?;
+        let mut sums = weights;
+        self.factor.solve_transposed(&mut sums, classes);
+        let sums = Tensor::from_vec(sums, (count, classes), &Device::Cpu)?;
+        let weights = self.samples.t()?.matmul(&sums)?.flatten_all()?.to_vec1()?;
         Ok(Layer { weights, bias })
     }
 }

@@ -66,11 +66,11 @@ pub fn fit(samples: &Samples, seed: u64) -> Result<Fit> {
             }
         }
     }
-    let Some(Tried { strength, guesses, confidences, .. }) = best else {
+    let Some(Tried { strength, guesses, confidences, start, .. }) = best else {
         candle_core::bail!("the loss is not a number for any strength: the features are not finite")
     };
     let all = Problem::new(&scaled)?;
-    let layer = all.fit(strength, &all.blank(), Precision::Final)?;
+    let layer = all.fit(strength, &start, Precision::Final)?;
     let layer = scale.undo(match span {
         Some(span) => span.undo(layer)?,
         None => layer,
@@ -127,6 +127,8 @@ struct Tried {
     right: usize,
     loss: f64,
     strength: f64,
+    /// The mean of the parts' layers, from which to search that of all samples.
+    start: Layer,
     guesses: Vec<usize>,
     confidences: Vec<f64>,
 }
@@ -142,7 +144,8 @@ impl Tried {
         }
         let right = guesses.iter().zip(labels).filter(|(guess, label)| guess == label).count();
         let loss = parts.iter().map(Part::loss).sum();
-        Self { right, loss, strength, guesses, confidences }
+        let start = Layer::mean(parts.iter().map(|part| &part.layer));
+        Self { right, loss, strength, start, guesses, confidences }
     }
 
     /// Whether it is better: by right answers, which is what a classifier is for and what scikit-learn's
@@ -253,7 +256,14 @@ mod tests {
 
     #[test]
     fn right_answers_count_and_the_loss_among_equals() {
-        let tried = |right, loss| Tried { right, loss, strength: 0.1, guesses: Vec::new(), confidences: Vec::new() };
+        let tried = |right, loss| Tried {
+            right,
+            loss,
+            strength: 0.1,
+            start: Layer::mean([].into_iter()),
+            guesses: Vec::new(),
+            confidences: Vec::new(),
+        };
         assert!(tried(8, 9.0).beats(&tried(7, 5.0)) && !tried(7, 5.0).beats(&tried(8, 9.0)));
         assert!(tried(8, 5.0).beats(&tried(8, 9.0)) && !tried(8, 9.0).beats(&tried(8, 9.0)));
     }

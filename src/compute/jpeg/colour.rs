@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::{
-    jpeg::{Colour, Plane},
-    resize::{Fine, Sample},
-};
+use super::{Colour, Instructions, Plane};
+use crate::resize::{Fine, Sample};
 
 /// Of a fraction, the bits of [`factor`].
 const FRACTION: u32 = 16;
@@ -20,35 +18,39 @@ const fn factor(value: f64) -> i32 {
 ///
 /// Chroma and the sum are whole numbers even where luma is finer: over most of a picture chroma is so even that all
 /// pixels of a finer sample were rounded alike, which no mean of them makes good.
-#[inline]
+#[inline(always)]
 fn colour<S: Sample>(luma: S, sum: i32) -> S {
     S::nearest(luma.raw() + ((sum + (1 << (FRACTION - 1))) >> FRACTION << S::FRACTION))
 }
 
 /// Chroma around zero.
-#[inline]
+#[inline(always)]
 fn signed<S: Sample>(chroma: S) -> i32 {
     ((chroma.raw() + (1 << S::FRACTION >> 1)) >> S::FRACTION) - 128
 }
 
-#[inline]
+#[inline(always)]
 fn red_of<S: Sample>(luma: S, red: S) -> S {
     colour(luma, factor(1.402) * signed(red))
 }
 
-#[inline]
+#[inline(always)]
 fn green_of<S: Sample>(luma: S, blue: S, red: S) -> S {
     colour(luma, -factor(0.344_14) * signed(blue) - factor(0.714_14) * signed(red))
 }
 
-#[inline]
+#[inline(always)]
 fn blue_of<S: Sample>(luma: S, blue: S) -> S {
     colour(luma, factor(1.772) * signed(blue))
 }
 
 /// Grey alone, or red, green and blue, each of the first component's size. Inverted CMYK becomes each colour times
 /// black. `None` if there are not as many components as `colour` has.
-pub(super) fn channels<S: Enlarge>(mut planes: Vec<Plane<S>>, colour: Colour) -> Option<Vec<Plane<S>>> {
+pub fn channels<S: Enlarge>(
+    mut planes: Vec<Plane<S>>,
+    colour: Colour,
+    instructions: Instructions,
+) -> Option<Vec<Plane<S>>> {
     if colour == Colour::Grey {
         planes.truncate(1);
         return (!planes.is_empty()).then_some(planes);
@@ -58,12 +60,12 @@ pub(super) fn channels<S: Enlarge>(mut planes: Vec<Plane<S>>, colour: Colour) ->
     let of_samples = |samples: Vec<S>| Plane { samples, ..*first };
     let colours = match (colour, &others[..]) {
         (Colour::Rgb, [green, blue]) => [first.samples.clone(), green.to_vec(), blue.to_vec()],
-        (Colour::YCbCr, [blue, red]) => rgb(&first.samples, blue, red),
+        (Colour::YCbCr, [blue, red]) => rgb(&first.samples, blue, red, instructions),
         (Colour::Cmyk, [magenta, yellow, black]) => {
             [&first.samples[..], magenta, yellow].map(|ink| ink.iter().zip(&**black).map(by_black).collect())
         }
         // Luma and chroma are of what the inks leave. See [`Colour::Ycck`].
-        (Colour::Ycck, [blue, red, black]) => rgb(&first.samples, blue, red).map(|colour| {
+        (Colour::Ycck, [blue, red, black]) => rgb(&first.samples, blue, red, instructions).map(|colour| {
             colour.iter().map(inverse).zip(&**black).map(|(ink, black)| by_black((&ink, black))).collect()
         }),
         _ => return None,
@@ -72,12 +74,34 @@ pub(super) fn channels<S: Enlarge>(mut planes: Vec<Plane<S>>, colour: Colour) ->
 }
 
 /// Red, green and blue of luma and chroma of one size.
-fn rgb<S: Sample>(luma: &[S], blue: &[S], red: &[S]) -> [Vec<S>; 3] {
-    [
-        luma.iter().zip(red).map(|(luma, red)| red_of(*luma, *red)).collect(),
-        luma.iter().zip(blue).zip(red).map(|((luma, b), r)| green_of(*luma, *b, *r)).collect(),
-        luma.iter().zip(blue).map(|(luma, blue)| blue_of(*luma, *blue)).collect(),
-    ]
+fn rgb<S: Sample>(luma: &[S], blue: &[S], red: &[S], instructions: Instructions) -> [Vec<S>; 3] {
+    let mut colours = [(); 3].map(|()| vec![S::default(); luma.len()]);
+    #[cfg(target_arch = "x86_64")]
+    if instructions == Instructions::Detected && std::arch::is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn with_avx2<S: Sample>(luma: &[S], blue: &[S], red: &[S], colours: &mut [Vec<S>; 3]) {
+            write_rgb(luma, blue, red, colours);
+        }
+        // SAFETY: the processor has the instructions.
+        unsafe { with_avx2(luma, blue, red, &mut colours) };
+        return colours;
+    }
+    write_rgb(luma, blue, red, &mut colours);
+    colours
+}
+
+/// [`rgb()`] with the instructions of whatever it is compiled into.
+#[inline(always)]
+fn write_rgb<S: Sample>(luma: &[S], blue: &[S], red: &[S], [reds, greens, blues]: &mut [Vec<S>; 3]) {
+    for ((to, luma), red) in reds.iter_mut().zip(luma).zip(red) {
+        *to = red_of(*luma, *red);
+    }
+    for (((to, luma), blue), red) in greens.iter_mut().zip(luma).zip(blue).zip(red) {
+        *to = green_of(*luma, *blue, *red);
+    }
+    for ((to, luma), blue) in blues.iter_mut().zip(luma).zip(blue) {
+        *to = blue_of(*luma, *blue);
+    }
 }
 
 fn inverse<S: Sample>(sample: &S) -> S {
@@ -90,7 +114,7 @@ fn by_black<S: Sample>((ink, black): (&S, &S)) -> S {
 }
 
 /// Samples of which components may have fewer than the first.
-pub(super) trait Enlarge: Sample {
+pub trait Enlarge: Sample {
     /// The samples of `plane` where those of `first` are.
     fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>>;
 }
@@ -126,12 +150,13 @@ fn nearest<'a, S: Sample>(plane: &'a Plane<S>, first: &Plane<S>) -> Option<Cow<'
         // Saturates at 0.
         (from..from + count).map(move |at| (place(at) as usize).min(most.saturating_sub(1) as usize))
     }
-    let columns = places(first.left, first.width, plane.across / first.across, plane.left, plane.width);
+    let columns: Vec<usize> =
+        places(first.left, first.width, plane.across / first.across, plane.left, plane.width).collect();
     let rows = places(first.top, first.height, plane.down / first.down, plane.top, plane.height);
     let mut enlarged = Vec::with_capacity(first.samples.len());
     for y in rows {
         let row = plane.samples.get(y * plane.width as usize..(y + 1) * plane.width as usize)?;
-        enlarged.extend(columns.clone().map(|x| row[x]));
+        enlarged.extend(columns.iter().map(|x| row[*x]));
     }
     Some(Cow::Owned(enlarged))
 }
@@ -182,27 +207,5 @@ fn widen<const BITS: u32>(sums: &[u16], line: &mut [u8], halves: [u16; 2]) {
     for (to, near) in line.as_chunks_mut::<2>().0.iter_mut().zip(sums.windows(3)) {
         let own = 3 * near[1];
         *to = [((own + near[0] + halves[0]) >> BITS) as u8, ((own + near[2] + halves[1]) >> BITS) as u8];
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::model::{
-        Limits,
-        decode::{self, View},
-    };
-
-    /// Plain red in luma, chroma and black, as libjpeg writes it.
-    static YCCK: &[u8] = include_bytes!("../../tests/fixtures/ycck.jpg");
-
-    #[test]
-    fn luma_and_chroma_beside_black_are_of_what_the_inks_leave() {
-        let decoded = decode::decode(YCCK, &Limits::default(), View::all).unwrap();
-        let picture = decoded.pixels.into_picture().unwrap().into_rgb8();
-        assert_eq!(picture.dimensions(), (64, 64));
-        for pixel in picture.pixels() {
-            // What Pillow makes of it.
-            assert!(pixel.0.iter().zip([221, 30, 20]).all(|(found, want)| found.abs_diff(want) <= 1), "{pixel:?}");
-        }
     }
 }
