@@ -10,7 +10,7 @@ use super::calls::Calls;
 use super::inverted::{Block, Strip, bounds};
 use super::layer::{Call, Conv, Data, Scratch};
 use super::mean::Mean;
-use super::memory::{Buffer, Shared};
+use super::memory::{Buffer, Shared, gather};
 use super::plan::{Algorithm, Plan};
 use super::pointwise::{Bounds, Matrix, Rows};
 use super::simd::Simd;
@@ -85,8 +85,9 @@ impl Layers {
             blocks.push(block);
         }
         let strips = blocks.iter().skip(1).position(|block| block.size.is_small()).map_or(blocks.len(), |at| at + 1);
-        let head = Matrix::new::<S>(&weights::convolution(weights, &inverted.head, network.epsilon)?, 1, threads);
-        let last = Conv::linear::<S>(&weights::linear(weights, &network.last)?, threads);
+        let mut head = Matrix::new::<S>(&weights::convolution(weights, &inverted.head, network.epsilon)?, 1, threads);
+        let mut last = Conv::linear::<S>(&weights::linear(weights, &network.last)?, threads);
+        gather(blocks.iter_mut().flat_map(Block::buffers).chain(head.buffers()).chain(last.buffers()));
         assert!(last.shape.inputs.is_multiple_of(S::LANES), "features are whole vectors");
         Ok(Self {
             side,
@@ -155,6 +156,8 @@ impl Memory {
             .next_multiple_of(16);
         grow(&mut self.private, self.private_len * threads);
         grow(&mut self.shared, plan.shared);
+        let activations = self.strips.iter_mut().chain(&mut self.images);
+        gather(activations.chain([&mut self.middle, &mut self.private, &mut self.shared]));
         self.plan = Some(plan);
         self.batch = batch;
     }

@@ -57,6 +57,11 @@ impl Depthwise {
         Self { weights, bias: filters.pack_bias(S::PANEL), kernel, stride, bounds }
     }
 
+    /// All of its memory.
+    pub(super) fn buffers(&mut self) -> impl Iterator<Item = &mut Buffer> {
+        [&mut self.weights, &mut self.bias].into_iter()
+    }
+
     /// Computes a row of one panel.
     ///
     /// # Safety

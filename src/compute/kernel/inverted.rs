@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::super::architecture::{self, Activation};
 use super::depthwise::{Depthwise, MOST_TAPS, Row};
 use super::inverted_size::{Image, Size};
+use super::memory::Buffer;
 use super::pointwise::{Bounds, Matrix, Rows};
 use super::simd::Simd;
 use super::stem::CHANNELS;
@@ -89,6 +90,11 @@ impl Block {
             widened: places(side * side, &|i| i / side * size.row_len + i % side * S::PANEL),
             narrowed: places(pixels, &|i| i * size.output_stride),
         })
+    }
+
+    /// All of its weights, in the order they are read.
+    pub(super) fn buffers(&mut self) -> impl Iterator<Item = &mut Buffer> {
+        self.expand.buffers().chain(self.depthwise.buffers()).chain(self.project.buffers())
     }
 
     /// Floats of scratch that a strip needs.

@@ -78,6 +78,11 @@ impl Conv {
         Self::new::<S>(shape, filters, threads)
     }
 
+    /// All of its memory but what later calls make.
+    pub(super) fn buffers(&mut self) -> impl Iterator<Item = &mut Buffer> {
+        [&mut self.weights, &mut self.bias].into_iter()
+    }
+
     /// Whether this is not the layer's first call.
     pub(super) fn used_before(&self) -> bool {
         self.used.load(Ordering::Relaxed)

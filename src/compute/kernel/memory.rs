@@ -5,8 +5,10 @@
 
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
+#[cfg(target_os = "linux")]
+use std::sync::Arc;
 
-/// Buffers below this many bytes come from the allocator.
+/// Buffers below this many bytes come from the allocator, unless they are [gathered](gather).
 #[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -85,9 +87,31 @@ pub(super) struct Buffer {
 enum Owner {
     /// The global allocator, with this layout; nobody if its size is zero.
     Heap(std::alloc::Layout),
-    /// An anonymous mapping: its start (at or before the aligned data) and length.
+    /// A mapping that holds this buffer, and perhaps others.
     #[cfg(target_os = "linux")]
-    Mapping(*mut libc::c_void, usize),
+    Mapping(Arc<Mapping>),
+}
+
+/// An anonymous mapping.
+#[cfg(target_os = "linux")]
+struct Mapping {
+    start: *mut libc::c_void,
+    length: usize,
+}
+
+#[cfg(target_os = "linux")]
+// SAFETY: it is an address and a length; what lies there is shared as the buffers are.
+unsafe impl Send for Mapping {}
+#[cfg(target_os = "linux")]
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+#[cfg(target_os = "linux")]
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this length, and no buffer in it is left.
+        unsafe { libc::munmap(self.start, self.length) };
+    }
 }
 
 // SAFETY: a buffer owns its memory; sharing follows Rust's rules through `Deref`.
@@ -135,6 +159,7 @@ impl Buffer {
         if start == libc::MAP_FAILED {
             return None;
         }
+        let mapping = Arc::new(Mapping { start, length });
         let aligned = start.map_addr(|a| a.next_multiple_of(HUGE_PAGE));
         // Huge pages are in memory as a whole: what does not fill the last one goes without.
         let whole = len * size_of::<f32>() / HUGE_PAGE * HUGE_PAGE;
@@ -143,8 +168,30 @@ impl Buffer {
             libc::madvise(aligned, whole, libc::MADV_HUGEPAGE);
             libc::madvise(aligned.byte_add(whole), bytes - whole, libc::MADV_NOHUGEPAGE);
         }
-        Some(Self { data: NonNull::new(aligned.cast())?, len, owner: Owner::Mapping(start, length) })
+        Some(Self { data: NonNull::new(aligned.cast())?, len, owner: Owner::Mapping(mapping) })
     }
+}
+
+/// Moves buffers into one block of memory, in which small ones too are in huge pages.
+pub(super) fn gather<'a>(buffers: impl IntoIterator<Item = &'a mut Buffer>) {
+    #[cfg(target_os = "linux")]
+    {
+        let buffers: Vec<&mut Buffer> = buffers.into_iter().collect();
+        let in_lines = |buffer: &Buffer| buffer.len().next_multiple_of(LINE / size_of::<f32>());
+        let len: usize = buffers.iter().map(|buffer| in_lines(buffer)).sum();
+        let Buffer { data, owner: Owner::Mapping(mapping), .. } = &Buffer::zeroed(len) else { return };
+        let mut first = 0;
+        for buffer in buffers {
+            // SAFETY: each has a part of the mapping to itself.
+            let data = unsafe { data.add(first) };
+            let mut moved = Buffer { data, len: buffer.len(), owner: Owner::Mapping(Arc::clone(mapping)) };
+            moved.copy_from_slice(buffer);
+            first += in_lines(buffer);
+            *buffer = moved;
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    drop(buffers);
 }
 
 impl Drop for Buffer {
@@ -154,10 +201,7 @@ impl Drop for Buffer {
             // SAFETY: allocated with this layout.
             Owner::Heap(layout) => unsafe { std::alloc::dealloc(self.data.as_ptr().cast(), layout) },
             #[cfg(target_os = "linux")]
-            // SAFETY: mapped with this length.
-            Owner::Mapping(start, length) => unsafe {
-                libc::munmap(start, length);
-            },
+            Owner::Mapping(_) => {}
         }
     }
 }
@@ -230,6 +274,27 @@ mod tests {
         let pages = [0x2000..0x4000, 0x8000..0xa000, 0x9000..0xa000, 0xa000..0xb000, 0xb000..0xc000, 0xc000..0xd000];
         let found: Vec<bool> = pages.iter().map(|pages| is_unchanged_file(maps, pages)).collect();
         assert_eq!(found, [true, false, false, false, false, false]);
+    }
+
+    #[test]
+    fn gathered_buffers_are_as_they_were() {
+        // Too few for a huge page, and enough.
+        for len in [100, 300_000] {
+            let mut buffers: Vec<Buffer> = (0..4).map(|index| Buffer::zeroed(index * len + index)).collect();
+            for (index, buffer) in buffers.iter_mut().enumerate() {
+                buffer.fill(index as f32);
+            }
+            gather(&mut buffers);
+            gather(&mut buffers);
+            buffers.swap_remove(1);
+            for (buffer, index) in buffers.iter_mut().zip([0, 3, 2]) {
+                assert_eq!(buffer.len(), index * len + index);
+                assert!(buffer.is_empty() || (buffer.as_ptr() as usize).is_multiple_of(LINE));
+                assert!(buffer.iter().all(|&x| x == index as f32));
+                buffer.fill(7.0);
+            }
+            assert!(buffers[1][0] == 7.0 && buffers[2].iter().all(|&x| x == 7.0));
+        }
     }
 
     #[test]

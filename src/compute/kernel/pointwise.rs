@@ -73,6 +73,11 @@ impl Matrix {
         }
     }
 
+    /// All of its memory.
+    pub(super) fn buffers(&mut self) -> impl Iterator<Item = &mut Buffer> {
+        [&mut self.weights, &mut self.bias].into_iter()
+    }
+
     /// Panels of outputs. The last one may be of one vector only.
     pub(super) fn panels<S: Simd>(&self) -> usize {
         self.outputs.div_ceil(S::PANEL)
