@@ -167,6 +167,17 @@ pub enum Activation {
     Relu6,
 }
 
+impl Activation {
+    /// The largest output, where none is negative.
+    pub const fn ceiling(self) -> Option<f32> {
+        match self {
+            Self::None => None,
+            Self::Relu => Some(f32::INFINITY),
+            Self::Relu6 => Some(6.0),
+        }
+    }
+}
+
 /// A matrix and a bias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Linear {

@@ -5,14 +5,14 @@
 //! held whole, all images go on together, each panel by one thread ([`Block::panel`]), so that weights are read once
 //! for many pixels; the projection follows when all panels are there.
 
-use super::super::architecture::{Inverted, Network};
+use super::super::architecture::{Activation, Inverted, Network};
 use super::calls::Calls;
-use super::inverted::{Block, Strip, bounds};
+use super::inverted::{Block, Strip};
 use super::layer::{Call, Conv, Data, Scratch};
 use super::mean::Mean;
 use super::memory::{Buffer, Shared, gather};
 use super::plan::{Algorithm, Plan};
-use super::pointwise::{Bounds, Matrix, Rows};
+use super::pointwise::{Matrix, Rows};
 use super::simd::Simd;
 use super::stem::CHANNELS;
 use super::threads::Threads;
@@ -34,7 +34,7 @@ pub(super) struct Layers {
     /// Blocks that large images pass in strips, the first always among them.
     strips: usize,
     head: Matrix,
-    head_bounds: Bounds,
+    head_activation: Activation,
     /// Place of each pixel of the head's output.
     head_places: Vec<u32>,
     /// Floats of a pixel of the head's input.
@@ -93,7 +93,7 @@ impl Layers {
             side,
             strips,
             head,
-            head_bounds: bounds(inverted.head.activation),
+            head_activation: inverted.head.activation,
             head_places: (0..side_in * side_in).map(|pixel| (pixel * S::PANEL) as u32).collect(),
             head_stride: inverted.head.inputs.next_multiple_of(S::LANES),
             last,
@@ -297,7 +297,7 @@ impl<S: Simd> Cascade<S> {
     /// # Safety
     /// `input` holds the outputs of the last block.
     unsafe fn head(&self, memory: &mut Memory, input: *mut f32, features: &mut [f32]) {
-        let Layers { head, head_places, head_stride, head_bounds, last, .. } = &self.layers;
+        let Layers { head, head_places, head_stride, head_activation, last, .. } = &self.layers;
         let (batch, scratch, pixels) = (memory.batch, memory.scratch(), head_places.len());
         let (input, features) = (Shared(input), Shared(features.as_mut_ptr()));
         memory.threads.run(head.panels::<S>(), &|panel, thread| {
@@ -313,7 +313,7 @@ impl<S: Simd> Cascade<S> {
                         output,
                         places: head_places.as_ptr(),
                         residual: std::ptr::null(),
-                        bounds: *head_bounds,
+                        activation: *head_activation,
                     };
                     head.multiply(self.simd, panel, rows);
                     let to = features.get().add(image * last.shape.inputs + panel * S::PANEL);

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use super::super::architecture::Activation;
 use super::memory::Buffer;
 use super::pack::Filters;
-use super::pointwise::Bounds;
 use super::simd::{Body, Simd};
 
 /// Largest filter.
@@ -22,7 +22,7 @@ pub(super) struct Depthwise {
     bias: Buffer,
     kernel: usize,
     stride: usize,
-    bounds: Bounds,
+    activation: Activation,
 }
 
 /// A row of outputs of one panel.
@@ -41,7 +41,7 @@ pub(super) struct Row {
 
 impl Depthwise {
     /// Folds `filters`, one input each.
-    pub(super) fn new<S: Simd>(filters: &Filters, kernel: usize, stride: usize, bounds: Bounds) -> Self {
+    pub(super) fn new<S: Simd>(filters: &Filters, kernel: usize, stride: usize, activation: Activation) -> Self {
         let taps = kernel * kernel;
         assert!(
             matches!((kernel, stride), (3 | 5, 1 | 2)),
@@ -54,7 +54,7 @@ impl Depthwise {
                 weights[(channel / S::PANEL * taps + tap) * S::PANEL + channel % S::PANEL] = weight * scale;
             }
         }
-        Self { weights, bias: filters.pack_bias(S::PANEL), kernel, stride, bounds }
+        Self { weights, bias: filters.pack_bias(S::PANEL), kernel, stride, activation }
     }
 
     /// All of its memory.
@@ -143,10 +143,11 @@ impl<const K: usize, const D: usize, const V: usize> Filter<'_, K, D, V> {
                     }
                 }
             }
-            let (low, high) = (simd.splat(layer.bounds.low), simd.splat(layer.bounds.high));
+            let most = layer.activation.ceiling().map(|most| simd.splat(most));
             for n in 0..N {
                 for v in 0..V {
-                    let value = simd.min(simd.max(sums[n][v], low), high);
+                    let sum = sums[n][v];
+                    let value = if let Some(most) = most { simd.within(sum, most) } else { sum };
                     simd.store(row.output.add((x + n) * row.stride + v * S::LANES), value);
                 }
             }

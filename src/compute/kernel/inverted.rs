@@ -6,7 +6,7 @@ use super::super::architecture::{self, Activation};
 use super::depthwise::{Depthwise, MOST_TAPS, Row};
 use super::inverted_size::{Image, Size};
 use super::memory::Buffer;
-use super::pointwise::{Bounds, Matrix, Rows};
+use super::pointwise::{Matrix, Rows};
 use super::simd::Simd;
 use super::stem::CHANNELS;
 use super::threads::Threads;
@@ -16,7 +16,7 @@ use super::weights::{self, KernelError, Weights};
 pub(super) struct Block {
     /// 1x1; in the first block the stem.
     expand: Matrix,
-    expand_bounds: Bounds,
+    expand_activation: Activation,
     /// What the stem reads: of the first block only.
     image: Option<Image>,
     depthwise: Depthwise,
@@ -80,9 +80,9 @@ impl Block {
         let pixels = if size.is_small() { output_side } else { size.group() } * output_side;
         Ok(Self {
             expand: widened,
-            expand_bounds: bounds(expand.activation),
+            expand_activation: expand.activation,
             image,
-            depthwise: Depthwise::new::<S>(&filters(depthwise)?, kernel, stride, bounds(depthwise.activation)),
+            depthwise: Depthwise::new::<S>(&filters(depthwise)?, kernel, stride, depthwise.activation),
             project: projection,
             identity: *identity,
             size,
@@ -209,7 +209,7 @@ impl Block {
             output: output.wrapping_add(panel * S::PANEL),
             places: self.narrowed.as_ptr(),
             residual,
-            bounds: Bounds::NONE,
+            activation: Activation::None,
         };
         // SAFETY: the caller's promise.
         unsafe { self.project.multiply(simd, panel, rows) };
@@ -263,7 +263,7 @@ impl Block {
                         output: to.add(before * S::PANEL),
                         places: self.widened.as_ptr(),
                         residual: std::ptr::null(),
-                        bounds: self.expand_bounds,
+                        activation: self.expand_activation,
                     },
                 );
             }
@@ -305,13 +305,4 @@ struct Held {
     ring: usize,
     /// A row above or below the image.
     zeros: *mut f32,
-}
-
-/// What an activation cuts outputs to.
-pub(super) fn bounds(activation: Activation) -> Bounds {
-    match activation {
-        Activation::None => Bounds::NONE,
-        Activation::Relu => Bounds { low: 0.0, high: f32::INFINITY },
-        Activation::Relu6 => Bounds::RELU6,
-    }
 }

@@ -1,10 +1,11 @@
-//! Products of rows and a packed matrix with all that follows at once: bias, residual and the bounds of an activation.
+//! Products of rows and a packed matrix with all that follows at once: bias, residual and activation.
 //!
 //! A 1x1 convolution is one: its rows are pixels. So is a small convolution over few channels: the pixels under a row
 //! of its filter lie side by side in memory and are one long tap.
 
 use std::hint::black_box;
 
+use super::super::architecture::Activation;
 use super::memory::Buffer;
 use super::pack::Filters;
 use super::simd::{Body, Simd};
@@ -15,18 +16,6 @@ const DEPTH: usize = 256;
 
 /// Most rows of a tile that is one vector wide: as many sums, a weight and a broadcast fit 16 registers.
 const NARROW_ROWS: usize = 14;
-
-/// What outputs are cut to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bounds {
-    pub(super) low: f32,
-    pub(super) high: f32,
-}
-
-impl Bounds {
-    pub(super) const NONE: Self = Self { low: f32::NEG_INFINITY, high: f32::INFINITY };
-    pub(super) const RELU6: Self = Self { low: 0.0, high: 6.0 };
-}
 
 /// A packed matrix.
 pub(super) struct Matrix {
@@ -58,7 +47,7 @@ pub(super) struct Rows {
     pub(super) places: *const u32,
     /// Added to the output; null for none.
     pub(super) residual: *const f32,
-    pub(super) bounds: Bounds,
+    pub(super) activation: Activation,
 }
 
 impl Matrix {
@@ -111,7 +100,7 @@ impl Matrix {
                 rows: Rows {
                     input: rows.input.wrapping_add(first),
                     residual: if last { rows.residual } else { std::ptr::null() },
-                    bounds: if last { rows.bounds } else { Bounds::NONE },
+                    activation: if last { rows.activation } else { Activation::None },
                     ..rows
                 },
                 taps: self.taps,
@@ -176,6 +165,36 @@ impl Product {
     }
 }
 
+impl Product {
+    /// Adds the residual to the sums, if there is one, and stores what `activate` makes of them.
+    ///
+    /// # Safety
+    /// As for [`Matrix::multiply`].
+    #[inline(always)]
+    unsafe fn write<S: Simd, const R: usize, const V: usize>(
+        &self,
+        simd: S,
+        sums: [[S::Vector; V]; R],
+        activate: impl Fn(S::Vector) -> S::Vector,
+    ) {
+        let Rows { output, places, residual, .. } = self.rows;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for r in 0..R {
+                let place = *places.add(r) as usize;
+                for v in 0..V {
+                    let at = place + v * S::LANES;
+                    let mut value = sums[r][v];
+                    if !residual.is_null() {
+                        value = simd.add(value, simd.load(residual.add(at)));
+                    }
+                    simd.store(output.add(at), activate(value));
+                }
+            }
+        }
+    }
+}
+
 /// [`Product`] for `R` rows and `V` vectors of outputs, all sums in registers; `AHEAD` fetches the next block
 /// meanwhile.
 struct Tile<const R: usize, const V: usize, const AHEAD: bool>(Product);
@@ -224,17 +243,12 @@ impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<R, V, AHEA
                     k += 1;
                 }
             }
-            let (low, high) = (simd.splat(p.rows.bounds.low), simd.splat(p.rows.bounds.high));
-            for r in 0..R {
-                let place = *p.rows.places.add(r) as usize;
-                for v in 0..V {
-                    let at = place + v * S::LANES;
-                    let mut value = sums[r][v];
-                    if !p.rows.residual.is_null() {
-                        value = simd.add(value, simd.load(p.rows.residual.add(at)));
-                    }
-                    simd.store(p.rows.output.add(at), simd.min(simd.max(value, low), high));
+            match p.rows.activation.ceiling() {
+                Some(most) => {
+                    let most = simd.splat(most);
+                    p.write(simd, sums, |sum| simd.within(sum, most));
                 }
+                None => p.write(simd, sums, |sum| sum),
             }
         }
     }

@@ -65,8 +65,9 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn neg_mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// The larger of each lane.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// The smaller of each lane.
-    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Each lane, or 0 if it is negative, or `most` if it is larger; `most` is not negative. Of what is no number any of
+    /// these.
+    fn within(self, a: Self::Vector, most: Self::Vector) -> Self::Vector;
 }
 
 /// Plain Rust for any processor. Four lanes are what every 64-bit one has (SSE2, NEON), so the compiler maps each
@@ -141,7 +142,8 @@ impl Simd for Portable {
         lanes(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
-    fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    fn within(self, a: [f32; 4], most: [f32; 4]) -> [f32; 4] {
+        let a = self.max(a, [0.0; 4]);
+        lanes(|i| if a[i] < most[i] { a[i] } else { most[i] })
     }
 }

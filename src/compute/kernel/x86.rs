@@ -10,7 +10,7 @@ macro_rules! implement {
     ($token:ident, $vector:ty, lanes $lanes:literal, registers $registers:literal, rows $rows:literal,
      $features:literal, ($($detected:tt),+),
      $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident
-     $max:ident $min:ident) => {
+     $max:ident, $within:ident) => {
         #[doc = concat!("Proof that this processor has `", $features, "`.")]
         #[derive(Clone, Copy)]
         pub(super) struct $token(());
@@ -87,20 +87,37 @@ macro_rules! implement {
                 unsafe { $max(a, b) }
             }
             #[inline(always)]
-            fn min(self, a: $vector, b: $vector) -> $vector {
+            fn within(self, a: $vector, most: $vector) -> $vector {
                 // SAFETY: the token proves the features.
-                unsafe { $min(a, b) }
+                unsafe { $within(a, most) }
             }
         }
     };
 }
 
+/// [`Simd::within`] by integers: floats that are not negative are in the order of their bits, negative ones are negative
+/// integers. Some processors compare these in units that floats do not need.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn within_256(a: __m256, most: __m256) -> __m256 {
+    let positive = _mm256_max_epi32(_mm256_castps_si256(a), _mm256_setzero_si256());
+    _mm256_castsi256_ps(_mm256_min_epi32(positive, _mm256_castps_si256(most)))
+}
+
+/// The same.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn within_512(a: __m512, most: __m512) -> __m512 {
+    let positive = _mm512_max_epi32(_mm512_castps_si512(a), _mm512_setzero_si512());
+    _mm512_castsi512_ps(_mm512_min_epi32(positive, _mm512_castps_si512(most)))
+}
+
 // 16 registers: 12 accumulators, two weights, one broadcast.
 implement!(Avx2, __m256, lanes 8, registers 16, rows 6, "avx2,fma", ("avx2", "fma"),
     _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
-    _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps _mm256_min_ps);
+    _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps, within_256);
 
 // 32 registers: 28 accumulators, two weights, one broadcast. 14 rows also divide ResNet's 56, 28, 14 and 7.
 implement!(Avx512, __m512, lanes 16, registers 32, rows 14, "avx512f,avx2,fma", ("avx512f", "avx2", "fma"),
     _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
-    _mm512_fmadd_ps _mm512_fnmadd_ps _mm512_max_ps _mm512_min_ps);
+    _mm512_fmadd_ps _mm512_fnmadd_ps _mm512_max_ps, within_512);

@@ -7,7 +7,7 @@ use super::super::super::architecture::{Activation, Conv, Family, Inverted, Inve
 use super::super::bench::{Tensors, noise};
 use super::super::depthwise::{Depthwise, MOST_TAPS, Row};
 use super::super::pack::Filters;
-use super::super::pointwise::{Bounds, Matrix, Rows};
+use super::super::pointwise::{Matrix, Rows};
 use super::super::simd::Simd;
 use super::super::threads::Threads;
 use super::super::{Isa, Kernel, Parallel, with_isa};
@@ -39,7 +39,7 @@ struct Pointwise {
     count: usize,
     gap: usize,
     residual: bool,
-    bounds: Bounds,
+    activation: Activation,
 }
 
 impl Pointwise {
@@ -71,7 +71,7 @@ impl Pointwise {
                 output: output[panel * S::PANEL..].as_mut_ptr(),
                 places: places.as_ptr(),
                 residual: if self.residual { residual[panel * S::PANEL..].as_ptr() } else { std::ptr::null() },
-                bounds: self.bounds,
+                activation: self.activation,
             };
             // SAFETY: all of it was made for this matrix.
             unsafe { matrix.multiply(simd, panel, rows) };
@@ -98,7 +98,10 @@ impl Pointwise {
                     if self.residual {
                         sum += f64::from(residual[(self.count - 1 - row) * width + channel]);
                     }
-                    let sum = sum.clamp(f64::from(self.bounds.low), f64::from(self.bounds.high));
+                    let sum = match self.activation.ceiling() {
+                        Some(most) => sum.clamp(0.0, f64::from(most)),
+                        None => sum,
+                    };
                     check(isa, output[channel], sum, self.rows * self.depth() + 2);
                 }
                 assert!(
@@ -140,7 +143,7 @@ impl Depth {
             &filters(self.channels, 1, self.kernel * self.kernel),
             self.kernel,
             self.stride,
-            Bounds::RELU6,
+            Activation::Relu6,
         );
         let width = self.channels.next_multiple_of(S::LANES);
         let mut output = vec![f32::NAN; self.count * width];
@@ -269,9 +272,9 @@ proptest! {
         count in 1usize..40,
         gap in 0usize..3,
         residual in prop::bool::ANY,
-        bounds in prop_oneof![Just(Bounds::NONE), Just(Bounds::RELU6)],
+        activation in prop_oneof![Just(Activation::None), Just(Activation::Relu), Just(Activation::Relu6)],
     ) {
-        Pointwise { rows, inputs, outputs, count, gap, residual, bounds }.check();
+        Pointwise { rows, inputs, outputs, count, gap, residual, activation }.check();
     }
 
     #[test]
