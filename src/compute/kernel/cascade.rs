@@ -300,7 +300,13 @@ impl<S: Simd> Cascade<S> {
         let Layers { head, head_places, head_stride, head_activation, last, .. } = &self.layers;
         let (batch, scratch, pixels) = (memory.batch, memory.scratch(), head_places.len());
         let (input, features) = (Shared(input), Shared(features.as_mut_ptr()));
-        memory.threads.run(head.panels::<S>(), &|panel, thread| {
+        // The last layer's weights are the most for one product, and what reads them has nothing else to do.
+        let panels = head.panels::<S>();
+        let share = |panel: usize| {
+            let place = |panel| last.weights.len() * panel / panels;
+            &last.weights[place(panel)..place(panel + 1)]
+        };
+        memory.threads.run(panels, &|panel, thread| {
             let output = scratch.private(thread);
             for image in 0..batch {
                 // SAFETY: the scratch has room for one panel of the pixels; each task writes its own features.
@@ -314,6 +320,7 @@ impl<S: Simd> Cascade<S> {
                         places: head_places.as_ptr(),
                         residual: std::ptr::null(),
                         activation: *head_activation,
+                        next: if image == 0 { share(panel) } else { &[] },
                     };
                     head.multiply(self.simd, panel, rows);
                     let to = features.get().add(image * last.shape.inputs + panel * S::PANEL);

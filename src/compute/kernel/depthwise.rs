@@ -62,6 +62,12 @@ impl Depthwise {
         [&mut self.weights, &mut self.bias].into_iter()
     }
 
+    /// Asks for the weights of one panel.
+    pub(super) fn fetch<S: Simd>(&self, simd: S, panel: usize) {
+        let len = self.kernel * self.kernel * S::PANEL;
+        self.weights[panel * len..][..len].chunks(16).for_each(|line| simd.prefetch(line.as_ptr()));
+    }
+
     /// Computes a row of one panel.
     ///
     /// # Safety

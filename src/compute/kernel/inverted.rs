@@ -171,6 +171,7 @@ impl Block {
         // SAFETY: the caller's promise.
         unsafe {
             held.zeros.write_bytes(0, row_len);
+            self.depthwise.fetch(simd, panel);
             self.widen(simd, panel, input, std::ptr::null_mut(), 0..side, &held);
             self.filter(simd, panel, &held, 0..output_side, middle.add(panel * S::PANEL));
         }
@@ -210,6 +211,7 @@ impl Block {
             places: self.narrowed.as_ptr(),
             residual,
             activation: Activation::None,
+            next: &[],
         };
         // SAFETY: the caller's promise.
         unsafe { self.project.multiply(simd, panel, rows) };
@@ -264,6 +266,7 @@ impl Block {
                         places: self.widened.as_ptr(),
                         residual: std::ptr::null(),
                         activation: self.expand_activation,
+                        next: &[],
                     },
                 );
             }

@@ -32,7 +32,7 @@ pub(super) struct Matrix {
 
 /// What is multiplied, and where it goes.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+pub(super) struct Rows<'a> {
     /// The first row.
     pub(super) input: *const f32,
     /// Distance between rows.
@@ -48,6 +48,8 @@ pub(super) struct Rows {
     /// Added to the output; null for none.
     pub(super) residual: *const f32,
     pub(super) activation: Activation,
+    /// What will be read next of memory that is far away: fetched meanwhile, as much as there is time for.
+    pub(super) next: &'a [f32],
 }
 
 impl Matrix {
@@ -87,12 +89,13 @@ impl Matrix {
     /// # Safety
     /// Each row has as many columns as the matrix, `places` one for each row, and output and residual [`Matrix::width`]
     /// floats at each place.
-    pub(super) unsafe fn multiply<S: Simd>(&self, simd: S, panel: usize, rows: Rows) {
+    pub(super) unsafe fn multiply<S: Simd>(&self, simd: S, panel: usize, rows: Rows<'_>) {
         let columns = self.taps * self.depth;
         let narrow = self.width::<S>(panel) < S::PANEL;
         let most = if narrow { NARROW_ROWS } else { S::ROWS };
         let at_once = if self.taps == 1 { DEPTH } else { columns };
         let tiles = rows.count.div_ceil(most);
+        let mut next = rows.next;
         for first in (0..columns).step_by(at_once) {
             let depth = if self.taps == 1 { at_once.min(columns - first) } else { self.depth };
             let last = first + at_once >= columns;
@@ -107,12 +110,21 @@ impl Matrix {
                 depth,
                 weights: self.weights[(panel * columns + first) * S::PANEL..].as_ptr(),
                 bias: (first == 0).then(|| self.bias[panel * S::PANEL..].as_ptr()),
+                ahead: std::ptr::null(),
             };
+            let block = self.taps * depth * S::PANEL;
             for index in 0..tiles {
                 let height = rows.count / tiles + usize::from(index < rows.count % tiles);
+                // The block behind this one is usually the next to be read.
+                tile.ahead = tile.weights.wrapping_add(block);
+                let mut fetches = index == 0;
+                if !fetches && !next.is_empty() {
+                    (tile.ahead, fetches) = (next.as_ptr(), true);
+                    next = &next[block.min(next.len())..];
+                }
                 // SAFETY: the tiles partition the rows; the caller answers for them.
                 unsafe {
-                    match (narrow, index == 0) {
+                    match (narrow, fetches) {
                         (true, _) => tile.narrow::<S, false>(simd, height),
                         (false, true) => tile.wide::<S, true>(simd, height),
                         (false, false) => tile.wide::<S, false>(simd, height),
@@ -127,14 +139,16 @@ impl Matrix {
 
 /// Some columns of rows, and the weights that they meet.
 #[derive(Clone, Copy)]
-struct Product {
-    rows: Rows,
+struct Product<'a> {
+    rows: Rows<'a>,
     taps: usize,
     depth: usize,
     /// `[taps][depth][PANEL]`
     weights: *const f32,
     /// What the sums start from; none for what the output holds.
     bias: Option<*const f32>,
+    /// What the tile fetches meanwhile.
+    ahead: *const f32,
 }
 
 /// Launches the tile of a height: the first ones are there whatever the registers.
@@ -150,7 +164,7 @@ macro_rules! heights {
     };
 }
 
-impl Product {
+impl Product<'_> {
     /// A tile of two vectors.
     #[inline(always)]
     unsafe fn wide<S: Simd, const AHEAD: bool>(self, simd: S, height: usize) {
@@ -165,7 +179,7 @@ impl Product {
     }
 }
 
-impl Product {
+impl Product<'_> {
     /// Adds the residual to the sums, if there is one, and stores what `activate` makes of them.
     ///
     /// # Safety
@@ -197,9 +211,9 @@ impl Product {
 
 /// [`Product`] for `R` rows and `V` vectors of outputs, all sums in registers; `AHEAD` fetches the next block
 /// meanwhile.
-struct Tile<const R: usize, const V: usize, const AHEAD: bool>(Product);
+struct Tile<'a, const R: usize, const V: usize, const AHEAD: bool>(Product<'a>);
 
-impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<R, V, AHEAD> {
+impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<'_, R, V, AHEAD> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         let Self(p) = self;
@@ -216,8 +230,7 @@ impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<R, V, AHEA
                 }
             }
             let mut weights = p.weights;
-            // The block behind this one is usually the next to be read.
-            let mut ahead = weights.wrapping_add(p.taps * p.depth * S::PANEL);
+            let mut ahead = p.ahead;
             for tap in 0..p.taps {
                 let mut rows = [p.rows.input; R];
                 // A compiler that knows how the rows lie reads several columns at once, and has no registers left for

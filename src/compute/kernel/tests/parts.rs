@@ -72,6 +72,7 @@ impl Pointwise {
                 places: places.as_ptr(),
                 residual: if self.residual { residual[panel * S::PANEL..].as_ptr() } else { std::ptr::null() },
                 activation: self.activation,
+                next: &[],
             };
             // SAFETY: all of it was made for this matrix.
             unsafe { matrix.multiply(simd, panel, rows) };
