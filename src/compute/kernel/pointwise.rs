@@ -110,21 +110,22 @@ impl Matrix {
                 depth,
                 weights: self.weights[(panel * columns + first) * S::PANEL..].as_ptr(),
                 bias: (first == 0).then(|| self.bias[panel * S::PANEL..].as_ptr()),
-                ahead: std::ptr::null(),
+                ahead: None,
             };
             let block = self.taps * depth * S::PANEL;
             for index in 0..tiles {
                 let height = rows.count / tiles + usize::from(index < rows.count % tiles);
-                // The block behind this one is usually the next to be read.
-                tile.ahead = tile.weights.wrapping_add(block);
-                let mut fetches = index == 0;
-                if !fetches && !next.is_empty() {
-                    (tile.ahead, fetches) = (next.as_ptr(), true);
+                tile.ahead = if index == 0 {
+                    // The block behind this one is usually the next to be read.
+                    Some(tile.weights.wrapping_add(block))
+                } else {
+                    let ahead = (!next.is_empty()).then_some(next.as_ptr());
                     next = &next[block.min(next.len())..];
-                }
+                    ahead
+                };
                 // SAFETY: the tiles partition the rows; the caller answers for them.
                 unsafe {
-                    match (narrow, fetches) {
+                    match (narrow, tile.ahead.is_some()) {
                         (true, _) => tile.narrow::<S, false>(simd, height),
                         (false, true) => tile.wide::<S, true>(simd, height),
                         (false, false) => tile.wide::<S, false>(simd, height),
@@ -147,8 +148,8 @@ struct Product<'a> {
     weights: *const f32,
     /// What the sums start from; none for what the output holds.
     bias: Option<*const f32>,
-    /// What the tile fetches meanwhile.
-    ahead: *const f32,
+    /// What tiles of two vectors fetch meanwhile, as much as these weights are.
+    ahead: Option<*const f32>,
 }
 
 /// Launches the tile of a height: the first ones are there whatever the registers.
@@ -177,9 +178,7 @@ impl Product<'_> {
     unsafe fn narrow<S: Simd, const AHEAD: bool>(self, simd: S, height: usize) {
         heights!(self, simd, height, NARROW_ROWS, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14;);
     }
-}
 
-impl Product<'_> {
     /// Adds the residual to the sums, if there is one, and stores what `activate` makes of them.
     ///
     /// # Safety
@@ -209,8 +208,7 @@ impl Product<'_> {
     }
 }
 
-/// [`Product`] for `R` rows and `V` vectors of outputs, all sums in registers; `AHEAD` fetches the next block
-/// meanwhile.
+/// [`Product`] for `R` rows and `V` vectors of outputs, all sums in registers; `AHEAD` fetches what is ahead meanwhile.
 struct Tile<'a, const R: usize, const V: usize, const AHEAD: bool>(Product<'a>);
 
 impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<'_, R, V, AHEAD> {
@@ -230,7 +228,7 @@ impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<'_, R, V, 
                 }
             }
             let mut weights = p.weights;
-            let mut ahead = p.ahead;
+            let mut ahead = p.ahead.unwrap_or(weights);
             for tap in 0..p.taps {
                 let mut rows = [p.rows.input; R];
                 // A compiler that knows how the rows lie reads several columns at once, and has no registers left for
