@@ -72,7 +72,7 @@ fn directories_are_read_in_natural_order_and_failures_do_not_stop_the_rest() {
         let good = ["in/2.png", "in/10.png", "in/deep/1.PNG"].contains(&path);
         assert_eq!(line["label"].is_string(), good, "{line}");
         assert_eq!(line["error"].is_string(), !good, "{line}");
-        assert_eq!(line["model"], "resnet18-cifar10@d5b71f07");
+        assert_eq!(line["model"], "resnet18-cifar10@e8fc3770");
         if good {
             assert_eq!(line["top"].as_array().unwrap().len(), 3);
             assert_eq!(line["top"][0]["label"], line["label"]);

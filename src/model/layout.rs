@@ -39,17 +39,6 @@ pub enum Preprocess {
     Raw,
 }
 
-impl Preprocess {
-    /// The name in `model.toml`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Square => "square",
-            Self::Raw => "raw",
-        }
-    }
-}
-
 /// What a model is, and how its input is made: `model.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
