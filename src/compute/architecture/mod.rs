@@ -168,7 +168,8 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The largest output, where none is negative.
+    /// The largest output, infinite if there is none; `None` where outputs may be negative.
+    #[must_use]
     pub const fn ceiling(self) -> Option<f32> {
         match self {
             Self::None => None,

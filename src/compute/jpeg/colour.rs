@@ -45,7 +45,7 @@ fn blue_of<S: Sample>(luma: S, blue: S) -> S {
 }
 
 /// Grey alone, or red, green and blue, each of the first component's size. Inverted CMYK becomes each colour times
-/// black. `None` if there are not as many components as `colour` has.
+/// black. `None` if there are not as many components as `colour` has, or one does not cover the first.
 pub fn channels<S: Enlarge>(
     mut planes: Vec<Plane<S>>,
     colour: Colour,
@@ -57,6 +57,9 @@ pub fn channels<S: Enlarge>(
     }
     let first = planes.first()?;
     let others = planes[1..].iter().map(|plane| S::enlarged(plane, first)).collect::<Option<Vec<_>>>()?;
+    if others.iter().any(|samples| samples.len() != first.samples.len()) {
+        return None;
+    }
     let of_samples = |samples: Vec<S>| Plane { samples, ..*first };
     let colours = match (colour, &others[..]) {
         (Colour::Rgb, [green, blue]) => [first.samples.clone(), green.to_vec(), blue.to_vec()],
@@ -115,7 +118,7 @@ fn by_black<S: Sample>((ink, black): (&S, &S)) -> S {
 
 /// Samples of which components may have fewer than the first.
 pub trait Enlarge: Sample {
-    /// The samples of `plane` where those of `first` are.
+    /// The samples of `plane` where those of `first` are; `None` if it does not cover them.
     fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>>;
 }
 
@@ -156,7 +159,7 @@ fn nearest<'a, S: Sample>(plane: &'a Plane<S>, first: &Plane<S>) -> Option<Cow<'
     let mut enlarged = Vec::with_capacity(first.samples.len());
     for y in rows {
         let row = plane.samples.get(y * plane.width as usize..(y + 1) * plane.width as usize)?;
-        enlarged.extend(columns.iter().map(|x| row[*x]));
+        enlarged.extend(columns.iter().map_while(|x| row.get(*x)));
     }
     Some(Cow::Owned(enlarged))
 }

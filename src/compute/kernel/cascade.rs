@@ -135,13 +135,8 @@ impl Memory {
         let most = |blocks: &[Block], len: &dyn Fn(&Block) -> usize| blocks.iter().map(len).max().unwrap_or(0);
         let (strip, image) = (most(early, &|b| b.size.output_len()), most(late, &|b| b.size.output_len()));
         let last = early.last().map_or(0, |block| block.size.output_len());
-        for buffer in &mut self.strips {
-            grow(buffer, threads.min(batch) * strip);
-        }
-        for buffer in &mut self.images {
-            grow(buffer, batch * image.max(last));
-        }
-        grow(&mut self.middle, most(late, &|b| layers.together(b, batch, threads) * b.size.middle_len()));
+        let (strip, image) = (threads.min(batch) * strip, batch * image.max(last));
+        let middle = most(late, &|b| layers.together(b, batch, threads) * b.size.middle_len());
         let plan = run::plan::<S>(
             Algorithm::choose(&layers.last.shape, batch, S::LANES),
             &layers.last.shape,
@@ -154,12 +149,21 @@ impl Memory {
             .max(layers.head_places.len() * S::PANEL)
             .max(plan.private)
             .next_multiple_of(16);
-        grow(&mut self.private, self.private_len * threads);
-        grow(&mut self.shared, plan.shared);
-        let activations = self.strips.iter_mut().chain(&mut self.images);
-        gather(activations.chain([&mut self.middle, &mut self.private, &mut self.shared]));
+        self.hold([strip, strip, image, image, middle, self.private_len * threads, plan.shared]);
         self.plan = Some(plan);
         self.batch = batch;
+    }
+
+    /// Makes room for as many floats in each buffer, in the order of the fields, where there is none yet.
+    fn hold(&mut self, lens: [usize; 7]) {
+        let Self { strips: [strip, other_strip], images: [image, other_image], middle, private, shared, .. } = self;
+        let mut buffers = [strip, other_strip, image, other_image, middle, private, shared];
+        if buffers.iter().zip(lens).any(|(buffer, len)| buffer.len() < len) {
+            for (buffer, len) in buffers.iter_mut().zip(lens) {
+                grow(buffer, len);
+            }
+            gather(buffers);
+        }
     }
 
     /// Memory of the threads, and of layers.
@@ -262,6 +266,7 @@ impl<S: Simd> Cascade<S> {
         let size = block.size;
         let input_len = size.side * size.side * size.input_stride;
         memory.threads.run(size.panels, &|panel, thread| {
+            block.fetch(self.simd, panel);
             for image in 0..images {
                 // SAFETY: each task writes its own panel of the middle.
                 unsafe {
@@ -300,7 +305,7 @@ impl<S: Simd> Cascade<S> {
         let Layers { head, head_places, head_stride, head_activation, last, .. } = &self.layers;
         let (batch, scratch, pixels) = (memory.batch, memory.scratch(), head_places.len());
         let (input, features) = (Shared(input), Shared(features.as_mut_ptr()));
-        // The last layer's weights are the most for one product, and what reads them has nothing else to do.
+        // For one image the last layer does one product with each of its weights, and so would wait for memory.
         let panels = head.panels::<S>();
         let share = |panel: usize| {
             let place = |panel| last.weights.len() * panel / panels;
@@ -353,5 +358,31 @@ impl<S: Simd> Cascade<S> {
         let call = Call { simd: self.simd, threads: &mut memory.threads, conv: &self.layers.last, plan, scratch, data };
         // SAFETY: the plan was made for this layer and batch, the scratch is as large as it asks.
         unsafe { run::run(call) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::architecture::{Architecture, Family};
+    use super::super::{bench::Tensors, simd::Portable};
+    use super::*;
+
+    #[test]
+    fn memory_is_kept_when_batches_become_smaller_and_larger_again() {
+        let network = Architecture::EfficientNetLite0.network(10);
+        let Family::Inverted(inverted) = &network.family else { unreachable!("it is of inverted residuals") };
+        let weights = Tensors::random(&network);
+        let mut threads = Threads::new(1).unwrap();
+        let layers = Layers::new::<Portable>(&network, inverted, &weights, 32, &mut threads).unwrap();
+        let mut memory = Memory::new(threads);
+        let mut places = |batch: usize| {
+            memory.plan::<Portable>(&layers, batch);
+            let Memory { strips, images, middle, private, .. } = &memory;
+            strips.iter().chain(images).chain([middle, private]).map(|buffer| buffer.as_ptr_range()).collect::<Vec<_>>()
+        };
+        let first = places(5);
+        assert_eq!(places(2), first);
+        assert_eq!(places(5), first);
+        assert_ne!(places(9), first);
     }
 }

@@ -149,12 +149,17 @@ impl<const K: usize, const D: usize, const V: usize> Filter<'_, K, D, V> {
                     }
                 }
             }
-            let most = layer.activation.ceiling().map(|most| simd.splat(most));
+            if let Some(most) = layer.activation.ceiling() {
+                let most = simd.splat(most);
+                for n in 0..N {
+                    for v in 0..V {
+                        sums[n][v] = simd.within(sums[n][v], most);
+                    }
+                }
+            }
             for n in 0..N {
                 for v in 0..V {
-                    let sum = sums[n][v];
-                    let value = if let Some(most) = most { simd.within(sum, most) } else { sum };
-                    simd.store(row.output.add((x + n) * row.stride + v * S::LANES), value);
+                    simd.store(row.output.add((x + n) * row.stride + v * S::LANES), sums[n][v]);
                 }
             }
         }

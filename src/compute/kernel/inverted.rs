@@ -171,10 +171,14 @@ impl Block {
         // SAFETY: the caller's promise.
         unsafe {
             held.zeros.write_bytes(0, row_len);
-            self.depthwise.fetch(simd, panel);
             self.widen(simd, panel, input, std::ptr::null_mut(), 0..side, &held);
             self.filter(simd, panel, &held, 0..output_side, middle.add(panel * S::PANEL));
         }
+    }
+
+    /// Asks for the filters that [`Block::panel`] reads in the end.
+    pub(super) fn fetch<S: Simd>(&self, simd: S, panel: usize) {
+        self.depthwise.fetch(simd, panel);
     }
 
     /// Panels of the output.

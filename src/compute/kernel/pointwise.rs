@@ -48,7 +48,8 @@ pub(super) struct Rows<'a> {
     /// Added to the output; null for none.
     pub(super) residual: *const f32,
     pub(super) activation: Activation,
-    /// What will be read next of memory that is far away: fetched meanwhile, as much as there is time for.
+    /// What is read next of memory that is far away. Tiles of two vectors, from the second on, fetch of it as much each
+    /// as they have weights.
     pub(super) next: &'a [f32],
 }
 
@@ -115,18 +116,16 @@ impl Matrix {
             let block = self.taps * depth * S::PANEL;
             for index in 0..tiles {
                 let height = rows.count / tiles + usize::from(index < rows.count % tiles);
-                tile.ahead = if index == 0 {
+                tile.ahead = match index {
+                    _ if narrow => None,
                     // The block behind this one is usually the next to be read.
-                    Some(tile.weights.wrapping_add(block))
-                } else {
-                    let ahead = (!next.is_empty()).then_some(next.as_ptr());
-                    next = &next[block.min(next.len())..];
-                    ahead
+                    0 => Some(tile.weights.wrapping_add(block)),
+                    _ => take(&mut next, block),
                 };
                 // SAFETY: the tiles partition the rows; the caller answers for them.
                 unsafe {
                     match (narrow, tile.ahead.is_some()) {
-                        (true, _) => tile.narrow::<S, false>(simd, height),
+                        (true, _) => tile.narrow(simd, height),
                         (false, true) => tile.wide::<S, true>(simd, height),
                         (false, false) => tile.wide::<S, false>(simd, height),
                     }
@@ -136,6 +135,13 @@ impl Matrix {
             }
         }
     }
+}
+
+/// Takes `len` floats off the front, or what is left; `None` if that is nothing.
+fn take(next: &mut &[f32], len: usize) -> Option<*const f32> {
+    let (first, rest) = next.split_at(len.min(next.len()));
+    *next = rest;
+    (!first.is_empty()).then_some(first.as_ptr())
 }
 
 /// Some columns of rows, and the weights that they meet.
@@ -175,22 +181,24 @@ impl Product<'_> {
 
     /// A tile of one vector.
     #[inline(always)]
-    unsafe fn narrow<S: Simd, const AHEAD: bool>(self, simd: S, height: usize) {
+    unsafe fn narrow<S: Simd>(self, simd: S, height: usize) {
+        const AHEAD: bool = false;
         heights!(self, simd, height, NARROW_ROWS, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14;);
     }
 
-    /// Adds the residual to the sums, if there is one, and stores what `activate` makes of them.
+    /// Adds the residual to the sums, if there is one, and stores them: `BOUNDED`, within 0 and `most`.
     ///
     /// # Safety
     /// As for [`Matrix::multiply`].
     #[inline(always)]
-    unsafe fn write<S: Simd, const R: usize, const V: usize>(
+    unsafe fn write<S: Simd, const R: usize, const V: usize, const BOUNDED: bool>(
         &self,
         simd: S,
         sums: [[S::Vector; V]; R],
-        activate: impl Fn(S::Vector) -> S::Vector,
+        most: f32,
     ) {
         let Rows { output, places, residual, .. } = self.rows;
+        let most = simd.splat(most);
         // SAFETY: the caller's promise.
         unsafe {
             for r in 0..R {
@@ -201,7 +209,10 @@ impl Product<'_> {
                     if !residual.is_null() {
                         value = simd.add(value, simd.load(residual.add(at)));
                     }
-                    simd.store(output.add(at), activate(value));
+                    if BOUNDED {
+                        value = simd.within(value, most);
+                    }
+                    simd.store(output.add(at), value);
                 }
             }
         }
@@ -255,11 +266,8 @@ impl<const R: usize, const V: usize, const AHEAD: bool> Body for Tile<'_, R, V, 
                 }
             }
             match p.rows.activation.ceiling() {
-                Some(most) => {
-                    let most = simd.splat(most);
-                    p.write(simd, sums, |sum| simd.within(sum, most));
-                }
-                None => p.write(simd, sums, |sum| sum),
+                Some(most) => p.write::<S, R, V, true>(simd, sums, most),
+                None => p.write::<S, R, V, false>(simd, sums, 0.0),
             }
         }
     }

@@ -63,7 +63,7 @@ impl Cholesky {
         }
     }
 
-    /// Solves `L x = vector` in place.
+    /// Solves `L X = vectors` in place.
     fn forward(&self, vectors: &mut [[f64; SIDE_BY_SIDE]]) {
         for (i, row) in self.rows.chunks_exact(self.size).enumerate() {
             let (before, vector) = vectors.split_at_mut(i);
@@ -74,7 +74,7 @@ impl Cholesky {
         }
     }
 
-    /// Solves `Lᵀ x = vector` in place.
+    /// Solves `Lᵀ X = vectors` in place.
     fn backward(&self, vectors: &mut [[f64; SIDE_BY_SIDE]]) {
         for (i, row) in self.rows.chunks_exact(self.size).enumerate().rev() {
             let (before, vector) = vectors.split_at_mut(i);

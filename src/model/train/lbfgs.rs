@@ -50,7 +50,7 @@ pub(super) fn minimise<E>(
             length /= 2.0;
         }
         let Some((next, next_value, next_gradient)) = found else { break };
-        memory.add(difference(&next, &point), difference(&next_gradient, &gradient));
+        memory.add(difference(&next, &point), difference(&next_gradient, &gradient), &precondition);
         (point, value, gradient) = (next, next_value, next_gradient);
     }
     Ok(point)
@@ -67,10 +67,12 @@ struct Pair {
     change: Vec<f64>,
     /// `1 / (step · change)`.
     rho: f64,
+    /// What the preconditioner's length of the change has to be multiplied with to be that of the step.
+    scale: f64,
 }
 
 impl Memory {
-    fn add(&mut self, step: Vec<f64>, change: Vec<f64>) {
+    fn add(&mut self, step: Vec<f64>, change: Vec<f64>, precondition: impl Fn(&mut [f64])) {
         let curvature = dot(&step, &change);
         // Rounding may leave none, and the inverse must stay positive.
         if curvature <= f64::EPSILON * dot(&change, &change) {
@@ -79,7 +81,10 @@ impl Memory {
         if self.pairs.len() == MEMORY {
             self.pairs.pop_front();
         }
-        self.pairs.push_back(Pair { step, change, rho: 1.0 / curvature });
+        let mut inverse = change.clone();
+        precondition(&mut inverse);
+        let scale = curvature / dot(&change, &inverse);
+        self.pairs.push_back(Pair { step, change, rho: 1.0 / curvature, scale });
     }
 
     /// Minus the inverse Hessian times the gradient: the two-loop recursion.
@@ -92,6 +97,9 @@ impl Memory {
             alphas.push(alpha);
         }
         precondition(&mut out);
+        if let Some(last) = self.pairs.back() {
+            out.iter_mut().for_each(|v| *v *= last.scale);
+        }
         for (pair, alpha) in self.pairs.iter().zip(alphas.iter().rev()) {
             let beta = pair.rho * dot(&pair.change, &out);
             add_scaled(&mut out, alpha - beta, &pair.step);

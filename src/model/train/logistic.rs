@@ -63,7 +63,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// The mean of layers of one shape; none have no weights.
+    /// The mean of layers of one shape; without layers it is empty.
     pub(super) fn mean<'a>(layers: impl ExactSizeIterator<Item = &'a Self>) -> Self {
         let share = 1.0 / layers.len() as f64;
         let mut mean = Self { weights: Vec::new(), bias: Vec::new() };
@@ -77,9 +77,16 @@ impl Layer {
     }
 }
 
-/// Of a class's probability for a sample, `p (1 - p)` that is counted at least: where all samples are sure, the
-/// curvature must not vanish.
+/// The least mean [`openness`]: where all samples are sure, the curvature must not vanish.
 const LEAST_OPEN: f64 = 1e-6;
+
+/// The most by which a sample's slopes change with its logits, of the `ln` of its probabilities `p`: a bound of the
+/// eigenvalues of `diag(p) - p pᵀ`. None is above the largest `p`, nor above `2 p (1 - p)` of it where that is more than
+/// a half (Gershgorin).
+fn openness(logs: &[f64]) -> f64 {
+    let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp();
+    if most < 0.5 { most } else { 2.0 * most * (1.0 - most) }
+}
 
 /// How much slopes change by the weights of any class, and by its bias.
 struct Curvature {
@@ -95,13 +102,16 @@ pub(super) struct Problem {
     labels: Vec<usize>,
     classes: usize,
     length: usize,
+    /// The mean product of two features, `[length][length]`.
+    products: Vec<f64>,
 }
 
 impl Problem {
     pub(super) fn new(samples: &Samples) -> Result<Self> {
         let &Samples { length, classes, ref labels, .. } = samples;
         let features = Tensor::from_slice(&samples.features, (labels.len(), length), &Device::Cpu)?;
-        Ok(Self { features, labels: labels.clone(), classes, length })
+        let products = (features.t()?.matmul(&features)? / labels.len() as f64)?;
+        Ok(Self { features, labels: labels.clone(), classes, length, products: products.flatten_all()?.to_vec1()? })
     }
 
     /// The best layer for a `strength` of L2, searched from `start` on.
@@ -114,19 +124,15 @@ impl Problem {
         Ok(Layer { weights, bias })
     }
 
-    /// An estimate of the curvature around `layer`, one for all classes: each sample counts by the class that is most
-    /// open for it.
+    /// An estimate of the curvature around `layer`, one for all classes: as if all samples were as open as they are on
+    /// average.
     fn curvature(&self, strength: f64, layer: &Layer) -> Result<Curvature> {
-        let samples = self.labels.len() as f64;
         let logs = self.log_probabilities(layer)?;
-        let open = |row: &[f64]| row.iter().map(|log| log.exp()).map(|p| p * (1.0 - p)).fold(LEAST_OPEN, f64::max);
-        let open: Vec<f64> = logs.chunks_exact(self.classes).map(|row| open(row) / samples).collect();
-        let of_bias = open.iter().sum();
-        let roots = Tensor::from_iter(open.into_iter().map(f64::sqrt), &Device::Cpu)?.unsqueeze(1)?;
-        let weighted = self.features.broadcast_mul(&roots)?;
-        let mut of_weights: Vec<f64> = weighted.t()?.matmul(&weighted)?.flatten_all()?.to_vec1()?;
+        let open = logs.chunks_exact(self.classes).map(openness).sum::<f64>() / self.labels.len() as f64;
+        let open = open.max(LEAST_OPEN);
+        let mut of_weights: Vec<f64> = self.products.iter().map(|product| open * product).collect();
         (0..self.length).for_each(|i| of_weights[i * self.length + i] += strength);
-        Ok(Curvature { of_weights: Cholesky::new(of_weights, self.length), of_bias })
+        Ok(Curvature { of_weights: Cholesky::new(of_weights, self.length), of_bias: open })
     }
 
     /// Divides a gradient by the curvature.
@@ -226,6 +232,31 @@ mod tests {
                 assert!((found - want).abs() < 1e-3, "{strength}: {found} instead of {want}");
             }
         }
+    }
+
+    #[test]
+    fn openness_bounds_the_curvature_of_a_sample() {
+        let of = |p: &[f64]| openness(&p.iter().map(|p| p.ln()).collect::<Vec<_>>());
+        // By two classes and by equal ones it is the eigenvalue itself.
+        for (p, eigenvalue) in [(&[0.5, 0.5][..], 0.5), (&[0.9, 0.1], 0.18), (&[0.25; 4], 0.25)] {
+            assert!((of(p) - eigenvalue).abs() < 1e-12, "{p:?}: {}", of(p));
+        }
+        // In any direction the curvature is at most as large.
+        let p = [0.55, 0.3, 0.1, 0.05];
+        for angle in 0..100 {
+            let v = [0, 1, 2, 3].map(|i| f64::from(angle * (i + 1) * 7 % 19 - 9));
+            let (mean, square): (f64, f64) =
+                p.iter().zip(v).fold((0.0, 0.0), |(m, s), (p, v)| (m + p * v, s + p * v * v));
+            let length: f64 = v.iter().map(|v| v * v).sum();
+            assert!(square - mean * mean <= of(&p) * length, "{v:?}");
+        }
+    }
+
+    #[test]
+    fn mean_is_of_each_weight() {
+        let layer = |x: f64| Layer { weights: vec![x, 2.0 * x], bias: vec![-x] };
+        let mean = Layer::mean([layer(1.0), layer(2.0), layer(6.0)].iter());
+        assert_eq!(mean, layer(3.0));
     }
 
     const SCIKIT_LEARN: [(f64, [f64; 9]); 2] = [

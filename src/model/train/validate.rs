@@ -50,14 +50,14 @@ pub fn fit(samples: &Samples, seed: u64) -> Result<Fit> {
     };
     let folds = deal(&scaled, seed);
     let mut parts = folds.iter().map(|fold| Part::new(&scaled, fold)).collect::<Result<Vec<_>>>()?;
-    let mut best: Option<Tried> = None;
+    let mut best: Option<(Tried, Layer)> = None;
     let mut worse = 0;
     for power in STRENGTHS {
         let strength = 10f64.powf(-f64::from(power) / 2.0);
         parts.par_iter_mut().try_for_each(|part| part.advance(strength))?;
         let tried = Tried::new(strength, &parts, &scaled.labels);
-        if tried.loss.is_finite() && best.as_ref().is_none_or(|best| tried.beats(best)) {
-            best = Some(tried);
+        if tried.loss.is_finite() && best.as_ref().is_none_or(|(best, _)| tried.beats(best)) {
+            best = Some((tried, Layer::mean(parts.iter().map(|part| &part.layer))));
             worse = 0;
         } else {
             worse += 1;
@@ -66,10 +66,11 @@ pub fn fit(samples: &Samples, seed: u64) -> Result<Fit> {
             }
         }
     }
-    let Some(Tried { strength, guesses, confidences, start, .. }) = best else {
+    let Some((Tried { strength, guesses, confidences, .. }, start)) = best else {
         candle_core::bail!("the loss is not a number for any strength: the features are not finite")
     };
     let all = Problem::new(&scaled)?;
+    // The mean of the folds' layers is near to that of all samples.
     let layer = all.fit(strength, &start, Precision::Final)?;
     let layer = scale.undo(match span {
         Some(span) => span.undo(layer)?,
@@ -127,8 +128,6 @@ struct Tried {
     right: usize,
     loss: f64,
     strength: f64,
-    /// The mean of the parts' layers, from which to search that of all samples.
-    start: Layer,
     guesses: Vec<usize>,
     confidences: Vec<f64>,
 }
@@ -144,8 +143,7 @@ impl Tried {
         }
         let right = guesses.iter().zip(labels).filter(|(guess, label)| guess == label).count();
         let loss = parts.iter().map(Part::loss).sum();
-        let start = Layer::mean(parts.iter().map(|part| &part.layer));
-        Self { right, loss, strength, start, guesses, confidences }
+        Self { right, loss, strength, guesses, confidences }
     }
 
     /// Whether it is better: by right answers, which is what a classifier is for and what scikit-learn's
@@ -256,14 +254,7 @@ mod tests {
 
     #[test]
     fn right_answers_count_and_the_loss_among_equals() {
-        let tried = |right, loss| Tried {
-            right,
-            loss,
-            strength: 0.1,
-            start: Layer::mean([].into_iter()),
-            guesses: Vec::new(),
-            confidences: Vec::new(),
-        };
+        let tried = |right, loss| Tried { right, loss, strength: 0.1, guesses: Vec::new(), confidences: Vec::new() };
         assert!(tried(8, 9.0).beats(&tried(7, 5.0)) && !tried(7, 5.0).beats(&tried(8, 9.0)));
         assert!(tried(8, 5.0).beats(&tried(8, 9.0)) && !tried(8, 9.0).beats(&tried(8, 9.0)));
     }

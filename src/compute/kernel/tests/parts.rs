@@ -40,6 +40,8 @@ struct Pointwise {
     gap: usize,
     residual: bool,
     activation: Activation,
+    /// Floats to fetch.
+    next: usize,
 }
 
 impl Pointwise {
@@ -72,7 +74,7 @@ impl Pointwise {
                 places: places.as_ptr(),
                 residual: if self.residual { residual[panel * S::PANEL..].as_ptr() } else { std::ptr::null() },
                 activation: self.activation,
-                next: &[],
+                next: &input[..self.next.min(input.len())],
             };
             // SAFETY: all of it was made for this matrix.
             unsafe { matrix.multiply(simd, panel, rows) };
@@ -116,6 +118,30 @@ impl Pointwise {
 
 fn pointwise<S: Simd>(case: &Pointwise) -> (Vec<f32>, Vec<f32>, usize) {
     case.run::<S>()
+}
+
+fn within<S: Simd>(value: f32, most: f32) -> f32 {
+    let simd = S::detect().unwrap();
+    let mut lanes = [f32::NAN; 16];
+    // SAFETY: no vector has more than 16 lanes.
+    unsafe { simd.store(lanes.as_mut_ptr(), simd.within(simd.splat(value), simd.splat(most))) };
+    lanes[0]
+}
+
+#[test]
+fn bounds_are_the_same_to_the_bit() {
+    let (least, subnormal) = (f32::MIN_POSITIVE, f32::from_bits(1));
+    let around_six = [6.0f32.next_down(), 6.0, 6.0f32.next_up()];
+    let positive = [0.0, subnormal, least, 1.0, f32::MAX, f32::INFINITY].into_iter().chain(around_six);
+    for value in positive.flat_map(|value| [value, -value]) {
+        for most in [6.0, f32::INFINITY] {
+            let want = if value > 0.0 { value.min(most) } else { 0.0 };
+            for isa in Isa::available() {
+                let found = with_isa!(isa, within(value, most), unreachable!("it is available"));
+                assert_eq!(found.to_bits(), want.to_bits(), "{isa:?}: {value} within {most}");
+            }
+        }
+    }
 }
 
 /// A row of depthwise filters.
@@ -273,9 +299,10 @@ proptest! {
         count in 1usize..40,
         gap in 0usize..3,
         residual in prop::bool::ANY,
+        next in 0usize..20_000,
         activation in prop_oneof![Just(Activation::None), Just(Activation::Relu), Just(Activation::Relu6)],
     ) {
-        Pointwise { rows, inputs, outputs, count, gap, residual, activation }.check();
+        Pointwise { rows, inputs, outputs, count, gap, residual, activation, next }.check();
     }
 
     #[test]
