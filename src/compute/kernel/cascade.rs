@@ -373,7 +373,7 @@ mod tests {
         let Family::Inverted(inverted) = &network.family else { unreachable!("it is of inverted residuals") };
         let weights = Tensors::random(&network);
         let mut threads = Threads::new(1).unwrap();
-        let layers = Layers::new::<Portable>(&network, inverted, &weights, 32, &mut threads).unwrap();
+        let layers = Layers::new::<Portable>(&network, inverted, &weights, 224, &mut threads).unwrap();
         let mut memory = Memory::new(threads);
         let mut places = |batch: usize| {
             memory.plan::<Portable>(&layers, batch);
