@@ -142,7 +142,7 @@ impl Classifier {
     /// As [`Self::outputs`], of inputs that differ in size.
     fn outputs_one_by_one(&self, inputs: &[Input]) -> Result<Outputs, ModelError> {
         let mut all = Outputs::default();
-        for Input { values, width } in inputs {
+        for Input { values, width, .. } in inputs {
             let Outputs { features, logits } = self.network.forward_one(values, *width)?;
             all.features.extend(features);
             all.logits.extend(logits);
@@ -172,11 +172,11 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Limits, preprocess::tests::expected};
+    use crate::model::{Detail, Limits, preprocess::tests::expected};
 
     fn classifier(engine: Engine) -> Classifier {
         Classifier::new(Bundle::embedded().unwrap(), engine, Parallel::one(1)).unwrap()
@@ -193,7 +193,10 @@ mod tests {
                 continue;
             }
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            let input = classifier.preprocessor().prepare(&std::fs::read(&path).unwrap(), &Limits::default()).unwrap();
+            let input = classifier
+                .preprocessor()
+                .prepare(&std::fs::read(&path).unwrap(), &Limits::default(), Detail::Full)
+                .unwrap();
             let top = classifier.classify(&[input], 5).unwrap().remove(0);
             assert_eq!(name.split('_').nth(1), Some(top[0].label.as_str()), "{name}: {top:?}");
             seen += 1;
@@ -210,7 +213,7 @@ mod tests {
             let inputs: Vec<Input> = (0..count)
                 .map(|n| {
                     let values = (0..len).map(|i| (seed[i % 3] % 3.0) * ((i * (n + 1)) as f32).sin()).collect();
-                    Input { values, width: classifier.card().input as usize }
+                    Input { values, width: classifier.card().input as usize, detail: Detail::Full }
                 })
                 .collect();
             prop_assume!(seed.iter().all(|v| v.is_finite()));
@@ -236,6 +239,56 @@ mod tests {
     fn classifier_once() -> &'static Classifier {
         static ONCE: std::sync::OnceLock<Classifier> = std::sync::OnceLock::new();
         ONCE.get_or_init(|| classifier(Engine::default()))
+    }
+
+    /// JPEGs whose best label is another one in full detail than in as much as the resize needs, and that label: blends
+    /// of two pictures, about where the label changes.
+    pub(crate) fn undecided() -> Vec<(Vec<u8>, String)> {
+        let pictures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/labelled");
+        let [frog, ship] = ["5_frog.png", "1_ship.png"].map(|name| {
+            let picture = image::open(pictures.join(name)).unwrap();
+            picture.resize_exact(300, 300, image::imageops::FilterType::Triangle).into_rgb8()
+        });
+        let blend = |weight: u16| {
+            let mut picture = frog.clone();
+            for (to, other) in picture.iter_mut().zip(ship.iter()) {
+                *to = ((f32::from(*to) * f32::from(1000 - weight) + f32::from(*other) * f32::from(weight)) / 1e3) as u8;
+            }
+            let mut bytes = Vec::new();
+            image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(&picture).unwrap();
+            bytes
+        };
+        let classifier = classifier_once();
+        let label = |bytes: &[u8], detail| {
+            let input = classifier.preprocessor().prepare(bytes, &Limits::default(), detail).unwrap();
+            assert_eq!(input.detail, detail);
+            classifier.classify(&[input], 1).unwrap().remove(0).remove(0).label
+        };
+        let (mut from, mut to) = (0, 1000);
+        let first = label(&blend(from), Detail::Full);
+        while from + 1 < to {
+            let middle = u16::midpoint(from, to);
+            *if label(&blend(middle), Detail::Full) == first { &mut from } else { &mut to } = middle;
+        }
+        let around = (from.saturating_sub(30)..from + 30).map(blend);
+        let undecided: Vec<_> = around
+            .map(|bytes| (label(&bytes, Detail::Full), label(&bytes, Detail::Enough), bytes))
+            .filter_map(|(full, enough, bytes)| (full != enough).then_some((bytes, full)))
+            .collect();
+        assert!(!undecided.is_empty());
+        undecided
+    }
+
+    #[test]
+    fn labels_that_detail_changes_are_known_to_be_close() {
+        let classifier = classifier_once();
+        for (bytes, label) in undecided() {
+            let input = classifier.preprocessor().prepare(&bytes, &Limits::default(), Detail::Enough).unwrap();
+            let detail = input.detail;
+            let scores = classifier.classify(&[input], 5).unwrap().remove(0);
+            assert!(detail.is_too_little_for(&scores), "{label}: {scores:?}");
+            assert!(!detail.is_too_little_for(&scores[..1]) && !Detail::Full.is_too_little_for(&scores));
+        }
     }
 
     /// The logits of PyTorch for the same pixels, in `tests/fixtures`.
@@ -274,7 +327,7 @@ mod tests {
         let images = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
         let inputs = ["rgb.png", "baseline-422.jpg", "narrow.png", "grey.bmp"].map(|name| {
             let bytes = std::fs::read(images.join(name)).unwrap();
-            let input = classifier.preprocessor().prepare(&bytes, &Limits::default()).unwrap();
+            let input = classifier.preprocessor().prepare(&bytes, &Limits::default(), Detail::Full).unwrap();
             let expected = image::load_from_memory(&bytes).unwrap().into_rgb8();
             assert_eq!(
                 (input.width, input.values.len()),
@@ -292,7 +345,11 @@ mod tests {
         let huge = image::GrayImage::new(1100, 1000);
         let mut bytes = std::io::Cursor::new(Vec::new());
         huge.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-        let error = classifier.preprocessor().prepare(bytes.get_ref(), &Limits::default()).unwrap_err().to_string();
+        let error = classifier
+            .preprocessor()
+            .prepare(bytes.get_ref(), &Limits::default(), Detail::Full)
+            .unwrap_err()
+            .to_string();
         assert!(error.ends_with("1100000 pixels; the limit is 1048576"), "{error}");
     }
 

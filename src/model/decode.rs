@@ -20,8 +20,9 @@ use super::{
     orientation,
     packed::Backdrop,
     png::{self, Columns, Narrowed, Png},
+    preprocess::Detail,
     resize::{Filter, Part},
-    webp,
+    shrink, webp,
 };
 
 /// Limits for one image, checked before anything is allocated for it.
@@ -101,6 +102,14 @@ pub(super) enum Pixels {
 }
 
 impl Pixels {
+    /// How much of the picture's detail there is.
+    pub(super) const fn detail(&self) -> Detail {
+        match self {
+            Self::Components(Components::Smaller(_), _) => Detail::Enough,
+            Self::Components(Components::Full(_), _) | Self::Packed(_) | Self::Narrowed(_) => Detail::Full,
+        }
+    }
+
     /// The pixels one by one, of images that were decoded in full: of JPEG and PNG in RGB or grey, of others as they
     /// are stored.
     pub(super) fn into_picture(self) -> Option<DynamicImage> {
@@ -108,9 +117,9 @@ impl Pixels {
             Self::Packed(image) => Some(image),
             Self::Components(Components::Smaller(_), _) => None,
             Self::Components(Components::Full(planes), colour) => {
-                let planes = jpeg::channels(planes, colour, Instructions::Detected)?;
                 let (width, height) = (planes.first()?.width, planes.first()?.height);
-                picture(width, height, &planes.iter().map(|plane| &plane.samples[..]).collect::<Vec<_>>(), |at| at)
+                let channels = jpeg::channels(&planes, colour, 0..height as usize, Instructions::Detected)?;
+                picture(width, height, &channels.iter().map(|samples| &samples[..]).collect::<Vec<_>>(), |at| at)
             }
             Self::Narrowed(Narrowed { channels, width, height, .. }) => {
                 let channels: Vec<&[u8]> = channels.iter().map(|channel| &channel[..]).collect();
@@ -256,17 +265,8 @@ impl<'a> Open<'a> {
         let pixels = u64::from(width) * u64::from(height);
         let memory = match &self.decoder {
             Decoder::Jpeg(jpeg) => {
-                let View { scale, area, .. } = view(&self.stored);
-                // What may be enlarged first, and the colours that are made of it.
-                let converted = match jpeg.colour() {
-                    Colour::Grey => 0,
-                    Colour::Rgb | Colour::YCbCr => 5,
-                    Colour::Cmyk => 6,
-                    Colour::Ycck => 7,
-                };
-                let divisor = u64::from(scale.divisor());
-                let samples = converted * area.pixels().div_ceil(divisor * divisor);
-                jpeg.bytes_needed(scale, area) + samples * scale.sample_bytes()
+                let View { scale, area, columns } = view(&self.stored);
+                jpeg.bytes_needed(scale, area) + colours_needed(jpeg.colour(), scale, area, columns.part.to)
             }
             Decoder::Png(png) => {
                 let View { area, columns, .. } = view(&self.stored);
@@ -304,6 +304,21 @@ impl<'a> Open<'a> {
         };
         Ok(Decoded { format, stored, pixels })
     }
+}
+
+/// Bytes that [`shrink::shrink`] takes beside a JPEG's components to make a picture of `width` columns.
+fn colours_needed(colour: Colour, scale: Scale, area: Area, width: usize) -> u64 {
+    // What may be enlarged first, and the colours that are made of it.
+    let (strips, channels) = match colour {
+        Colour::Grey => (0, 1),
+        Colour::Rgb | Colour::YCbCr => (5, 3),
+        Colour::Cmyk => (6, 3),
+        Colour::Ycck => (7, 3),
+    };
+    let side = |from: u32, to: u32| u64::from((to - from).div_ceil(scale.divisor()));
+    let (across, down) = (side(area.left, area.right), side(area.top, area.bottom));
+    let samples = strips * across * down.min(shrink::STRIP as u64) + channels * width as u64 * down;
+    samples * scale.sample_bytes()
 }
 
 fn jpeg_error(error: jpeg::Error) -> DecodeError {

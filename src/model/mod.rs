@@ -30,13 +30,15 @@ use imgcls_compute::{jpeg, resize};
 
 pub use architecture::Architecture;
 pub use bundle::{Bundle, BundleError, Card};
+#[cfg(test)]
+pub(crate) use classifier::tests::undecided;
 pub use classifier::{Classifier, ModelError};
 pub use decode::{Header, Limits};
 pub use decode_error::DecodeError;
 pub use format::{Format, FormatError, sniff};
 pub use kernel::{Parallel, give_back_large_blocks};
 pub use network::Engine;
-pub use preprocess::{Input, Preprocessor};
+pub use preprocess::{Detail, Input, Preprocessor};
 pub use score::Score;
 pub use thumbnail::thumbnail;
 

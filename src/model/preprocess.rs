@@ -16,8 +16,31 @@ use super::{
     packed::Backdrop,
     png::Columns,
     resize::{Filter, Part},
+    score::Score,
     shrink::{self, Wanted},
 };
+
+/// A second label that is at least so likely, as a part of the best one's probability, is close behind it.
+const CLOSE: f32 = 0.75;
+
+/// How much of a picture's detail is decoded for the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Enough for the resize: large JPEGs are decoded at a smaller size, which takes a fraction of the time. Values
+    /// differ from those of the whole picture by little more than they are rounded by.
+    Enough,
+    /// All.
+    Full,
+}
+
+impl Detail {
+    /// Whether the best label may be another one in full detail: the second is close behind it.
+    #[must_use]
+    pub fn is_too_little_for(self, scores: &[Score]) -> bool {
+        let [best, second, ..] = scores else { return false };
+        self == Self::Enough && second.confidence >= CLOSE * best.confidence
+    }
+}
 
 /// The network's input for one image.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,13 +49,15 @@ pub struct Input {
     pub values: Vec<f32>,
     /// Pixels in a row.
     pub width: usize,
+    /// What it was made of.
+    pub detail: Detail,
 }
 
 impl Input {
     /// A square of zeros.
     #[must_use]
     pub fn black(side: usize) -> Self {
-        Self { values: vec![0.0; side * side * 3], width: side }
+        Self { values: vec![0.0; side * side * 3], width: side, detail: Detail::Full }
     }
 }
 
@@ -82,16 +107,16 @@ impl Preprocessor {
     ///
     /// # Errors
     /// [`DecodeError`].
-    pub fn measure(&self, bytes: &[u8], limits: &Limits) -> Result<Header, DecodeError> {
-        decode::measure(bytes, &self.limits(limits), |stored| self.view(stored))
+    pub fn measure(&self, bytes: &[u8], limits: &Limits, detail: Detail) -> Result<Header, DecodeError> {
+        decode::measure(bytes, &self.limits(limits), |stored| self.view(stored, detail))
     }
 
-    /// Decodes a file, as little of it and as small as will do, and makes the network's input of it.
+    /// Decodes what the network sees of a file, and makes its input of it.
     ///
     /// # Errors
     /// [`DecodeError`]. Limits are enforced before pixels are allocated, and a file that is cut short is an error.
-    pub fn prepare(&self, bytes: &[u8], limits: &Limits) -> Result<Input, DecodeError> {
-        let decoded = decode::decode(bytes, &self.limits(limits), |stored| self.view(stored))?;
+    pub fn prepare(&self, bytes: &[u8], limits: &Limits, detail: Detail) -> Result<Input, DecodeError> {
+        let decoded = decode::decode(bytes, &self.limits(limits), |stored| self.view(stored, detail))?;
         match self.preprocess {
             Preprocess::Square => self.input(decoded),
             Preprocess::Raw => raw(decoded),
@@ -102,12 +127,14 @@ impl Preprocessor {
     fn input(&self, Decoded { format, stored, pixels }: Decoded) -> Result<Input, DecodeError> {
         let side = self.side as usize;
         let region = self.region(&stored);
+        let detail = pixels.detail();
         let wanted = Wanted { region, width: side, height: side, filter: Filter::Triangle, backdrop: Backdrop::Itself };
         let channels = shrink::shrink(&stored, pixels, &wanted);
         let damaged = || DecodeError::Damaged { format, reason: "its pixels cannot be resized".to_owned() };
         let channels = channels.ok_or_else(damaged)?;
         let channel = |c: usize| channels.get(c).or(channels.first()).ok_or_else(damaged);
-        Ok(self.turned(Turn::from(stored.orientation), [channel(0)?, channel(1)?, channel(2)?]))
+        let values = self.turned(Turn::from(stored.orientation), [channel(0)?, channel(1)?, channel(2)?]);
+        Ok(Input { values, width: side, detail })
     }
 
     /// The part of the picture as stored that the network sees.
@@ -117,13 +144,16 @@ impl Preprocessor {
         turn.undo(Region::of_centre(width, height, self.resize, self.side), width, height)
     }
 
-    /// What must be decoded: no smaller than twice what the resize makes, so that its filter still decides how the
-    /// picture is smoothed.
-    fn view(&self, stored: &Stored) -> View {
+    /// What must be decoded. Enough is no smaller than twice what the resize makes, so that its filter still decides
+    /// how the picture is smoothed.
+    fn view(&self, stored: &Stored, detail: Detail) -> View {
         if self.preprocess == Preprocess::Raw {
             return View::all(stored);
         }
-        let scale = Scale::leaving(self.resize.saturating_mul(2), stored.width.min(stored.height));
+        let scale = match detail {
+            Detail::Enough => Scale::leaving(self.resize.saturating_mul(2), stored.width.min(stored.height)),
+            Detail::Full => Scale::Full,
+        };
         let region = self.region(stored);
         let part = Part { start: region.left, length: region.width, to: self.side as usize };
         let columns = Columns { part, filter: Filter::Triangle, backdrop: Backdrop::Itself };
@@ -131,7 +161,7 @@ impl Preprocessor {
     }
 
     /// The pixels of a square as they are displayed, of channels as they are stored.
-    fn turned(&self, turn: Turn, channels: [&Vec<u8>; 3]) -> Input {
+    fn turned(&self, turn: Turn, channels: [&Vec<u8>; 3]) -> Vec<f32> {
         let side = self.side as usize;
         let mut input = vec![0.0; side * side * 3];
         for (y, row) in input.chunks_exact_mut(side * 3).enumerate() {
@@ -140,7 +170,7 @@ impl Preprocessor {
                 *to = array::from_fn::<_, 3, _>(|c| self.table[c][usize::from(channels[c][at])]);
             }
         }
-        Input { values: input, width: side }
+        input
     }
 }
 
@@ -152,7 +182,7 @@ fn raw(decoded: Decoded) -> Result<Input, DecodeError> {
     picture.apply_orientation(orientation);
     let picture = picture.into_rgb8();
     let values = picture.as_raw().iter().map(|value| f32::from(*value) / 255.0).collect();
-    Ok(Input { values, width: picture.width() as usize })
+    Ok(Input { values, width: picture.width() as usize, detail: Detail::Full })
 }
 
 #[cfg(test)]
@@ -178,7 +208,7 @@ pub(crate) mod tests {
         /// The input for the pixels of a square.
         pub(crate) fn normalise(&self, rgb: &[u8]) -> Input {
             let values = rgb.iter().enumerate().map(|(i, v)| self.table[i % 3][usize::from(*v)]).collect();
-            Input { values, width: self.side as usize }
+            Input { values, width: self.side as usize, detail: Detail::Full }
         }
 
         /// A value at a place of an input, in steps of 1/255.
@@ -202,7 +232,9 @@ pub(crate) mod tests {
             let [resize, side, name] = key.splitn(3, '/').collect::<Vec<_>>().try_into().unwrap();
             let preprocessor = preprocessor(resize.parse().unwrap(), side.parse().unwrap());
             let bytes = std::fs::read(images.join(name)).unwrap();
-            let input = preprocessor.prepare(&bytes, &Limits::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let input = preprocessor
+                .prepare(&bytes, &Limits::default(), Detail::Enough)
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
             out.insert(key.to_owned(), preprocessor.difference(&input, want.data()));
         }
         out
@@ -226,8 +258,10 @@ pub(crate) mod tests {
     /// 1/255.
     fn difference_to_full(preprocessor: &Preprocessor, bytes: &[u8]) -> f64 {
         let limits = Limits::default();
-        let full = preprocessor.input(decode::decode(bytes, &limits, View::all).unwrap()).unwrap();
-        let usual = preprocessor.prepare(bytes, &limits).unwrap();
+        let all = preprocessor.input(decode::decode(bytes, &limits, View::all).unwrap()).unwrap();
+        let [usual, full] =
+            [Detail::Enough, Detail::Full].map(|detail| preprocessor.prepare(bytes, &limits, detail).unwrap());
+        assert_eq!(full, all);
         let differences = full.values.iter().zip(&usual.values).enumerate();
         let sum: f64 =
             differences.map(|(i, (a, b))| (preprocessor.steps(i, *a) - preprocessor.steps(i, *b)).abs()).sum();

@@ -13,8 +13,11 @@ use super::{
     jpeg::{self, Colour, Components, Enlarge, Instructions, Plane},
     packed::{Backdrop, Packed},
     png::Narrowed,
-    resize::{self, Filter, Part, Rows, Sample, Smaller, Weights},
+    resize::{self, Filter, LANES, Part, Resize, Rows, Sample, Smaller, Weights},
 };
+
+/// Rows whose colours are made at once: few enough to stay in the cache until they are resized.
+pub(super) const STRIP: usize = 2 * LANES;
 
 /// The part of a picture that is wanted, and at which size.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +77,7 @@ fn full(planes: Vec<Plane<u8>>, colour: Colour, wanted: &Wanted) -> Option<Vec<V
     let within = Wanted { region: wanted.region.within(first), ..*wanted };
     let columns = Weights::new(wanted.filter, within.columns(), first.width as usize)?;
     let rows = Weights::new(wanted.filter, within.rows(), first.height as usize)?;
-    of_colours(planes, colour, &columns, &rows)
+    of_colours(&planes, colour, &columns, &rows)
 }
 
 fn smaller(stored: &Stored, planes: Vec<Plane<resize::Fine>>, colour: Colour, wanted: &Wanted) -> Option<Vec<Vec<u8>>> {
@@ -91,20 +94,28 @@ fn smaller(stored: &Stored, planes: Vec<Plane<resize::Fine>>, colour: Colour, wa
     let Plane { left, top, width, height, across, down, .. } = *first;
     let columns = weights(wanted.columns(), within.columns(), across, stored.width, left, width)?;
     let rows = weights(wanted.rows(), within.rows(), down, stored.height, top, height)?;
-    of_colours(planes, colour, &columns, &rows)
+    of_colours(&planes, colour, &columns, &rows)
 }
 
+/// Colours are made strip by strip: at once they would take several times as much memory as the components.
 fn of_colours<S: Enlarge>(
-    planes: Vec<Plane<S>>,
+    planes: &[Plane<S>],
     colour: Colour,
     columns: &Weights<S>,
     rows: &Weights<S::Between>,
 ) -> Option<Vec<Vec<u8>>> {
-    let resized = |plane: &Plane<S>| {
-        let rows_of = Lines { samples: &plane.samples, length: plane.width as usize };
-        resize::resize(&rows_of, columns, rows)
-    };
-    Some(jpeg::channels(planes, colour, Instructions::Detected)?.iter().map(resized).collect())
+    let length = planes.first()?.width as usize;
+    let mut resized: Vec<Resize<'_, S>> = Vec::new();
+    let read = rows.reads();
+    for top in read.clone().step_by(STRIP) {
+        let strip = top..read.end.min(top + STRIP);
+        let channels = jpeg::channels(planes, colour, strip.clone(), Instructions::Detected)?;
+        resized.resize_with(channels.len(), || Resize::new(columns, rows));
+        for (resize, samples) in resized.iter_mut().zip(&channels) {
+            resize.take(&Lines { samples, length }, 0..strip.len(), top);
+        }
+    }
+    Some(resized.into_iter().map(Resize::finish).collect())
 }
 
 fn narrowed(pixels: &Narrowed, wanted: &Wanted) -> Option<Vec<Vec<u8>>> {

@@ -7,6 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::ExitCode,
+    slice,
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver, Sender},
@@ -33,7 +34,7 @@ use crate::{
         flags::{Overrides, positive, threads, value_name, whole},
     },
     contract::{Outcome, WorkerId},
-    model::{Bundle, Classifier, DecodeError, Engine, Input, Limits, Parallel},
+    model::{Bundle, Classifier, Detail, Engine, Input, Limits, Parallel, Score},
 };
 
 /// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.
@@ -225,43 +226,70 @@ struct Answer {
     features: Option<Vec<f32>>,
 }
 
+/// What the network says of an item.
+struct Look {
+    detail: Detail,
+    /// Two at least, if the model knows as many.
+    scores: Vec<Score>,
+    features: Vec<f32>,
+}
+
 impl Labeller<'_> {
     /// Answers to the items, in their order.
     fn label(&self, items: &[Item]) -> Result<Vec<Answer>> {
-        let mut inputs = Vec::new();
-        let mut failures = Vec::new();
-        for item in items {
-            let input = item.read(self.limits.max_bytes);
-            match input.and_then(|bytes| self.prepare(&bytes).map_err(|e| e.to_string())) {
-                Ok(input) => {
-                    inputs.push(input);
-                    failures.push(None);
-                }
-                Err(error) => failures.push(Some(Outcome::Failed { error })),
+        let mut looks = self.look(items, Detail::Enough)?;
+        let is_close =
+            |look: &Result<Look, String>| look.as_ref().is_ok_and(|look| look.detail.is_too_little_for(&look.scores));
+        for (item, look) in items.iter().zip(&mut looks).filter(|(_, look)| is_close(look)) {
+            // Of a file that has gone since, the first look counts.
+            if let Some(Ok(again)) = self.look(slice::from_ref(item), Detail::Full)?.pop() {
+                *look = Ok(again);
             }
         }
-        let outputs = self.classifier.outputs(&inputs)?;
-        let mut scores = self.classifier.scores(&outputs, self.top)?.into_iter();
-        let mut features = outputs.features.chunks_exact((outputs.features.len() / inputs.len().max(1)).max(1));
-        let answer = |failure: Option<Outcome>| match failure {
-            Some(outcome) => Ok(Answer { outcome, features: None }),
-            None => {
-                let scores = scores.next().context("an input has no result")?;
-                let outcome = Outcome::labelled(scores).context("the model has no labels")?;
-                let outcome = outcome.doubted_below(self.min_confidence);
-                let features = features.next().filter(|_| self.features).map(<[f32]>::to_vec);
-                Ok(Answer { outcome, features })
-            }
-        };
-        failures.into_iter().map(answer).collect()
+        looks.into_iter().map(|look| self.answer(look)).collect()
     }
 
-    /// Decodes a file, once there is room for what that takes.
-    fn prepare(&self, bytes: &[u8]) -> Result<Input, DecodeError> {
+    fn answer(&self, look: Result<Look, String>) -> Result<Answer> {
+        match look {
+            Ok(Look { mut scores, features, .. }) => {
+                scores.truncate(self.top);
+                let outcome = Outcome::labelled(scores).context("the model has no labels")?;
+                let outcome = outcome.doubted_below(self.min_confidence);
+                Ok(Answer { outcome, features: self.features.then_some(features) })
+            }
+            Err(error) => Ok(Answer { outcome: Outcome::Failed { error }, features: None }),
+        }
+    }
+
+    /// Runs the items through the network, all at once.
+    fn look(&self, items: &[Item], detail: Detail) -> Result<Vec<Result<Look, String>>> {
+        let mut inputs = Vec::new();
+        let prepare = |item| self.prepare(item, detail).map(|input| inputs.push(input));
+        let prepared: Vec<Result<(), String>> = items.iter().map(prepare).collect();
+        let outputs = self.classifier.outputs(&inputs)?;
+        let scores = self.classifier.scores(&outputs, self.top.max(2))?;
+        let features = outputs.features.chunks_exact((outputs.features.len() / inputs.len().max(1)).max(1));
+        let mut looks = inputs.iter().zip(scores).zip(features).map(|((input, scores), features)| Look {
+            detail: input.detail,
+            scores,
+            features: features.to_vec(),
+        });
+        let look = |prepared: Result<(), String>| match prepared {
+            Ok(()) => looks.next().context("an input has no result").map(Ok),
+            Err(error) => Ok(Err(error)),
+        };
+        prepared.into_iter().map(look).collect()
+    }
+
+    /// Reads a file and decodes it, once there is room for what that takes. What can be read only once is decoded in
+    /// full.
+    fn prepare(&self, item: &Item, detail: Detail) -> Result<Input, String> {
+        let detail = if item.can_be_read_again() { detail } else { Detail::Full };
+        let bytes = item.read(self.limits.max_bytes)?;
         let preprocessor = self.classifier.preprocessor();
-        let header = preprocessor.measure(bytes, self.limits)?;
+        let header = preprocessor.measure(&bytes, self.limits, detail).map_err(|e| e.to_string())?;
         let _taken = self.room.take(header.memory);
-        preprocessor.prepare(bytes, self.limits)
+        preprocessor.prepare(&bytes, self.limits, detail).map_err(|e| e.to_string())
     }
 }
 
@@ -403,6 +431,30 @@ impl Printer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::undecided;
+
+    /// What is named and what is piped are decided alike: close calls in full detail.
+    #[test]
+    fn close_calls_are_decided_in_full_detail() {
+        let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), Parallel::one(1)).unwrap();
+        let limits = Limits::default();
+        let room = Room::new(1 << 20);
+        let labeller =
+            Labeller { classifier: &classifier, limits: &limits, room, top: 1, features: true, min_confidence: 0.0 };
+        let dir = tempfile::tempdir().unwrap();
+        for (n, (bytes, label)) in undecided().into_iter().enumerate() {
+            std::fs::write(dir.path().join(format!("{n}.jpg")), &bytes).unwrap();
+            let items = files::find(&[dir.path().join(format!("{n}.jpg"))]).items;
+            let [Answer { outcome: Outcome::Labelled { label: found, top, .. }, features: Some(features) }] =
+                &labeller.label(&items).unwrap()[..]
+            else {
+                panic!("no label")
+            };
+            assert_eq!((found, top.len()), (&label, 1));
+            let input = classifier.preprocessor().prepare(&bytes, &limits, Detail::Full).unwrap();
+            assert_eq!(features, &classifier.outputs(&[input]).unwrap().features);
+        }
+    }
 
     #[test]
     fn pictures_take_no_more_room_than_there_is() {

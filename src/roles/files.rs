@@ -47,6 +47,11 @@ impl Item {
         matches!(self.source, Source::Stdin)
     }
 
+    /// Whether its bytes are there for another [`Self::read`], as those of a pipe are not.
+    pub(super) fn can_be_read_again(&self) -> bool {
+        self.is_file() && fs::metadata(&self.path).is_ok_and(|data| data.is_file())
+    }
+
     /// Its bytes, one more than the limit at most.
     pub(super) fn read(&self, max_bytes: u64) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::files::{self, Item};
 use crate::{
     contract::order,
-    model::{Classifier, Input, Limits, layout},
+    model::{Classifier, Detail, Input, Limits, layout},
 };
 
 /// Pictures of one call of the network: enough for its kernels, few enough for a steady progress.
@@ -149,7 +149,7 @@ fn show_batch(items: &[(usize, Item)], classifier: &Classifier, limits: &Limits)
     for (class, item) in items {
         let path = item.path().to_owned();
         let read = item.read(limits.max_bytes).and_then(|bytes| {
-            let input = classifier.preprocessor().prepare(&bytes, limits).map_err(|e| e.to_string())?;
+            let input = classifier.preprocessor().prepare(&bytes, limits, Detail::Enough).map_err(|e| e.to_string())?;
             let seen: Vec<u8> = input.values.iter().flat_map(|value| value.to_le_bytes()).collect();
             Ok((Sha256::digest(seen).into(), input))
         });

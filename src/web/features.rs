@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     contract::{Classification, ImageName},
-    model::{Bundle, Classifier, DecodeError, Engine, Limits, Parallel},
+    model::{Bundle, Classifier, DecodeError, Detail, Engine, Limits, ModelError, Parallel, Score},
 };
 
 /// Images that take more memory than this have none.
@@ -101,8 +101,23 @@ async fn load(app: &App) -> Result<Arc<Classifier>> {
 }
 
 fn features(classifier: &Classifier, bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
+    let (detail, scores, features) = look(classifier, bytes, limits, Detail::Enough)?;
+    // As workers do: the features are those that the label was given for.
+    Ok(match detail.is_too_little_for(&scores).then(|| look(classifier, bytes, limits, Detail::Full)) {
+        Some(Ok((_, _, features))) => features,
+        None | Some(Err(_)) => features,
+    })
+}
+
+/// By how much of its detail the image was seen, its scores, and its features.
+fn look(
+    classifier: &Classifier,
+    bytes: &[u8],
+    limits: &Limits,
+    detail: Detail,
+) -> Result<(Detail, Vec<Score>, Vec<f32>)> {
     let refused = |error: DecodeError| Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
-    let header = classifier.preprocessor().measure(bytes, limits).map_err(refused)?;
+    let header = classifier.preprocessor().measure(bytes, limits, detail).map_err(refused)?;
     if header.memory > MOST_MEMORY {
         let message = format!(
             "the features of this {} take {} MiB to make; the limit is {} MiB; send a smaller one, or use \
@@ -113,9 +128,28 @@ fn features(classifier: &Classifier, bytes: &[u8], limits: &Limits) -> Result<Ve
         );
         return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, message));
     }
-    let input = classifier.preprocessor().prepare(bytes, limits).map_err(refused)?;
-    match classifier.outputs(&[input]) {
-        Ok(outputs) => Ok(outputs.features),
-        Err(error) => Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    let input = classifier.preprocessor().prepare(bytes, limits, detail).map_err(refused)?;
+    let failed = |error: ModelError| Error::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    let detail = input.detail;
+    let outputs = classifier.outputs(&[input]).map_err(failed)?;
+    let scores = classifier.scores(&outputs, 2).map_err(failed)?;
+    Ok((detail, scores.into_iter().flatten().collect(), outputs.features))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::undecided;
+
+    /// As workers do it.
+    #[test]
+    fn close_calls_are_seen_in_full_detail() {
+        let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), Parallel::one(1)).unwrap();
+        let limits = Limits::default();
+        for (bytes, _) in undecided() {
+            let input = classifier.preprocessor().prepare(&bytes, &limits, Detail::Full).unwrap();
+            let full = classifier.outputs(&[input]).unwrap().features;
+            assert_eq!(features(&classifier, &bytes, &limits).unwrap(), full);
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     backend::{self, ErrorKind, Images, StoredImage, within},
     contract::{ImageName, Sequencer},
-    model::{Classifier, DecodeError, Input, Limits, Preprocessor},
+    model::{Classifier, DecodeError, Detail, Input, Limits, Preprocessor},
 };
 
 /// Files larger than this are held one at a time.
@@ -99,18 +99,18 @@ impl Intake {
         })
     }
 
-    /// Fetches and decodes one image.
+    /// Fetches one image and decodes it.
     ///
     /// # Errors
     /// The fate of an image of which nothing is known yet.
-    pub(super) async fn prepare(&self, image: &ImageName) -> Result<Prepared, Fate> {
+    pub(super) async fn prepare(&self, image: &ImageName, detail: Detail) -> Result<Prepared, Fate> {
         let fetched = match self.fetch(image).await {
             Ok(fetched) => fetched,
             Err(Refusal::Image(reason)) => return Ok(Prepared { input: Err(reason), image_sequencer: None }),
             Err(Refusal::Fate(fate)) => return Err(fate),
         };
         let image_sequencer = fetched.stored.sequencer.clone();
-        let input = match self.decode(fetched).await {
+        let input = match self.decode(fetched, detail).await {
             Ok(input) => Ok(input),
             Err(Refusal::Image(reason)) => Err(reason),
             Err(Refusal::Fate(fate)) => return Err(fate),
@@ -136,11 +136,11 @@ impl Intake {
     }
 
     /// Decodes a fetched image.
-    async fn decode(&self, Fetched { stored, room }: Fetched<'_>) -> Result<Input, Refusal> {
+    async fn decode(&self, Fetched { stored, room }: Fetched<'_>, detail: Detail) -> Result<Input, Refusal> {
         let limits = self.limits;
         let (stored, header) = self
             .on_decoders(move |preprocessor| {
-                let header = preprocessor.measure(&stored.bytes, &limits);
+                let header = preprocessor.measure(&stored.bytes, &limits, detail);
                 (stored, header)
             })
             .await?;
@@ -161,7 +161,7 @@ impl Intake {
         let metrics = Arc::clone(&self.metrics);
         let input = self.on_decoders(move |preprocessor| {
             let started = std::time::Instant::now();
-            let input = preprocessor.prepare(&stored.bytes, &limits);
+            let input = preprocessor.prepare(&stored.bytes, &limits, detail);
             metrics.took(Stage::Decode, started);
             // The bytes go before the room for them does.
             drop(stored);

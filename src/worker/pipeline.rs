@@ -29,7 +29,7 @@ use crate::{
     backend::{Backend, Message, Receipt, Retry, within},
     clock::Clock,
     contract::{Classification, ImageName, ObjectEvent, Outcome, Sequencer, event},
-    model::Classifier,
+    model::{Classifier, Detail, Score},
 };
 
 /// Messages in one receive: as many as SQS gives. A receiver waits for room for all of them, since calls cost money.
@@ -70,7 +70,15 @@ struct Task<'a> {
     image: ImageName,
 }
 
-/// What a look at an image brought.
+/// A look at an image.
+struct Look {
+    /// By how much of its detail, and what the network says; or why the image is no input for it.
+    scores: Result<(Detail, Vec<Score>), String>,
+    /// What the store knows of the bytes that were looked at.
+    image_sequencer: Option<Sequencer>,
+}
+
+/// What is known of an image.
 struct Finding {
     outcome: Outcome,
     /// What the store knows of the bytes that were looked at.
@@ -266,24 +274,43 @@ impl Pipeline {
         self.store(task, finding).await
     }
 
-    /// Fetches one image and runs it through the network.
+    /// Classifies one image by as much of its detail as that takes.
     async fn look_at(&self, image: &ImageName) -> Result<Finding, Fate> {
-        let prepared = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(Fate::HandedBack),
-            prepared = self.intake.prepare(image) => prepared?,
-        };
-        let Prepared { input, image_sequencer } = prepared;
-        let outcome = match input {
-            Ok(input) => {
-                let top = self.batcher.classify(input).await?;
-                let outcome = Outcome::labelled(top);
+        let mut look = self.look(image, Detail::Enough).await?;
+        if let Ok((detail, scores)) = &look.scores
+            && detail.is_too_little_for(scores)
+        {
+            debug!("the best labels are close; looking at the image in full");
+            let again = self.look(image, Detail::Full).await?;
+            // Of what takes too much memory in full, or was replaced since by what is no image, the first look counts.
+            if again.scores.is_ok() {
+                look = again;
+            }
+        }
+        let outcome = match look.scores {
+            Ok((_, scores)) => {
+                let outcome = Outcome::labelled(scores);
                 let outcome = outcome.ok_or_else(|| Fate::Retried("the network gave no scores".to_owned()))?;
                 outcome.doubted_below(self.settings.min_confidence)
             }
             Err(error) => Outcome::Failed { error },
         };
-        Ok(Finding { outcome, image_sequencer })
+        Ok(Finding { outcome, image_sequencer: look.image_sequencer })
+    }
+
+    /// Fetches one image and runs it through the network.
+    async fn look(&self, image: &ImageName, detail: Detail) -> Result<Look, Fate> {
+        let prepared = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(Fate::HandedBack),
+            prepared = self.intake.prepare(image, detail) => prepared?,
+        };
+        let Prepared { input, image_sequencer } = prepared;
+        let scores = match input {
+            Ok(input) => Ok((input.detail, self.batcher.classify(input).await?)),
+            Err(error) => Err(error),
+        };
+        Ok(Look { scores, image_sequencer })
     }
 
     /// Publishes what came of an image.

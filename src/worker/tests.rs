@@ -11,7 +11,7 @@ use crate::{
     clock::{Clock, ManualClock, SystemClock},
     config::Raw,
     contract::{self, Classification, Digest, ImageName, Outcome, Sequencer, Timestamp, result::output_key},
-    model::{Bundle, Classifier, Engine, Limits, Parallel, Score},
+    model::{Bundle, Classifier, Engine, Limits, Parallel, Score, undecided},
     telemetry,
 };
 
@@ -92,6 +92,21 @@ fn picture(seed: u8) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     bytes.into_inner()
+}
+
+/// The labels that pictures get are those of all their detail.
+#[tokio::test(flavor = "multi_thread")]
+async fn close_calls_are_decided_in_full_detail() {
+    let fixture = Fixture::new(Duration::from_secs(30), 10);
+    let mut labels = Vec::new();
+    for (n, (bytes, label)) in undecided().into_iter().enumerate() {
+        labels.push((fixture.put(&format!("{n}.jpg"), &bytes).await, label));
+    }
+    assert_eq!(fixture.work().await, Summary { done: labels.len() as u64, failed: 0 });
+    for (image, label) in labels {
+        let row = &fixture.backend.results.get(&[image]).await.unwrap()[0];
+        assert_eq!(row.outcome.label(), Some(&*label), "{row:?}");
+    }
 }
 
 fn bmp(side: u32) -> Vec<u8> {

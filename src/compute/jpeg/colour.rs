@@ -1,6 +1,6 @@
 //! From the components of a JPEG to red, green and blue.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use super::{Colour, Instructions, Plane};
 use crate::resize::{Fine, Sample};
@@ -44,36 +44,39 @@ fn blue_of<S: Sample>(luma: S, blue: S) -> S {
     colour(luma, factor(1.772) * signed(blue))
 }
 
-/// Grey alone, or red, green and blue, each of the first component's size. Inverted CMYK becomes each colour times
-/// black. `None` if there are not as many components as `colour` has, or one does not cover the first.
+/// Some rows of grey alone, or of red, green and blue, each with as many samples as the first component has there.
+/// Inverted CMYK becomes each colour times black. `None` if there are not as many components as `colour` has, one does
+/// not cover the first, or that has fewer rows.
 pub fn channels<S: Enlarge>(
-    mut planes: Vec<Plane<S>>,
+    planes: &[Plane<S>],
     colour: Colour,
+    rows: Range<usize>,
     instructions: Instructions,
-) -> Option<Vec<Plane<S>>> {
+) -> Option<Vec<Cow<'_, [S]>>> {
+    let (first, others) = planes.split_first()?;
+    let width = first.width as usize;
+    let samples = first.samples.get(rows.start * width..rows.end * width)?;
     if colour == Colour::Grey {
-        planes.truncate(1);
-        return (!planes.is_empty()).then_some(planes);
+        return Some(vec![Cow::Borrowed(samples)]);
     }
-    let first = planes.first()?;
-    let others = planes[1..].iter().map(|plane| S::enlarged(plane, first)).collect::<Option<Vec<_>>>()?;
-    if others.iter().any(|samples| samples.len() != first.samples.len()) {
+    let others =
+        others.iter().map(|plane| S::enlarged(plane, first, rows.clone())).collect::<Option<Vec<Cow<'_, [S]>>>>()?;
+    if others.iter().any(|other| other.len() != samples.len()) {
         return None;
     }
-    let of_samples = |samples: Vec<S>| Plane { samples, ..*first };
     let colours = match (colour, &others[..]) {
-        (Colour::Rgb, [green, blue]) => [first.samples.clone(), green.to_vec(), blue.to_vec()],
-        (Colour::YCbCr, [blue, red]) => rgb(&first.samples, blue, red, instructions),
+        (Colour::Rgb, [_, _]) => return Some([vec![Cow::Borrowed(samples)], others].concat()),
+        (Colour::YCbCr, [blue, red]) => rgb(samples, blue, red, instructions),
         (Colour::Cmyk, [magenta, yellow, black]) => {
-            [&first.samples[..], magenta, yellow].map(|ink| ink.iter().zip(&**black).map(by_black).collect())
+            [samples, magenta, yellow].map(|ink| ink.iter().zip(&**black).map(by_black).collect())
         }
         // Luma and chroma are of what the inks leave. See [`Colour::Ycck`].
-        (Colour::Ycck, [blue, red, black]) => rgb(&first.samples, blue, red, instructions).map(|colour| {
+        (Colour::Ycck, [blue, red, black]) => rgb(samples, blue, red, instructions).map(|colour| {
             colour.iter().map(inverse).zip(&**black).map(|(ink, black)| by_black((&ink, black))).collect()
         }),
         _ => return None,
     };
-    Some(colours.map(of_samples).into())
+    Some(colours.map(Cow::Owned).into())
 }
 
 /// Red, green and blue of luma and chroma of one size.
@@ -118,34 +121,35 @@ fn by_black<S: Sample>((ink, black): (&S, &S)) -> S {
 
 /// Samples of which components may have fewer than the first.
 pub trait Enlarge: Sample {
-    /// The samples of `plane` where those of `first` are; `None` if it does not cover them.
-    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>>;
+    /// The samples of `plane` where those of some rows of `first` are; `None` if it does not cover them.
+    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>, rows: Range<usize>) -> Option<Cow<'a, [Self]>>;
 }
 
 /// Of full pictures: what is half as wide or high is interpolated, to the bit as libjpeg does.
 impl Enlarge for u8 {
-    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>> {
+    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>, rows: Range<usize>) -> Option<Cow<'a, [Self]>> {
         match (first.across / plane.across, first.down / plane.down) {
             // Of so few samples libjpeg interpolates none.
-            (2.0, _) if plane.left + plane.width <= 2 => nearest(plane, first),
-            (2.0, 2.0) => interpolated(plane, first, Doubled::Both).map(Cow::Owned),
-            (2.0, 1.0) => interpolated(plane, first, Doubled::Across).map(Cow::Owned),
-            (1.0, 2.0) => interpolated(plane, first, Doubled::Down).map(Cow::Owned),
-            _ => nearest(plane, first),
+            (2.0, _) if plane.left + plane.width <= 2 => nearest(plane, first, rows),
+            (2.0, 2.0) => interpolated(plane, first, rows, Doubled::Both).map(Cow::Owned),
+            (2.0, 1.0) => interpolated(plane, first, rows, Doubled::Across).map(Cow::Owned),
+            (1.0, 2.0) => interpolated(plane, first, rows, Doubled::Down).map(Cow::Owned),
+            _ => nearest(plane, first, rows),
         }
     }
 }
 
 /// Of smaller ones: the nearest, since others would smooth over many pixels.
 impl Enlarge for Fine {
-    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>) -> Option<Cow<'a, [Self]>> {
-        nearest(plane, first)
+    fn enlarged<'a>(plane: &'a Plane<Self>, first: &Plane<Self>, rows: Range<usize>) -> Option<Cow<'a, [Self]>> {
+        nearest(plane, first, rows)
     }
 }
 
-fn nearest<'a, S: Sample>(plane: &'a Plane<S>, first: &Plane<S>) -> Option<Cow<'a, [S]>> {
+fn nearest<'a, S: Sample>(plane: &'a Plane<S>, first: &Plane<S>, rows: Range<usize>) -> Option<Cow<'a, [S]>> {
+    let width = plane.width as usize;
     if (plane.width, plane.height) == (first.width, first.height) {
-        return Some(Cow::Borrowed(&plane.samples));
+        return plane.samples.get(rows.start * width..rows.end * width).map(Cow::Borrowed);
     }
     /// The places of samples along a side, in the samples of another component.
     fn places(from: u32, count: u32, factor: f64, start: u32, most: u32) -> impl Iterator<Item = usize> + Clone {
@@ -155,10 +159,10 @@ fn nearest<'a, S: Sample>(plane: &'a Plane<S>, first: &Plane<S>) -> Option<Cow<'
     }
     let columns: Vec<usize> =
         places(first.left, first.width, plane.across / first.across, plane.left, plane.width).collect();
-    let rows = places(first.top, first.height, plane.down / first.down, plane.top, plane.height);
-    let mut enlarged = Vec::with_capacity(first.samples.len());
-    for y in rows {
-        let row = plane.samples.get(y * plane.width as usize..(y + 1) * plane.width as usize)?;
+    let all_rows = places(first.top, first.height, plane.down / first.down, plane.top, plane.height);
+    let mut enlarged = Vec::with_capacity(rows.len() * columns.len());
+    for y in all_rows.skip(rows.start).take(rows.len()) {
+        let row = plane.samples.get(y * width..(y + 1) * width)?;
         enlarged.extend(columns.iter().map_while(|x| row.get(*x)));
     }
     Some(Cow::Owned(enlarged))
@@ -174,17 +178,17 @@ enum Doubled {
 
 /// A component with twice the samples: each is three quarters of its own and one of its neighbour on that side, and
 /// halves are rounded up and down in turns (`jdsample.c` of libjpeg-turbo, fancy upsampling).
-fn interpolated(plane: &Plane<u8>, first: &Plane<u8>, doubled: Doubled) -> Option<Vec<u8>> {
+fn interpolated(plane: &Plane<u8>, first: &Plane<u8>, rows: Range<usize>, doubled: Doubled) -> Option<Vec<u8>> {
     let (width, height) = (plane.width as usize, plane.height as usize);
     let is_down = doubled != Doubled::Across;
     let across = if doubled == Doubled::Down { 1 } else { 2 };
     let from = (first.left as usize).checked_sub(across * plane.left as usize)?;
     let row = |y: usize| plane.samples.get(y * width..(y + 1) * width);
-    let mut out = Vec::with_capacity(first.samples.len());
+    let mut out = Vec::with_capacity(rows.len() * first.width as usize);
     // Sums of two rows, with the neighbours that there are none of beside the first and last.
     let mut sums = vec![0; width + 2];
     let mut line = vec![0; across * width];
-    for y in first.top as usize..(first.top + first.height) as usize {
+    for y in rows.map(|y| first.top as usize + y) {
         let own = if is_down { y / 2 } else { y }.checked_sub(plane.top as usize)?;
         let other = if y % 2 == 0 { own.saturating_sub(1) } else { (own + 1).min(height - 1) };
         let rows = row(own)?.iter().zip(row(other)?);

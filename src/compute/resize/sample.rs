@@ -1,7 +1,9 @@
 //! Samples of eight bits, and finer ones.
 
+use std::fmt::Debug;
+
 /// A sample of a picture, from black to white.
-pub trait Sample: Copy + Default {
+pub trait Sample: Copy + Default + Debug {
     /// What lies between the two directions of a resize.
     type Between: Sample<Between = Self::Between>;
 
