@@ -32,7 +32,7 @@ pub use architecture::Architecture;
 pub use bundle::{Bundle, BundleError, Card};
 #[cfg(test)]
 pub(crate) use classifier::tests::undecided;
-pub use classifier::{Classifier, ModelError};
+pub use classifier::{Classifier, ModelError, Prediction};
 pub use decode::{Header, Limits};
 pub use decode_error::DecodeError;
 pub use format::{Format, FormatError, sniff};

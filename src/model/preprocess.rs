@@ -16,12 +16,8 @@ use super::{
     packed::Backdrop,
     png::Columns,
     resize::{Filter, Part},
-    score::Score,
     shrink::{self, Wanted},
 };
-
-/// A second label that is at least so likely, as a part of the best one's probability, is close behind it.
-const CLOSE: f32 = 0.75;
 
 /// How much of a picture's detail is decoded for the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +27,6 @@ pub enum Detail {
     Enough,
     /// All.
     Full,
-}
-
-impl Detail {
-    /// Whether the best label may be another one in full detail: the second is close behind it.
-    #[must_use]
-    pub fn is_too_little_for(self, scores: &[Score]) -> bool {
-        let [best, second, ..] = scores else { return false };
-        self == Self::Enough && second.confidence >= CLOSE * best.confidence
-    }
 }
 
 /// The network's input for one image.

@@ -34,7 +34,7 @@ use crate::{
         flags::{Overrides, positive, threads, value_name, whole},
     },
     contract::{Outcome, WorkerId},
-    model::{Bundle, Classifier, Detail, Engine, Input, Limits, Parallel, Score},
+    model::{Bundle, Classifier, Detail, Engine, Input, Limits, Parallel, Prediction},
 };
 
 /// Most values in the inputs of one batch, 16 MB: of large ones the network takes no more at once.
@@ -226,59 +226,42 @@ struct Answer {
     features: Option<Vec<f32>>,
 }
 
-/// What the network says of an item.
-struct Look {
-    detail: Detail,
-    /// Two at least, if the model knows as many.
-    scores: Vec<Score>,
-    features: Vec<f32>,
-}
-
 impl Labeller<'_> {
     /// Answers to the items, in their order.
     fn label(&self, items: &[Item]) -> Result<Vec<Answer>> {
         let mut looks = self.look(items, Detail::Enough)?;
-        let is_close =
-            |look: &Result<Look, String>| look.as_ref().is_ok_and(|look| look.detail.is_too_little_for(&look.scores));
-        for (item, look) in items.iter().zip(&mut looks).filter(|(_, look)| is_close(look)) {
-            // Of a file that has gone since, the first look counts.
-            if let Some(Ok(again)) = self.look(slice::from_ref(item), Detail::Full)?.pop() {
+        for (item, look) in items.iter().zip(&mut looks) {
+            if look.as_ref().is_ok_and(|prediction| prediction.wants_detail)
+                && let Some(Ok(again)) = self.look(slice::from_ref(item), Detail::Full)?.pop()
+            {
                 *look = Ok(again);
             }
         }
         looks.into_iter().map(|look| self.answer(look)).collect()
     }
 
-    fn answer(&self, look: Result<Look, String>) -> Result<Answer> {
+    /// Runs the items through the network, all at once. An item that is no input for it has the reason.
+    fn look(&self, items: &[Item], detail: Detail) -> Result<Vec<Result<Prediction, String>>> {
+        let mut inputs = Vec::new();
+        let prepare = |item| self.prepare(item, detail).map(|input| inputs.push(input));
+        let prepared: Vec<Result<(), String>> = items.iter().map(prepare).collect();
+        let mut predictions = self.classifier.classify(&inputs, self.top)?.into_iter();
+        let look = |prepared: Result<(), String>| match prepared {
+            Ok(()) => predictions.next().context("an input has no result").map(Ok),
+            Err(error) => Ok(Err(error)),
+        };
+        prepared.into_iter().map(look).collect()
+    }
+
+    fn answer(&self, look: Result<Prediction, String>) -> Result<Answer> {
         match look {
-            Ok(Look { mut scores, features, .. }) => {
-                scores.truncate(self.top);
+            Ok(Prediction { scores, features, .. }) => {
                 let outcome = Outcome::labelled(scores).context("the model has no labels")?;
                 let outcome = outcome.doubted_below(self.min_confidence);
                 Ok(Answer { outcome, features: self.features.then_some(features) })
             }
             Err(error) => Ok(Answer { outcome: Outcome::Failed { error }, features: None }),
         }
-    }
-
-    /// Runs the items through the network, all at once.
-    fn look(&self, items: &[Item], detail: Detail) -> Result<Vec<Result<Look, String>>> {
-        let mut inputs = Vec::new();
-        let prepare = |item| self.prepare(item, detail).map(|input| inputs.push(input));
-        let prepared: Vec<Result<(), String>> = items.iter().map(prepare).collect();
-        let outputs = self.classifier.outputs(&inputs)?;
-        let scores = self.classifier.scores(&outputs, self.top.max(2))?;
-        let features = outputs.features.chunks_exact((outputs.features.len() / inputs.len().max(1)).max(1));
-        let mut looks = inputs.iter().zip(scores).zip(features).map(|((input, scores), features)| Look {
-            detail: input.detail,
-            scores,
-            features: features.to_vec(),
-        });
-        let look = |prepared: Result<(), String>| match prepared {
-            Ok(()) => looks.next().context("an input has no result").map(Ok),
-            Err(error) => Ok(Err(error)),
-        };
-        prepared.into_iter().map(look).collect()
     }
 
     /// Reads a file and decodes it, once there is room for what that takes. What can be read only once is decoded in

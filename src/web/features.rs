@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     contract::{Classification, ImageName},
-    model::{Bundle, Classifier, DecodeError, Detail, Engine, Limits, ModelError, Parallel, Score},
+    model::{Bundle, Classifier, DecodeError, Detail, Engine, Limits, Parallel, Prediction},
 };
 
 /// Images that take more memory than this have none.
@@ -101,21 +101,14 @@ async fn load(app: &App) -> Result<Arc<Classifier>> {
 }
 
 fn features(classifier: &Classifier, bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
-    let (detail, scores, features) = look(classifier, bytes, limits, Detail::Enough)?;
+    let first = look(classifier, bytes, limits, Detail::Enough)?;
     // As workers do: the features are those that the label was given for.
-    Ok(match detail.is_too_little_for(&scores).then(|| look(classifier, bytes, limits, Detail::Full)) {
-        Some(Ok((_, _, features))) => features,
-        None | Some(Err(_)) => features,
-    })
+    let again = first.wants_detail.then(|| look(classifier, bytes, limits, Detail::Full));
+    Ok(again.and_then(Result::ok).unwrap_or(first).features)
 }
 
-/// By how much of its detail the image was seen, its scores, and its features.
-fn look(
-    classifier: &Classifier,
-    bytes: &[u8],
-    limits: &Limits,
-    detail: Detail,
-) -> Result<(Detail, Vec<Score>, Vec<f32>)> {
+/// What the network says of an image by so much of its detail.
+fn look(classifier: &Classifier, bytes: &[u8], limits: &Limits, detail: Detail) -> Result<Prediction> {
     let refused = |error: DecodeError| Error::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
     let header = classifier.preprocessor().measure(bytes, limits, detail).map_err(refused)?;
     if header.memory > MOST_MEMORY {
@@ -129,11 +122,9 @@ fn look(
         return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, message));
     }
     let input = classifier.preprocessor().prepare(bytes, limits, detail).map_err(refused)?;
-    let failed = |error: ModelError| Error::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-    let detail = input.detail;
-    let outputs = classifier.outputs(&[input]).map_err(failed)?;
-    let scores = classifier.scores(&outputs, 2).map_err(failed)?;
-    Ok((detail, scores.into_iter().flatten().collect(), outputs.features))
+    let failed = |why: String| Error::new(StatusCode::INTERNAL_SERVER_ERROR, why);
+    let mut predictions = classifier.classify(&[input], 1).map_err(|error| failed(error.to_string()))?;
+    predictions.pop().ok_or_else(|| failed("the network gave no features".to_owned()))
 }
 
 #[cfg(test)]

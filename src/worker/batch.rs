@@ -9,13 +9,13 @@ use super::{
     fate::Fate,
     metrics::{Metrics, Stage},
 };
-use crate::model::{Classifier, Input, Score};
+use crate::model::{Classifier, Input, Prediction};
 
 /// How many labels a result holds.
 const TOP: usize = 5;
 
-/// The scores, or the fate of an image that got none.
-type Reply = Result<Vec<Score>, Fate>;
+/// What the network says, or the fate of an image that it said nothing of.
+type Reply = Result<Prediction, Fate>;
 
 struct Item {
     input: Input,
@@ -53,7 +53,7 @@ impl Batcher {
         Ok(Self { items })
     }
 
-    /// Returns the scores of `input`, best first.
+    /// Returns what the network says of `input`.
     ///
     /// # Errors
     /// [`Fate::HandedBack`] if it had not entered the network when the worker stopped, [`Fate::Retried`] if the network
@@ -83,7 +83,7 @@ fn serve(
             let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| classifier.classify(&inputs, TOP)));
             metrics.took(Stage::Infer, started);
             match run {
-                Ok(Ok(scores)) => scores.into_iter().map(Ok).collect(),
+                Ok(Ok(predictions)) => predictions.into_iter().map(Ok).collect(),
                 Ok(Err(error)) => replies.iter().map(|_| Err(failed(&error.to_string()))).collect(),
                 Err(_) => replies.iter().map(|_| Err(failed("it panicked"))).collect(),
             }

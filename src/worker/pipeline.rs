@@ -29,7 +29,7 @@ use crate::{
     backend::{Backend, Message, Receipt, Retry, within},
     clock::Clock,
     contract::{Classification, ImageName, ObjectEvent, Outcome, Sequencer, event},
-    model::{Classifier, Detail, Score},
+    model::{Classifier, Detail, Prediction},
 };
 
 /// Messages in one receive: as many as SQS gives. A receiver waits for room for all of them, since calls cost money.
@@ -72,8 +72,8 @@ struct Task<'a> {
 
 /// A look at an image.
 struct Look {
-    /// By how much of its detail, and what the network says; or why the image is no input for it.
-    scores: Result<(Detail, Vec<Score>), String>,
+    /// What the network says, or why the image is no input for it.
+    prediction: Result<Prediction, String>,
     /// What the store knows of the bytes that were looked at.
     image_sequencer: Option<Sequencer>,
 }
@@ -277,19 +277,17 @@ impl Pipeline {
     /// Classifies one image by as much of its detail as that takes.
     async fn look_at(&self, image: &ImageName) -> Result<Finding, Fate> {
         let mut look = self.look(image, Detail::Enough).await?;
-        if let Ok((detail, scores)) = &look.scores
-            && detail.is_too_little_for(scores)
-        {
+        if look.prediction.as_ref().is_ok_and(|prediction| prediction.wants_detail) {
             debug!("the best labels are close; looking at the image in full");
             let again = self.look(image, Detail::Full).await?;
             // Of what takes too much memory in full, or was replaced since by what is no image, the first look counts.
-            if again.scores.is_ok() {
+            if again.prediction.is_ok() {
                 look = again;
             }
         }
-        let outcome = match look.scores {
-            Ok((_, scores)) => {
-                let outcome = Outcome::labelled(scores);
+        let outcome = match look.prediction {
+            Ok(prediction) => {
+                let outcome = Outcome::labelled(prediction.scores);
                 let outcome = outcome.ok_or_else(|| Fate::Retried("the network gave no scores".to_owned()))?;
                 outcome.doubted_below(self.settings.min_confidence)
             }
@@ -306,11 +304,11 @@ impl Pipeline {
             prepared = self.intake.prepare(image, detail) => prepared?,
         };
         let Prepared { input, image_sequencer } = prepared;
-        let scores = match input {
-            Ok(input) => Ok((input.detail, self.batcher.classify(input).await?)),
+        let prediction = match input {
+            Ok(input) => Ok(self.batcher.classify(input).await?),
             Err(error) => Err(error),
         };
-        Ok(Look { scores, image_sequencer })
+        Ok(Look { prediction, image_sequencer })
     }
 
     /// Publishes what came of an image.
