@@ -6,7 +6,7 @@
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
-use imgcls::model::{Bundle, Limits, Preprocessor};
+use imgcls::model::{Bundle, Detail, Limits, Preprocessor};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
         line?;
         let start = Instant::now();
         for photo in &photos {
-            std::hint::black_box(preprocessor.prepare(photo, &limits)?);
+            std::hint::black_box(preprocessor.prepare(photo, &limits, Detail::Enough)?);
         }
         println!("{:.4}", start.elapsed().as_secs_f64() * 1e3);
         std::io::stdout().flush()?;
