@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::{
     Engine, Parallel,
@@ -10,14 +10,13 @@ use super::{
     kernel::Outputs,
     layout::Preprocess,
     network::{Network, NetworkError},
-    preprocess::{Detail, Input, Preprocessor},
+    preprocess::{Input, Preprocessor},
     score::Score,
 };
 
-/// Features that are no further from where two labels are equally likely, as a part of their length, may be on the
-/// other side of it in full detail. Of a thousand large JPEGs, those of 95 % moved by less towards it, with
-/// EfficientNet-Lite0 (0.0028) and nearly with the embedded network (0.0044); of the labels that detail changes, two of
-/// 26 are further away.
+/// The distance from where two labels are equally likely, as a part of the features' length, below which a picture is
+/// worth another look in full detail. Of a thousand large JPEGs, full detail moved 95 % by less than 0.0028
+/// (EfficientNet-Lite0) and 0.0044 (embedded network) across; of 26 labels that it changed, 24 were nearer than this.
 const CLOSE: f32 = 0.004;
 
 /// Why the network gives no answer.
@@ -60,7 +59,7 @@ pub struct Prediction {
     pub scores: Vec<Score>,
     /// What the last layer got.
     pub features: Vec<f32>,
-    /// Whether the best label may be another one in full detail, of which the input has less.
+    /// Whether the best label may be another one in full detail, which there is.
     pub wants_detail: bool,
 }
 
@@ -90,7 +89,7 @@ impl Classifier {
         let Bundle { card, labels, tensors } = bundle;
         let description = card.architecture.network(labels.len());
         let network = Network::load(&description, &tensors, card.input as usize, engine, parallel)?;
-        let last = tensors[&format!("{}.weight", description.last.name)].clone();
+        let last = tensors[&description.last.weight()].clone();
         Ok(Self { id, preprocessor: Preprocessor::new(&card), card, labels, network, last })
     }
 
@@ -126,7 +125,7 @@ impl Classifier {
         let Outputs { features, logits } = self.outputs(inputs)?;
         let features = features.chunks_exact((features.len() / inputs.len().max(1)).max(1));
         let outputs = features.zip(logits.chunks_exact(self.labels.len()));
-        let predict = |(input, (features, logits)): (&Input, _)| self.predict(input.detail, features, logits, top);
+        let predict = |(input, (features, logits)): (&Input, _)| self.predict(input.has_more, features, logits, top);
         inputs.iter().zip(outputs).map(predict).collect()
     }
 
@@ -168,7 +167,7 @@ impl Classifier {
         Ok(all)
     }
 
-    fn predict(&self, detail: Detail, features: &[f32], logits: &[f32], top: usize) -> Result<Prediction, ModelError> {
+    fn predict(&self, has_more: bool, features: &[f32], logits: &[f32], top: usize) -> Result<Prediction, ModelError> {
         if !logits.iter().all(|v| v.is_finite()) {
             return Err(ModelError::NotFinite(self.card.name.clone()));
         }
@@ -176,8 +175,8 @@ impl Classifier {
         let mut order: Vec<usize> = (0..logits.len()).collect();
         // Stable, so that ties stay in the order of the labels.
         order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-        let wants_detail = match (detail, &order[..]) {
-            (Detail::Enough, &[best, second, ..]) => self.is_close(features, logits, best, second)?,
+        let wants_detail = match order[..] {
+            [best, second, ..] if has_more => self.is_close(features, logits, best, second)?,
             _ => false,
         };
         let score = |label: usize| Score { label: self.labels[label].clone(), confidence: probabilities[label] };
@@ -188,7 +187,7 @@ impl Classifier {
     /// Whether `features` are near to where both labels are equally likely. That is a plane, at a distance of the
     /// logits' difference by the length of the weights' difference.
     fn is_close(&self, features: &[f32], logits: &[f32], best: usize, second: usize) -> Result<bool, NetworkError> {
-        let weights = |label: usize| self.last.get(label)?.to_vec1::<f32>();
+        let weights = |label: usize| self.last.get(label)?.to_dtype(DType::F32)?.to_vec1::<f32>();
         let across: Vec<f32> =
             weights(best)?.iter().zip(weights(second)?).map(|(best, second)| best - second).collect();
         Ok(logits[best] - logits[second] <= CLOSE * length(&across) * length(features))
@@ -250,7 +249,7 @@ pub(crate) mod tests {
             let inputs: Vec<Input> = (0..count)
                 .map(|n| {
                     let values = (0..len).map(|i| (seed[i % 3] % 3.0) * ((i * (n + 1)) as f32).sin()).collect();
-                    Input { values, width: classifier.card().input as usize, detail: Detail::Full }
+                    Input { values, width: classifier.card().input as usize, has_more: false }
                 })
                 .collect();
             prop_assume!(seed.iter().all(|v| v.is_finite()));
@@ -278,52 +277,67 @@ pub(crate) mod tests {
         ONCE.get_or_init(|| classifier(Engine::default()))
     }
 
-    /// JPEGs whose best label is another one in full detail than in as much as the resize needs, and that label: blends
-    /// of two pictures, about where the label changes.
-    pub(crate) fn undecided() -> Vec<(Vec<u8>, String)> {
+    /// JPEGs whose best label is another one in full detail than in as much as the resize needs, and that label.
+    pub(crate) fn undecided() -> &'static [(Vec<u8>, String)] {
+        static ONCE: std::sync::OnceLock<Vec<(Vec<u8>, String)>> = std::sync::OnceLock::new();
+        ONCE.get_or_init(|| {
+            let classifier = classifier_once();
+            let label = |bytes: &[u8], detail| {
+                let input = classifier.preprocessor().prepare(bytes, &Limits::default(), detail).unwrap();
+                assert_eq!(input.has_more, detail == Detail::Enough);
+                classifier.classify(&[input], 1).unwrap().remove(0).scores.remove(0).label
+            };
+            let (mut from, mut to) = (0, 1000);
+            let first = label(&blend(from), Detail::Full);
+            while from + 1 < to {
+                let middle = u16::midpoint(from, to);
+                *if label(&blend(middle), Detail::Full) == first { &mut from } else { &mut to } = middle;
+            }
+            let around = (from.saturating_sub(30)..from + 30).map(blend);
+            let undecided: Vec<_> = around
+                .map(|bytes| (label(&bytes, Detail::Full), label(&bytes, Detail::Enough), bytes))
+                .filter_map(|(full, enough, bytes)| (full != enough).then_some((bytes, full)))
+                .collect();
+            assert!(!undecided.is_empty());
+            undecided
+        })
+    }
+
+    /// A JPEG of a frog, and so many thousandths of a ship over it.
+    fn blend(weight: u16) -> Vec<u8> {
         let pictures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/labelled");
         let [frog, ship] = ["5_frog.png", "1_ship.png"].map(|name| {
             let picture = image::open(pictures.join(name)).unwrap();
             picture.resize_exact(300, 300, image::imageops::FilterType::Triangle).into_rgb8()
         });
-        let blend = |weight: u16| {
-            let mut picture = frog.clone();
-            for (to, other) in picture.iter_mut().zip(ship.iter()) {
-                *to = ((f32::from(*to) * f32::from(1000 - weight) + f32::from(*other) * f32::from(weight)) / 1e3) as u8;
-            }
-            let mut bytes = Vec::new();
-            image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(&picture).unwrap();
-            bytes
-        };
-        let classifier = classifier_once();
-        let label = |bytes: &[u8], detail| {
-            let input = classifier.preprocessor().prepare(bytes, &Limits::default(), detail).unwrap();
-            assert_eq!(input.detail, detail);
-            classifier.classify(&[input], 1).unwrap().remove(0).scores.remove(0).label
-        };
-        let (mut from, mut to) = (0, 1000);
-        let first = label(&blend(from), Detail::Full);
-        while from + 1 < to {
-            let middle = u16::midpoint(from, to);
-            *if label(&blend(middle), Detail::Full) == first { &mut from } else { &mut to } = middle;
+        let mut picture = frog;
+        for (to, other) in picture.iter_mut().zip(ship.iter()) {
+            *to = ((f32::from(*to) * f32::from(1000 - weight) + f32::from(*other) * f32::from(weight)) / 1e3) as u8;
         }
-        let around = (from.saturating_sub(30)..from + 30).map(blend);
-        let undecided: Vec<_> = around
-            .map(|bytes| (label(&bytes, Detail::Full), label(&bytes, Detail::Enough), bytes))
-            .filter_map(|(full, enough, bytes)| (full != enough).then_some((bytes, full)))
-            .collect();
-        assert!(!undecided.is_empty());
-        undecided
+        let mut bytes = Vec::new();
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(&picture).unwrap();
+        bytes
     }
 
     #[test]
     fn labels_that_detail_changes_are_known_to_be_close() {
         let classifier = classifier_once();
         for (bytes, label) in undecided() {
-            let input = classifier.preprocessor().prepare(&bytes, &Limits::default(), Detail::Enough).unwrap();
-            let full = Input { detail: Detail::Full, ..input.clone() };
+            let input = classifier.preprocessor().prepare(bytes, &Limits::default(), Detail::Enough).unwrap();
+            let full = Input { has_more: false, ..input.clone() };
             let found = classifier.classify(&[input, full], 1).unwrap();
             assert!(found[0].wants_detail && !found[1].wants_detail, "{label}: {:?}", found[0].scores);
+        }
+    }
+
+    #[test]
+    fn clear_pictures_are_seen_once() {
+        let classifier = classifier_once();
+        for bytes in [blend(0), blend(1000)] {
+            let input = classifier.preprocessor().prepare(&bytes, &Limits::default(), Detail::Enough).unwrap();
+            assert!(input.has_more);
+            let found = classifier.classify(&[input], 1).unwrap().remove(0);
+            assert!(!found.wants_detail, "{:?}", found.scores);
         }
     }
 
@@ -397,7 +411,7 @@ pub(crate) mod tests {
         let error = classifier.classify(&[Input::black(1)], 5).unwrap_err().to_string();
         assert_eq!(error, "an input has 3 values, but the model resnet18-cifar10 takes 12288");
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let prediction = classifier.predict(Detail::Full, &[], &[0.0, odd], 1);
+            let prediction = classifier.predict(false, &[], &[0.0, odd], 1);
             assert!(matches!(prediction, Err(ModelError::NotFinite(_))));
         }
     }

@@ -20,7 +20,6 @@ use super::{
     orientation,
     packed::Backdrop,
     png::{self, Columns, Narrowed, Png},
-    preprocess::Detail,
     resize::{Filter, Part},
     shrink, webp,
 };
@@ -102,12 +101,9 @@ pub(super) enum Pixels {
 }
 
 impl Pixels {
-    /// How much of the picture's detail there is.
-    pub(super) const fn detail(&self) -> Detail {
-        match self {
-            Self::Components(Components::Smaller(_), _) => Detail::Enough,
-            Self::Components(Components::Full(_), _) | Self::Packed(_) | Self::Narrowed(_) => Detail::Full,
-        }
+    /// Whether they are of a picture that was decoded at less than its size.
+    pub(super) const fn are_smaller(&self) -> bool {
+        matches!(self, Self::Components(Components::Smaller(_), _))
     }
 
     /// The pixels one by one, of images that were decoded in full: of JPEG and PNG in RGB or grey, of others as they
@@ -266,7 +262,7 @@ impl<'a> Open<'a> {
         let memory = match &self.decoder {
             Decoder::Jpeg(jpeg) => {
                 let View { scale, area, columns } = view(&self.stored);
-                jpeg.bytes_needed(scale, area) + colours_needed(jpeg.colour(), scale, area, columns.part.to)
+                jpeg.bytes_needed(scale, area) + shrink::colours_needed(jpeg.colour(), scale, area, columns.part.to)
             }
             Decoder::Png(png) => {
                 let View { area, columns, .. } = view(&self.stored);
@@ -304,21 +300,6 @@ impl<'a> Open<'a> {
         };
         Ok(Decoded { format, stored, pixels })
     }
-}
-
-/// Bytes that [`shrink::shrink`] takes beside a JPEG's components to make a picture of `width` columns.
-fn colours_needed(colour: Colour, scale: Scale, area: Area, width: usize) -> u64 {
-    // What may be enlarged first, and the colours that are made of it.
-    let (strips, channels) = match colour {
-        Colour::Grey => (0, 1),
-        Colour::Rgb | Colour::YCbCr => (5, 3),
-        Colour::Cmyk => (6, 3),
-        Colour::Ycck => (7, 3),
-    };
-    let side = |from: u32, to: u32| u64::from((to - from).div_ceil(scale.divisor()));
-    let (across, down) = (side(area.left, area.right), side(area.top, area.bottom));
-    let samples = strips * across * down.min(shrink::STRIP as u64) + channels * width as u64 * down;
-    samples * scale.sample_bytes()
 }
 
 fn jpeg_error(error: jpeg::Error) -> DecodeError {

@@ -22,12 +22,16 @@ use super::{
 /// How much of a picture's detail is decoded for the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// Enough for the resize: large JPEGs are decoded at a smaller size, which takes a fraction of the time. Values
-    /// differ from those of the whole picture by little more than they are rounded by.
+    /// Enough for the resize: large JPEGs are decoded at a smaller size, which takes a fraction of the time. Most values
+    /// are those of the whole picture, the others differ by a step of 1/255 or a few.
     Enough,
     /// All.
     Full,
 }
+
+/// Full detail that takes more memory to decode is left alone: half of what a worker has for all of its images, and
+/// enough for 50 megapixels in the usual shapes.
+const MOST_FOR_DETAIL: u64 = 64 << 20;
 
 /// The network's input for one image.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,15 +40,15 @@ pub struct Input {
     pub values: Vec<f32>,
     /// Pixels in a row.
     pub width: usize,
-    /// What it was made of.
-    pub detail: Detail,
+    /// Whether the file has more detail that may be decoded, which could change the values.
+    pub has_more: bool,
 }
 
 impl Input {
     /// A square of zeros.
     #[must_use]
     pub fn black(side: usize) -> Self {
-        Self { values: vec![0.0; side * side * 3], width: side, detail: Detail::Full }
+        Self { values: vec![0.0; side * side * 3], width: side, has_more: false }
     }
 }
 
@@ -104,24 +108,26 @@ impl Preprocessor {
     /// [`DecodeError`]. Limits are enforced before pixels are allocated, and a file that is cut short is an error.
     pub fn prepare(&self, bytes: &[u8], limits: &Limits, detail: Detail) -> Result<Input, DecodeError> {
         let decoded = decode::decode(bytes, &self.limits(limits), |stored| self.view(stored, detail))?;
-        match self.preprocess {
+        let has_more = decoded.pixels.are_smaller()
+            && self.measure(bytes, limits, Detail::Full).is_ok_and(|full| full.memory <= MOST_FOR_DETAIL);
+        let input = match self.preprocess {
             Preprocess::Square => self.input(decoded),
             Preprocess::Raw => raw(decoded),
-        }
+        };
+        Ok(Input { has_more, ..input? })
     }
 
     /// Resizes the region straight from the pixels as stored, then turns and normalises the small square.
     fn input(&self, Decoded { format, stored, pixels }: Decoded) -> Result<Input, DecodeError> {
         let side = self.side as usize;
         let region = self.region(&stored);
-        let detail = pixels.detail();
         let wanted = Wanted { region, width: side, height: side, filter: Filter::Triangle, backdrop: Backdrop::Itself };
         let channels = shrink::shrink(&stored, pixels, &wanted);
         let damaged = || DecodeError::Damaged { format, reason: "its pixels cannot be resized".to_owned() };
         let channels = channels.ok_or_else(damaged)?;
         let channel = |c: usize| channels.get(c).or(channels.first()).ok_or_else(damaged);
         let values = self.turned(Turn::from(stored.orientation), [channel(0)?, channel(1)?, channel(2)?]);
-        Ok(Input { values, width: side, detail })
+        Ok(Input { values, width: side, has_more: false })
     }
 
     /// The part of the picture as stored that the network sees.
@@ -169,7 +175,7 @@ fn raw(decoded: Decoded) -> Result<Input, DecodeError> {
     picture.apply_orientation(orientation);
     let picture = picture.into_rgb8();
     let values = picture.as_raw().iter().map(|value| f32::from(*value) / 255.0).collect();
-    Ok(Input { values, width: picture.width() as usize, detail: Detail::Full })
+    Ok(Input { values, width: picture.width() as usize, has_more: false })
 }
 
 #[cfg(test)]
@@ -195,7 +201,7 @@ pub(crate) mod tests {
         /// The input for the pixels of a square.
         pub(crate) fn normalise(&self, rgb: &[u8]) -> Input {
             let values = rgb.iter().enumerate().map(|(i, v)| self.table[i % 3][usize::from(*v)]).collect();
-            Input { values, width: self.side as usize, detail: Detail::Full }
+            Input { values, width: self.side as usize, has_more: false }
         }
 
         /// A value at a place of an input, in steps of 1/255.
@@ -248,7 +254,7 @@ pub(crate) mod tests {
         let all = preprocessor.input(decode::decode(bytes, &limits, View::all).unwrap()).unwrap();
         let [usual, full] =
             [Detail::Enough, Detail::Full].map(|detail| preprocessor.prepare(bytes, &limits, detail).unwrap());
-        assert_eq!(full, all);
+        assert_eq!((&full, full.has_more), (&all, false));
         let differences = full.values.iter().zip(&usual.values).enumerate();
         let sum: f64 =
             differences.map(|(i, (a, b))| (preprocessor.steps(i, *a) - preprocessor.steps(i, *b)).abs()).sum();

@@ -7,7 +7,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::ExitCode,
-    slice,
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver, Sender},
@@ -230,21 +229,28 @@ impl Labeller<'_> {
     /// Answers to the items, in their order.
     fn label(&self, items: &[Item]) -> Result<Vec<Answer>> {
         let mut looks = self.look(items, Detail::Enough)?;
-        for (item, look) in items.iter().zip(&mut looks) {
-            if look.as_ref().is_ok_and(|prediction| prediction.wants_detail)
-                && let Some(Ok(again)) = self.look(slice::from_ref(item), Detail::Full)?.pop()
-            {
-                *look = Ok(again);
+        let wants_detail =
+            |look: &Result<Prediction, String>| look.as_ref().is_ok_and(|prediction| prediction.wants_detail);
+        let close: Vec<_> = items.iter().zip(&mut looks).filter(|(_, look)| wants_detail(look)).collect();
+        let again = self.look(close.iter().map(|(item, _)| *item), Detail::Full)?;
+        for ((_, look), again) in close.into_iter().zip(again) {
+            // Of a file that has gone since, the first look counts.
+            if again.is_ok() {
+                *look = again;
             }
         }
         looks.into_iter().map(|look| self.answer(look)).collect()
     }
 
     /// Runs the items through the network, all at once. An item that is no input for it has the reason.
-    fn look(&self, items: &[Item], detail: Detail) -> Result<Vec<Result<Prediction, String>>> {
+    fn look<'a>(
+        &self,
+        items: impl IntoIterator<Item = &'a Item>,
+        detail: Detail,
+    ) -> Result<Vec<Result<Prediction, String>>> {
         let mut inputs = Vec::new();
         let prepare = |item| self.prepare(item, detail).map(|input| inputs.push(input));
-        let prepared: Vec<Result<(), String>> = items.iter().map(prepare).collect();
+        let prepared: Vec<Result<(), String>> = items.into_iter().map(prepare).collect();
         let mut predictions = self.classifier.classify(&inputs, self.top)?.into_iter();
         let look = |prepared: Result<(), String>| match prepared {
             Ok(()) => predictions.next().context("an input has no result").map(Ok),
@@ -264,10 +270,8 @@ impl Labeller<'_> {
         }
     }
 
-    /// Reads a file and decodes it, once there is room for what that takes. What can be read only once is decoded in
-    /// full.
+    /// Reads a file and decodes it, once there is room for what that takes.
     fn prepare(&self, item: &Item, detail: Detail) -> Result<Input, String> {
-        let detail = if item.can_be_read_again() { detail } else { Detail::Full };
         let bytes = item.read(self.limits.max_bytes)?;
         let preprocessor = self.classifier.preprocessor();
         let header = preprocessor.measure(&bytes, self.limits, detail).map_err(|e| e.to_string())?;
@@ -416,7 +420,7 @@ mod tests {
     use super::*;
     use crate::model::undecided;
 
-    /// What is named and what is piped are decided alike: close calls in full detail.
+    /// Whether they are named or piped.
     #[test]
     fn close_calls_are_decided_in_full_detail() {
         let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), Parallel::one(1)).unwrap();
@@ -425,16 +429,24 @@ mod tests {
         let labeller =
             Labeller { classifier: &classifier, limits: &limits, room, top: 1, features: true, min_confidence: 0.0 };
         let dir = tempfile::tempdir().unwrap();
-        for (n, (bytes, label)) in undecided().into_iter().enumerate() {
-            std::fs::write(dir.path().join(format!("{n}.jpg")), &bytes).unwrap();
-            let items = files::find(&[dir.path().join(format!("{n}.jpg"))]).items;
+        for (n, (bytes, label)) in undecided().iter().enumerate() {
+            let path = dir.path().join(format!("{n}.jpg"));
+            if n % 2 == 0 {
+                std::fs::write(&path, bytes).unwrap();
+            } else {
+                let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+                rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+                let path = path.clone();
+                thread::spawn(move || std::fs::write(path, bytes).unwrap());
+            }
+            let items = files::find(&[path]).items;
             let [Answer { outcome: Outcome::Labelled { label: found, top, .. }, features: Some(features) }] =
                 &labeller.label(&items).unwrap()[..]
             else {
                 panic!("no label")
             };
-            assert_eq!((found, top.len()), (&label, 1));
-            let input = classifier.preprocessor().prepare(&bytes, &limits, Detail::Full).unwrap();
+            assert_eq!((found, top.len()), (label, 1));
+            let input = classifier.preprocessor().prepare(bytes, &limits, Detail::Full).unwrap();
             assert_eq!(features, &classifier.outputs(&[input]).unwrap().features);
         }
     }

@@ -1,9 +1,11 @@
 //! The image files that paths on the command line stand for.
 
 use std::{
+    borrow::Cow,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use crate::{contract::order, model::sniff};
@@ -21,6 +23,8 @@ const MOST_TOLD: usize = 20;
 pub(super) struct Item {
     path: PathBuf,
     source: Source,
+    /// What was read of it, if it can be read only once.
+    kept: OnceLock<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -47,22 +51,30 @@ impl Item {
         matches!(self.source, Source::Stdin)
     }
 
-    /// Whether its bytes are there for another [`Self::read`], as those of a pipe are not.
-    pub(super) fn can_be_read_again(&self) -> bool {
-        self.is_file() && fs::metadata(&self.path).is_ok_and(|data| data.is_file())
-    }
-
-    /// Its bytes, one more than the limit at most.
-    pub(super) fn read(&self, max_bytes: u64) -> Result<Vec<u8>, String> {
+    /// Its bytes, one more than the limit at most. They are the same each time, those of a pipe as well.
+    pub(super) fn read(&self, max_bytes: u64) -> Result<Cow<'_, [u8]>, String> {
+        if let Some(bytes) = self.kept.get() {
+            return Ok(Cow::Borrowed(bytes));
+        }
         let mut bytes = Vec::new();
         let most = max_bytes.saturating_add(1);
         let result = match &self.source {
             Source::Nothing(why) => return Err(why.clone()),
-            Source::Stdin => io::stdin().lock().take(most).read_to_end(&mut bytes),
-            Source::File => File::open(&self.path).and_then(|file| file.take(most).read_to_end(&mut bytes)),
+            Source::Stdin => io::stdin().lock().take(most).read_to_end(&mut bytes).map(|_| false),
+            Source::File => File::open(&self.path).and_then(|file| {
+                let can_be_read_again = file.metadata()?.is_file();
+                file.take(most).read_to_end(&mut bytes)?;
+                Ok(can_be_read_again)
+            }),
         };
-        result.map_err(|e| format!("cannot read the file: {e}"))?;
-        Ok(bytes)
+        if result.map_err(|e| format!("cannot read the file: {e}"))? {
+            return Ok(Cow::Owned(bytes));
+        }
+        Ok(Cow::Borrowed(self.kept.get_or_init(|| bytes)))
+    }
+
+    const fn new(path: PathBuf, source: Source) -> Self {
+        Self { path, source, kept: OnceLock::new() }
     }
 }
 
@@ -74,7 +86,7 @@ pub(super) fn find(paths: &[PathBuf]) -> Found {
             let again = found.items.iter().any(Item::is_stdin);
             let source =
                 if again { Source::Nothing("standard input can be read only once".to_owned()) } else { Source::Stdin };
-            found.items.push(Item { path: path.clone(), source });
+            found.items.push(Item::new(path.clone(), source));
         } else if path.is_dir() {
             let before = found.items.len();
             found.walk(path);
@@ -82,7 +94,7 @@ pub(super) fn find(paths: &[PathBuf]) -> Found {
                 found.nothing(path, "no images in the directory".to_owned());
             }
         } else {
-            found.items.push(Item { path: path.clone(), source: Source::File });
+            found.items.push(Item::new(path.clone(), Source::File));
         }
     }
     found
@@ -127,7 +139,7 @@ impl Found {
             if is_dir && !is_hidden(&path) {
                 self.walk(&path);
             } else if is_image_file(&path) {
-                self.items.push(Item { path, source: Source::File });
+                self.items.push(Item::new(path, Source::File));
             } else if let Some(why) = why_not(&path, is_dir) {
                 self.passed_over.push(format!("{}: {why}", path.display()));
             }
@@ -135,7 +147,7 @@ impl Found {
     }
 
     fn nothing(&mut self, path: &Path, why: String) {
-        self.items.push(Item { path: path.to_owned(), source: Source::Nothing(why) });
+        self.items.push(Item::new(path.to_owned(), Source::Nothing(why)));
     }
 }
 

@@ -143,6 +143,7 @@ impl Pictures {
     }
 }
 
+/// Without second looks: features of less detail differ by less than those of two photos of one thing do.
 fn show_batch(items: &[(usize, Item)], classifier: &Classifier, limits: &Limits) -> Result<Sight> {
     let mut sight = Sight::default();
     let mut inputs: Vec<Input> = Vec::new();

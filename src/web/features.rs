@@ -102,7 +102,7 @@ async fn load(app: &App) -> Result<Arc<Classifier>> {
 
 fn features(classifier: &Classifier, bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
     let first = look(classifier, bytes, limits, Detail::Enough)?;
-    // As workers do: the features are those that the label was given for.
+    // As workers do, so that the features are those that the label was given for.
     let again = first.wants_detail.then(|| look(classifier, bytes, limits, Detail::Full));
     Ok(again.and_then(Result::ok).unwrap_or(first).features)
 }
@@ -138,9 +138,9 @@ mod tests {
         let classifier = Classifier::new(Bundle::embedded().unwrap(), Engine::default(), Parallel::one(1)).unwrap();
         let limits = Limits::default();
         for (bytes, _) in undecided() {
-            let input = classifier.preprocessor().prepare(&bytes, &limits, Detail::Full).unwrap();
+            let input = classifier.preprocessor().prepare(bytes, &limits, Detail::Full).unwrap();
             let full = classifier.outputs(&[input]).unwrap().features;
-            assert_eq!(features(&classifier, &bytes, &limits).unwrap(), full);
+            assert_eq!(features(&classifier, bytes, &limits).unwrap(), full);
         }
     }
 }

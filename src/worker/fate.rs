@@ -24,7 +24,7 @@ pub(crate) enum Fate {
     Discarded,
     /// Failed this time, for this reason; the message comes again after a back-off.
     Retried(String),
-    /// Not begun; the message is shown to others at once.
+    /// Not done; the message is shown to others at once.
     HandedBack,
     /// Failed at the last receive, for this reason; the message is a dead letter.
     GaveUp(String),

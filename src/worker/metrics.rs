@@ -47,6 +47,7 @@ pub struct Metrics {
     registry: Registry,
     outcomes: Family<OfOutcome, Counter>,
     stages: Family<OfStage, Histogram>,
+    second_looks: Counter,
     in_flight: Whole,
 }
 
@@ -56,10 +57,13 @@ impl Metrics {
     pub fn new() -> Arc<Self> {
         let outcomes = Family::<OfOutcome, Counter>::default();
         let stages = Family::<OfStage, Histogram>::new_with_constructor(seconds);
+        let second_looks = Counter::default();
         let in_flight = Whole::default();
         let registry = registry(|ours| {
             ours.register("worker_images", "Tries at images by what came of them", outcomes.clone());
             ours.register_with_unit("worker_stage_duration", "Time in each stage", Unit::Seconds, stages.clone());
+            let help = "Images decoded in full and classified again, since two labels were close";
+            ours.register("worker_second_looks", help, second_looks.clone());
             ours.register("worker_in_flight", "Messages held and not settled", in_flight.clone());
         });
         for fate in Fate::iter() {
@@ -68,12 +72,17 @@ impl Metrics {
         for stage in Stage::iter() {
             drop(stages.get_or_create(&OfStage { stage: stage.into() }));
         }
-        Arc::new(Self { registry, outcomes, stages, in_flight })
+        Arc::new(Self { registry, outcomes, stages, second_looks, in_flight })
     }
 
     /// Counts what came of a try.
     pub(crate) fn ended(&self, fate: &Fate) {
         self.outcomes.get_or_create(&OfOutcome { outcome: fate.into() }).inc();
+    }
+
+    /// Counts an image that is decoded in full after its first look.
+    pub(crate) fn looked_again(&self) {
+        self.second_looks.inc();
     }
 
     /// Counts how long a stage took that began at `started` and ends now.

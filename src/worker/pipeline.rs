@@ -279,10 +279,13 @@ impl Pipeline {
         let mut look = self.look(image, Detail::Enough).await?;
         if look.prediction.as_ref().is_ok_and(|prediction| prediction.wants_detail) {
             debug!("the best labels are close; looking at the image in full");
-            let again = self.look(image, Detail::Full).await?;
-            // Of what takes too much memory in full, or was replaced since by what is no image, the first look counts.
-            if again.prediction.is_ok() {
-                look = again;
+            self.metrics.looked_again();
+            match self.look(image, Detail::Full).await {
+                Ok(again) if again.prediction.is_ok() => look = again,
+                // Of what takes too much memory in full, was replaced since by what is no image, or cannot be fetched
+                // again now, the first look counts.
+                Ok(_) | Err(Fate::Retried(_)) => {}
+                Err(fate) => return Err(fate),
             }
         }
         let outcome = match look.prediction {

@@ -1,6 +1,6 @@
 //! From the components of a JPEG to red, green and blue.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, iter, ops::Range};
 
 use super::{Colour, Instructions, Plane};
 use crate::resize::{Fine, Sample};
@@ -46,7 +46,7 @@ fn blue_of<S: Sample>(luma: S, blue: S) -> S {
 
 /// Some rows of grey alone, or of red, green and blue, each with as many samples as the first component has there.
 /// Inverted CMYK becomes each colour times black. `None` if there are not as many components as `colour` has, one does
-/// not cover the first, or that has fewer rows.
+/// not cover the first, or the first has fewer rows.
 pub fn channels<S: Enlarge>(
     planes: &[Plane<S>],
     colour: Colour,
@@ -65,7 +65,7 @@ pub fn channels<S: Enlarge>(
         return None;
     }
     let colours = match (colour, &others[..]) {
-        (Colour::Rgb, [_, _]) => return Some([vec![Cow::Borrowed(samples)], others].concat()),
+        (Colour::Rgb, [_, _]) => return Some(iter::once(Cow::Borrowed(samples)).chain(others).collect()),
         (Colour::YCbCr, [blue, red]) => rgb(samples, blue, red, instructions),
         (Colour::Cmyk, [magenta, yellow, black]) => {
             [samples, magenta, yellow].map(|ink| ink.iter().zip(&**black).map(by_black).collect())
@@ -191,8 +191,8 @@ fn interpolated(plane: &Plane<u8>, first: &Plane<u8>, rows: Range<usize>, double
     for y in rows.map(|y| first.top as usize + y) {
         let own = if is_down { y / 2 } else { y }.checked_sub(plane.top as usize)?;
         let other = if y % 2 == 0 { own.saturating_sub(1) } else { (own + 1).min(height - 1) };
-        let rows = row(own)?.iter().zip(row(other)?);
-        for (sum, (own, other)) in sums[1..].iter_mut().zip(rows) {
+        let pairs = row(own)?.iter().zip(row(other)?);
+        for (sum, (own, other)) in sums[1..].iter_mut().zip(pairs) {
             *sum = if is_down { 3 * u16::from(*own) + u16::from(*other) } else { u16::from(*own) };
         }
         (sums[0], sums[width + 1]) = (sums[1], sums[width]);

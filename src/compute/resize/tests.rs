@@ -62,6 +62,23 @@ fn parts() -> impl Strategy<Value = (usize, Part)> {
 
 proptest! {
     #[test]
+    fn rows_that_come_little_by_little_make_the_same(
+        (width, columns) in parts(), (height, rows) in parts(), strip in 1usize..40,
+    ) {
+        let samples: Vec<u8> = (0..width * height).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        let columns = Weights::<u8>::new(Filter::Triangle, columns, width).unwrap();
+        let rows = Weights::<u8>::new(Filter::Triangle, rows, height).unwrap();
+        let mut resized = Resize::new(&columns, &rows);
+        let read = rows.reads();
+        for top in read.clone().step_by(strip) {
+            let taken = strip.min(read.end - top);
+            let of_strip = Grey { samples: samples[top * width..][..taken * width].to_vec(), width };
+            resized.take(&of_strip, 0..taken, top);
+        }
+        prop_assert_eq!(resized.finish(), resize(&Grey { samples, width }, &columns, &rows));
+    }
+
+    #[test]
     fn sums_are_those_of_the_definition(
         (width, columns) in parts(), (height, rows) in parts(), seed in any::<u32>(),
     ) {
