@@ -20,8 +20,8 @@ use super::{
     orientation,
     packed::Backdrop,
     png::{self, Columns, Narrowed, Png},
-    resize::{Filter, Part},
-    shrink, webp,
+    resize::{Filter, Part, STRIP},
+    webp,
 };
 
 /// Limits for one image, checked before anything is allocated for it.
@@ -262,7 +262,7 @@ impl<'a> Open<'a> {
         let memory = match &self.decoder {
             Decoder::Jpeg(jpeg) => {
                 let View { scale, area, columns } = view(&self.stored);
-                jpeg.bytes_needed(scale, area) + shrink::colours_needed(jpeg.colour(), scale, area, columns.part.to)
+                jpeg.bytes_needed(scale, area) + colours_needed(jpeg.colour(), scale, area, columns.part.to)
             }
             Decoder::Png(png) => {
                 let View { area, columns, .. } = view(&self.stored);
@@ -300,6 +300,21 @@ impl<'a> Open<'a> {
         };
         Ok(Decoded { format, stored, pixels })
     }
+}
+
+/// Bytes that it takes, beside a JPEG's components, to make a picture of `width` columns of them.
+fn colours_needed(colour: Colour, scale: Scale, area: Area, width: usize) -> u64 {
+    // What may be enlarged first, and the colours that are made of it.
+    let (strips, channels) = match colour {
+        Colour::Grey => (0, 1),
+        Colour::Rgb | Colour::YCbCr => (5, 3),
+        Colour::Cmyk => (6, 3),
+        Colour::Ycck => (7, 3),
+    };
+    let side = |from: u32, to: u32| u64::from((to - from).div_ceil(scale.divisor()));
+    let (across, down) = (side(area.left, area.right), side(area.top, area.bottom));
+    let samples = strips * across * down.min(STRIP as u64) + channels * width as u64 * down;
+    samples * scale.sample_bytes()
 }
 
 fn jpeg_error(error: jpeg::Error) -> DecodeError {

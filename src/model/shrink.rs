@@ -10,14 +10,11 @@ use image::DynamicImage;
 use super::{
     decode::{Pixels, Stored},
     geometry::Region,
-    jpeg::{self, Area, Colour, Components, Enlarge, Instructions, Plane, Scale},
+    jpeg::{self, Colour, Components, Enlarge, Instructions, Plane},
     packed::{Backdrop, Packed},
     png::Narrowed,
-    resize::{self, Filter, LANES, Part, Resize, Rows, Sample, Smaller, Weights},
+    resize::{self, Filter, Part, Resize, Rows, STRIP, Sample, Smaller, Weights},
 };
-
-/// Rows whose colours are made at once: few enough to stay in the cache until they are resized.
-const STRIP: usize = 2 * LANES;
 
 /// The part of a picture that is wanted, and at which size.
 #[derive(Debug, Clone, Copy)]
@@ -95,21 +92,6 @@ fn smaller(stored: &Stored, planes: Vec<Plane<resize::Fine>>, colour: Colour, wa
     let columns = weights(wanted.columns(), within.columns(), across, stored.width, left, width)?;
     let rows = weights(wanted.rows(), within.rows(), down, stored.height, top, height)?;
     of_colours(&planes, colour, &columns, &rows)
-}
-
-/// Bytes that [`shrink`] takes beside a JPEG's components to make a picture of `width` columns.
-pub(super) fn colours_needed(colour: Colour, scale: Scale, area: Area, width: usize) -> u64 {
-    // What may be enlarged first, and the colours that are made of it.
-    let (strips, channels) = match colour {
-        Colour::Grey => (0, 1),
-        Colour::Rgb | Colour::YCbCr => (5, 3),
-        Colour::Cmyk => (6, 3),
-        Colour::Ycck => (7, 3),
-    };
-    let side = |from: u32, to: u32| u64::from((to - from).div_ceil(scale.divisor()));
-    let (across, down) = (side(area.left, area.right), side(area.top, area.bottom));
-    let samples = strips * across * down.min(STRIP as u64) + channels * width as u64 * down;
-    samples * scale.sample_bytes()
 }
 
 /// Colours are made strip by strip: at once they would take several times as much memory as the components.

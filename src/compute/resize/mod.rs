@@ -15,7 +15,7 @@ mod tests;
 mod weights;
 
 pub use filter::{Filter, Part};
-pub use pass::{LANES, Rows, pass};
+pub use pass::{LANES, Rows, STRIP, pass};
 pub use sample::{Fine, Sample};
 pub use smaller::Smaller;
 pub use weights::Weights;

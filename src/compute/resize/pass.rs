@@ -7,6 +7,9 @@ use super::{Sample, Turned, Weights, weights::SUM_BITS};
 /// Rows that are resized side by side.
 pub const LANES: usize = 16;
 
+/// Rows that are best made and resized at once: few enough to stay in the cache in between.
+pub const STRIP: usize = 2 * LANES;
+
 /// One channel of a picture, by rows.
 pub trait Rows<S> {
     /// The samples of some columns of a row.
