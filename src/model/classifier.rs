@@ -392,6 +392,10 @@ pub(crate) mod tests {
         let together = classifier.outputs(&inputs).unwrap();
         let apart = inputs.map(|input| classifier.outputs(&[input]).unwrap().logits).concat();
         assert_eq!(together.logits, apart);
+        // Components, the colours of them, and the picture of these.
+        let bytes = std::fs::read(images.join("baseline-444.jpg")).unwrap();
+        let header = classifier.preprocessor().measure(&bytes, &Limits::default(), Detail::Full).unwrap();
+        assert!(header.memory >= 9 * header.pixels, "{header:?}");
         let huge = image::GrayImage::new(1100, 1000);
         let mut bytes = std::io::Cursor::new(Vec::new());
         huge.write_to(&mut bytes, image::ImageFormat::Png).unwrap();

@@ -99,7 +99,10 @@ impl Preprocessor {
     /// # Errors
     /// [`DecodeError`].
     pub fn measure(&self, bytes: &[u8], limits: &Limits, detail: Detail) -> Result<Header, DecodeError> {
-        decode::measure(bytes, &self.limits(limits), |stored| self.view(stored, detail))
+        let header = decode::measure(bytes, &self.limits(limits), |stored| self.view(stored, detail))?;
+        // Colours of a whole picture are made at once, from what is enlarged, and then put together.
+        let together = if self.preprocess == Preprocess::Raw { 5 * header.pixels } else { 0 };
+        Ok(Header { memory: header.memory + together, ..header })
     }
 
     /// Decodes what the network sees of a file, and makes its input of it.
