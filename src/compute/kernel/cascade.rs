@@ -12,7 +12,8 @@ use super::layer::{Call, Conv, Data, Scratch};
 use super::mean::Mean;
 use super::memory::{Buffer, Shared, gather};
 use super::plan::{Algorithm, Plan};
-use super::pointwise::{Matrix, Rows};
+use super::pointwise::{Matrix, Odd};
+use super::product::Rows;
 use super::simd::Simd;
 use super::stem::CHANNELS;
 use super::threads::Threads;
@@ -85,7 +86,8 @@ impl Layers {
             blocks.push(block);
         }
         let strips = blocks.iter().skip(1).position(|block| block.size.is_small()).map_or(blocks.len(), |at| at + 1);
-        let mut head = Matrix::new::<S>(&weights::convolution(weights, &inverted.head, network.epsilon)?, 1, threads);
+        let mut head =
+            Matrix::new::<S>(&weights::convolution(weights, &inverted.head, network.epsilon)?, 1, Odd::Alone, threads);
         let mut last = Conv::linear::<S>(&weights::linear(weights, &network.last)?, threads);
         gather(blocks.iter_mut().flat_map(Block::buffers).chain(head.buffers()).chain(last.buffers()));
         assert!(last.shape.inputs.is_multiple_of(S::LANES), "features are whole vectors");

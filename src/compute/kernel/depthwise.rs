@@ -1,17 +1,13 @@
-//! Depthwise convolution: each channel has a filter of its own. One panel of channels and one row of outputs at a time.
-
-use std::sync::atomic::{Ordering, compiler_fence};
+//! Depthwise convolution: each channel has a filter of its own. One panel of channels and some rows of outputs at a
+//! time.
 
 use super::super::architecture::Activation;
 use super::memory::Buffer;
 use super::pack::Filters;
 use super::simd::{Body, Simd};
 
-/// Largest filter.
-pub(super) const MOST_TAPS: usize = 5;
-
-/// Pixels of a tile: for two vectors, 14 sums and the weights fit 16 registers, and 7 divides the rows of 224 and what
-/// becomes of them.
+/// Outputs of a tile: with the weights of a row of the filter and one input they fit 16 registers, and 7 divides the
+/// rows of 224 and what becomes of them.
 const TILE: usize = 7;
 
 /// Folded filters.
@@ -25,18 +21,55 @@ pub(super) struct Depthwise {
     activation: Activation,
 }
 
-/// A row of outputs of one panel.
-pub(super) struct Row {
-    /// The padded rows of the input under the filter, `[pixel][PANEL]`; only as many as the filter has.
-    pub(super) inputs: [*const f32; MOST_TAPS],
-    /// The first output of the row.
+/// Rows of the input of one panel, `[pixel][PANEL]`, padded on both sides.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    /// The slots; row `r` of the image is in slot `r % ring`.
+    pub(super) slots: *mut f32,
+    /// Number of slots.
+    pub(super) ring: usize,
+    /// Floats of a slot.
+    pub(super) len: usize,
+    /// A row above or below the image.
+    pub(super) zeros: *mut f32,
+    /// Rows of the image.
+    pub(super) side: usize,
+    /// Rows above the image that the first outputs see.
+    pub(super) before: usize,
+}
+
+/// Rows of outputs of one panel.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) held: Held,
+    /// The first row.
+    pub(super) first: usize,
+    /// Number of rows.
+    pub(super) rows: usize,
+    /// The first output of the first row.
     pub(super) output: *mut f32,
     /// Distance between outputs.
     pub(super) stride: usize,
-    /// Number of outputs.
+    /// Number of outputs in a row.
     pub(super) count: usize,
     /// Channels: one or two vectors.
     pub(super) width: usize,
+}
+
+impl Held {
+    /// The place of a row of the image.
+    pub(super) fn row(&self, row: usize) -> *mut f32 {
+        self.slots.wrapping_add(row % self.ring * self.len)
+    }
+
+    /// The `K` rows under a filter whose first row is `top`, counted from the first row above the image.
+    #[inline(always)]
+    fn under<const K: usize>(&self, top: usize) -> [*const f32; K] {
+        std::array::from_fn(|tap| match (top + tap).checked_sub(self.before) {
+            Some(row) if row < self.side => self.row(row).cast_const(),
+            _ => self.zeros.cast_const(),
+        })
+    }
 }
 
 impl Depthwise {
@@ -68,99 +101,109 @@ impl Depthwise {
         self.weights[panel * len..][..len].chunks(16).for_each(|line| simd.prefetch(line.as_ptr()));
     }
 
-    /// Computes a row of one panel.
+    /// Computes some rows of one panel.
     ///
     /// # Safety
-    /// The inputs have the pixels under the filters of all outputs, and there is room for the outputs.
-    pub(super) unsafe fn run<S: Simd>(&self, simd: S, panel: usize, row: Row) {
-        /// Launches the body for the filter and the panel's width.
-        macro_rules! launch {
-            ($($kernel:literal $stride:literal),+) => {
-                match (self.kernel, self.stride, row.width > S::LANES) {
-                    // SAFETY: the caller's promise.
-                    $(($kernel, $stride, true) => unsafe {
-                        simd.launch(Filter::<$kernel, $stride, 2>(self, panel, row))
-                    },
-                    // SAFETY: as above.
-                    ($kernel, $stride, false) => unsafe {
-                        simd.launch(Filter::<$kernel, $stride, 1>(self, panel, row))
-                    },)+
-                    _ => unreachable!("checked when it was made"),
-                }
-            };
+    /// The rows under the filters of all outputs are held, and there is room for the outputs.
+    pub(super) unsafe fn run<S: Simd>(&self, simd: S, panel: usize, rows: Rows) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self.kernel, self.stride) {
+                (3, 1) => simd.launch(Filter::<3, 1>(self, panel, rows)),
+                (3, 2) => simd.launch(Filter::<3, 2>(self, panel, rows)),
+                (5, 1) => simd.launch(Filter::<5, 1>(self, panel, rows)),
+                (5, 2) => simd.launch(Filter::<5, 2>(self, panel, rows)),
+                _ => unreachable!("checked when it was made"),
+            }
         }
-        launch!(3 1, 3 2, 5 1, 5 2);
     }
 }
 
-/// One row by filters of side `K` with stride `D` on `V` vectors of channels.
-struct Filter<'a, const K: usize, const D: usize, const V: usize>(&'a Depthwise, usize, Row);
+/// Rows by filters of side `K` with stride `D`.
+struct Filter<'a, const K: usize, const D: usize>(&'a Depthwise, usize, Rows);
 
-impl<const K: usize, const D: usize, const V: usize> Body for Filter<'_, K, D, V> {
+impl<const K: usize, const D: usize> Body for Filter<'_, K, D> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
-        let count = self.2.count;
-        // SAFETY: the caller of `Depthwise::run` answers for what the pointers hold.
+        let Self(layer, panel, Rows { held, first, rows, output, stride, count, width }) = self;
+        let tile = if count < TILE { 1 } else { TILE };
+        // SAFETY: the caller of `Depthwise::run` answers for what the pointers hold; weights and bias are whole panels.
         unsafe {
-            if count < TILE {
-                for x in 0..count {
-                    self.tile::<S, 1>(simd, x);
-                }
-            } else {
-                for x in (0..count).step_by(TILE) {
+            let weights = layer.weights.as_ptr().add(panel * K * K * S::PANEL);
+            let bias = layer.bias.as_ptr().add(panel * S::PANEL);
+            for row in 0..rows {
+                let inputs = held.under((first + row) * D);
+                let output = output.add(row * count * stride);
+                for x in (0..count).step_by(tile) {
                     // The last tile overlaps the one before if it must.
-                    self.tile::<S, TILE>(simd, x.min(count - TILE));
+                    let x = x.min(count - tile);
+                    for lane in (0..width).step_by(S::LANES) {
+                        let tile = Tile::<K, D> {
+                            inputs: inputs.map(|input| input.add(x * D * S::PANEL + lane)),
+                            weights: weights.add(lane),
+                            bias: bias.add(lane),
+                            activation: layer.activation,
+                            output: output.add(x * stride + lane),
+                            stride,
+                        };
+                        if count < TILE { tile.run::<S, 1>(simd) } else { tile.run::<S, TILE>(simd) }
+                    }
                 }
             }
         }
     }
 }
 
-impl<const K: usize, const D: usize, const V: usize> Filter<'_, K, D, V> {
-    /// Computes `N` outputs from `x` on.
+/// Outputs side by side, one vector of channels each.
+struct Tile<const K: usize, const D: usize> {
+    /// The first pixel under the filter in each row.
+    inputs: [*const f32; K],
+    weights: *const f32,
+    bias: *const f32,
+    activation: Activation,
+    output: *mut f32,
+    stride: usize,
+}
+
+impl<const K: usize, const D: usize> Tile<K, D> {
+    /// Computes `N` outputs. Each pixel is read once for all of them that see it.
+    ///
+    /// # Safety
+    /// All pixels under the filters of as many outputs are there, and room for these.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const N: usize>(&self, simd: S, x: usize) {
-        let Self(layer, panel, ref row) = *self;
-        // SAFETY: as for `run`; weights and bias are whole panels.
+    unsafe fn run<S: Simd, const N: usize>(&self, simd: S) {
+        // SAFETY: the caller's promise.
         unsafe {
-            let bias = layer.bias.as_ptr().add(panel * S::PANEL);
-            let mut sums = [[simd.splat(0.0); V]; N];
-            for v in 0..V {
-                let bias = simd.load(bias.add(v * S::LANES));
-                for n in 0..N {
-                    sums[n][v] = bias;
-                }
-            }
-            let weights = layer.weights.as_ptr().add(panel * K * K * S::PANEL);
+            let mut sums = [simd.load(self.bias); N];
             for i in 0..K {
-                let input = row.inputs[i].add(x * D * S::PANEL);
+                let mut weights = [simd.splat(0.0); K];
                 for j in 0..K {
-                    for v in 0..V {
-                        let weight = simd.load(weights.add((i * K + j) * S::PANEL + v * S::LANES));
-                        for n in 0..N {
-                            let at = input.add((n * D + j) * S::PANEL + v * S::LANES);
-                            sums[n][v] = simd.mul_add(simd.load(at), weight, sums[n][v]);
-                        }
-                    }
-                    if S::REGISTERS < 32 {
-                        // What neighbouring columns share is read again: to keep it, the compiler would move sums out
-                        // of their registers.
-                        compiler_fence(Ordering::SeqCst);
-                    }
+                    weights[j] = simd.load(self.weights.add((i * K + j) * S::PANEL));
                 }
+                /// Adds the products of each of these pixels that there is. As a loop it would not be unrolled, and the
+                /// sums would be in memory.
+                macro_rules! pixels {
+                    ($($pixel:literal)+) => {
+                        $(if $pixel < (N - 1) * D + K {
+                            let pixel = simd.pin(simd.load(self.inputs[i].add($pixel * S::PANEL)));
+                            for j in 0..K {
+                                if $pixel >= j && ($pixel - j) % D == 0 && ($pixel - j) / D < N {
+                                    let sum = &mut sums[($pixel - j) / D];
+                                    *sum = simd.mul_add(pixel, weights[j], *sum);
+                                }
+                            }
+                        })+
+                    };
+                }
+                const { assert!((N - 1) * D + K <= 17) };
+                pixels!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
             }
-            if let Some(most) = layer.activation.ceiling() {
+            if let Some(most) = self.activation.ceiling() {
                 let most = simd.splat(most);
-                for n in 0..N {
-                    for v in 0..V {
-                        sums[n][v] = simd.within(sums[n][v], most);
-                    }
-                }
+                sums = sums.map(|sum| simd.within(sum, most));
             }
             for n in 0..N {
-                for v in 0..V {
-                    simd.store(row.output.add((x + n) * row.stride + v * S::LANES), sums[n][v]);
-                }
+                simd.store(self.output.add(n * self.stride), sums[n]);
             }
         }
     }

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::super::architecture::{self, Activation};
-use super::depthwise::{Depthwise, MOST_TAPS, Row};
+use super::depthwise::{self, Depthwise, Held};
 use super::inverted_size::{Image, Size};
 use super::memory::Buffer;
-use super::pointwise::{Matrix, Rows};
+use super::pointwise::{Matrix, Odd};
+use super::product::Rows;
 use super::simd::Simd;
 use super::stem::CHANNELS;
 use super::threads::Threads;
@@ -58,8 +59,8 @@ impl Block {
             let row_len = (before + side + behind) * CHANNELS;
             Image { side, before, kernel: expand.kernel, stride: expand.stride, row_len }
         });
-        let widened = Matrix::new::<S>(&filters(expand)?, expand.kernel, threads);
-        let projection = Matrix::new::<S>(&filters(project)?, 1, threads);
+        let widened = Matrix::new::<S>(&filters(expand)?, expand.kernel, Odd::Alone, threads);
+        let projection = Matrix::new::<S>(&filters(project)?, 1, Odd::Joined, threads);
         let side = expand.output_side(side);
         let [before, _] = depthwise.padding(side);
         let (kernel, stride, output_side) = (depthwise.kernel, depthwise.stride, depthwise.output_side(side));
@@ -130,12 +131,12 @@ impl Block {
                 image.pad(strip.image, &lacking, unsafe { std::slice::from_raw_parts_mut(padded, len) });
             }
             for panel in 0..panels {
-                let held = Held { rows: strip.scratch.wrapping_add(panel * ring * row_len), ring, zeros };
+                let held = self.held(strip.scratch.wrapping_add(panel * ring * row_len), ring, zeros);
                 // SAFETY: as above.
                 unsafe {
                     self.widen(simd, panel, strip.input, padded, lacking.clone(), &held);
                     let to = middle.add(panel * S::PANEL);
-                    self.filter(simd, panel, &held, group.clone(), to);
+                    self.filter(simd, panel, held, group.clone(), to);
                 }
             }
             let pixels = first * output_side;
@@ -167,12 +168,12 @@ impl Block {
         middle: *mut f32,
     ) {
         let Size { side, row_len, output_side, .. } = self.size;
-        let held = Held { rows: scratch, ring: side, zeros: scratch.wrapping_add(side * row_len) };
+        let held = self.held(scratch, side, scratch.wrapping_add(side * row_len));
         // SAFETY: the caller's promise.
         unsafe {
             held.zeros.write_bytes(0, row_len);
             self.widen(simd, panel, input, std::ptr::null_mut(), 0..side, &held);
-            self.filter(simd, panel, &held, 0..output_side, middle.add(panel * S::PANEL));
+            self.filter(simd, panel, held, 0..output_side, middle.add(panel * S::PANEL));
         }
     }
 
@@ -243,7 +244,7 @@ impl Block {
                 None => (rows.end - row).min(held.ring - slot),
             };
             debug_assert!(count * side <= self.widened.len());
-            let to = held.rows.wrapping_add(slot * row_len);
+            let to = held.row(row);
             // SAFETY: the ring has as many slots; each has room for the row and the zeros around it.
             unsafe {
                 for slot in 0..count {
@@ -281,35 +282,24 @@ impl Block {
     /// Filters one panel for some rows of the output.
     ///
     /// # Safety
-    /// The rows under them are held; `to` is this panel of the first pixel, with room for the rows.
-    unsafe fn filter<S: Simd>(&self, simd: S, panel: usize, held: &Held, outputs: Range<usize>, to: *mut f32) {
-        let Size { side, before, kernel, stride, output_side, middle_stride, row_len, .. } = self.size;
-        for (index, y) in outputs.enumerate() {
-            let mut inputs = [held.zeros.cast_const(); MOST_TAPS];
-            for (tap, input) in inputs.iter_mut().enumerate().take(kernel) {
-                if let Some(row) = (y * stride + tap).checked_sub(before).filter(|&row| row < side) {
-                    *input = held.rows.wrapping_add(row % held.ring * row_len);
-                }
-            }
-            let row = Row {
-                inputs,
-                output: to.wrapping_add(index * output_side * middle_stride),
-                stride: middle_stride,
-                count: output_side,
-                width: self.expand.width::<S>(panel),
-            };
-            // SAFETY: the caller's promise.
-            unsafe { self.depthwise.run(simd, panel, row) };
-        }
+    /// The rows under them are held; `output` is this panel of the first pixel, with room for the rows.
+    unsafe fn filter<S: Simd>(&self, simd: S, panel: usize, held: Held, outputs: Range<usize>, output: *mut f32) {
+        let rows = depthwise::Rows {
+            held,
+            first: outputs.start,
+            rows: outputs.len(),
+            output,
+            stride: self.size.middle_stride,
+            count: self.size.output_side,
+            width: self.expand.width::<S>(panel),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.depthwise.run(simd, panel, rows) };
     }
-}
 
-/// Widened rows of one panel.
-struct Held {
-    /// The slots; row `r` is in slot `r % ring`.
-    rows: *mut f32,
-    /// Number of slots.
-    ring: usize,
-    /// A row above or below the image.
-    zeros: *mut f32,
+    /// Slots for widened rows of one panel.
+    fn held(&self, slots: *mut f32, ring: usize, zeros: *mut f32) -> Held {
+        let Size { side, before, row_len, .. } = self.size;
+        Held { slots, ring, len: row_len, zeros, side, before }
+    }
 }

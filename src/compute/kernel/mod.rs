@@ -6,7 +6,7 @@
 //!
 //! A residual network is a [`stem`] and the layers of [`residual`]; [`pass`] runs them on [`threads`], in the
 //! [`memory`] that a [`workspace`] plans. A network of [`inverted`] residuals is a [`cascade`] of blocks, made of
-//! [`pointwise`] and [`depthwise`] products.
+//! [`pointwise`] and [`depthwise`] convolutions; [`product`] is the register tile of the former.
 //!
 //! Reasons for `unsafe` here: vector instructions, tasks that write disjoint parts of one tensor, huge pages.
 
@@ -31,6 +31,7 @@ mod pass;
 mod plan;
 mod planes;
 mod pointwise;
+mod product;
 mod residual;
 mod run;
 mod shape;

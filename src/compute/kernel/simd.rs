@@ -19,11 +19,11 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     type Vector: Copy;
     /// `f32` in one register.
     const LANES: usize;
-    /// Vector registers.
-    const REGISTERS: usize;
     /// Most rows of a register tile (at most [`super::gemm::MAX_ROWS`]): `2 * ROWS` accumulators, two weights and a
     /// broadcast fit the register file.
     const ROWS: usize;
+    /// Most rows of a tile of three vectors: `3 * WIDE_ROWS` accumulators, two weights and a broadcast fit.
+    const WIDE_ROWS: usize;
     /// Output channels side by side in one packed panel of weights, and in one tile: two registers.
     const PANEL: usize = 2 * Self::LANES;
 
@@ -68,6 +68,9 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Each lane, or 0 if it is negative, or `most` if it is larger; `most` is not negative. Of what is no number any of
     /// these.
     fn within(self, a: Self::Vector, most: Self::Vector) -> Self::Vector;
+    /// `a`, in a register at this point of the program, where the compiler can be made to: it reads no memory before
+    /// that comes behind.
+    fn pin(self, a: Self::Vector) -> Self::Vector;
 }
 
 /// Plain Rust for any processor. Four lanes are what every 64-bit one has (SSE2, NEON), so the compiler maps each
@@ -85,8 +88,8 @@ fn lanes(f: impl Fn(usize) -> f32) -> [f32; 4] {
 impl Simd for Portable {
     type Vector = [f32; 4];
     const LANES: usize = 4;
-    const REGISTERS: usize = 16;
     const ROWS: usize = 6;
+    const WIDE_ROWS: usize = 4;
 
     fn detect() -> Option<Self> {
         Some(Self)
@@ -145,5 +148,9 @@ impl Simd for Portable {
     fn within(self, a: [f32; 4], most: [f32; 4]) -> [f32; 4] {
         let a = self.max(a, [0.0; 4]);
         lanes(|i| if a[i] < most[i] { a[i] } else { most[i] })
+    }
+    #[inline(always)]
+    fn pin(self, a: [f32; 4]) -> [f32; 4] {
+        a
     }
 }

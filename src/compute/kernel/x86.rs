@@ -1,5 +1,6 @@
 //! [`Simd`] by `std::arch` on x86-64: AVX2 with FMA, and AVX-512.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::simd::{Body, Simd};
@@ -7,10 +8,10 @@ use super::simd::{Body, Simd};
 /// Implements [`Simd`] for a token. All its safe methods are sound for one reason: the token's field is private, and
 /// only `detect` makes one, after asking the processor.
 macro_rules! implement {
-    ($token:ident, $vector:ty, lanes $lanes:literal, registers $registers:literal, rows $rows:literal,
+    ($token:ident, $vector:ty, lanes $lanes:literal, rows $rows:literal $wide_rows:literal,
      $features:literal, ($($detected:tt),+),
      $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident
-     $max:ident, $within:ident) => {
+     $max:ident, $within:ident $pin:ident) => {
         #[doc = concat!("Proof that this processor has `", $features, "`.")]
         #[derive(Clone, Copy)]
         pub(super) struct $token(());
@@ -18,8 +19,8 @@ macro_rules! implement {
         impl Simd for $token {
             type Vector = $vector;
             const LANES: usize = $lanes;
-            const REGISTERS: usize = $registers;
             const ROWS: usize = $rows;
+            const WIDE_ROWS: usize = $wide_rows;
 
             fn detect() -> Option<Self> {
                 ($(is_x86_feature_detected!($detected))&&+).then_some(Self(()))
@@ -91,6 +92,11 @@ macro_rules! implement {
                 // SAFETY: the token proves the features.
                 unsafe { $within(a, most) }
             }
+            #[inline(always)]
+            fn pin(self, a: $vector) -> $vector {
+                // SAFETY: the token proves the features.
+                unsafe { $pin(a) }
+            }
         }
     };
 }
@@ -112,12 +118,30 @@ fn within_512(a: __m512, most: __m512) -> __m512 {
     _mm512_castsi512_ps(_mm512_min_epi32(positive, _mm512_castps_si512(most)))
 }
 
-// 16 registers: 12 accumulators, two weights, one broadcast.
-implement!(Avx2, __m256, lanes 8, registers 16, rows 6, "avx2,fma", ("avx2", "fma"),
+/// No instruction, but one that the compiler thinks reads and writes all memory.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn pin_256(mut a: __m256) -> __m256 {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {a} */", a = inout(ymm_reg) a, options(nostack, preserves_flags)) };
+    a
+}
+
+/// The same.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn pin_512(mut a: __m512) -> __m512 {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {a} */", a = inout(zmm_reg) a, options(nostack, preserves_flags)) };
+    a
+}
+
+// 16 registers: 12 accumulators, two weights, one broadcast; of three weights the third is read from memory.
+implement!(Avx2, __m256, lanes 8, rows 6 4, "avx2,fma", ("avx2", "fma"),
     _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
-    _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps, within_256);
+    _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps, within_256 pin_256);
 
 // 32 registers: 28 accumulators, two weights, one broadcast. 14 rows also divide ResNet's 56, 28, 14 and 7.
-implement!(Avx512, __m512, lanes 16, registers 32, rows 14, "avx512f,avx2,fma", ("avx512f", "avx2", "fma"),
+implement!(Avx512, __m512, lanes 16, rows 14 9, "avx512f,avx2,fma", ("avx512f", "avx2", "fma"),
     _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
-    _mm512_fmadd_ps _mm512_fnmadd_ps _mm512_max_ps, within_512);
+    _mm512_fmadd_ps _mm512_fnmadd_ps _mm512_max_ps, within_512 pin_512);

@@ -5,9 +5,10 @@ use proptest::prelude::*;
 
 use super::super::super::architecture::{Activation, Conv, Family, Inverted, InvertedBlock, Linear, Network, Padding};
 use super::super::bench::{Tensors, noise};
-use super::super::depthwise::{Depthwise, MOST_TAPS, Row};
+use super::super::depthwise::{self, Depthwise, Held};
 use super::super::pack::Filters;
-use super::super::pointwise::{Matrix, Rows};
+use super::super::pointwise::{Matrix, Odd};
+use super::super::product::Rows;
 use super::super::simd::Simd;
 use super::super::threads::Threads;
 use super::super::{Isa, Kernel, Parallel, with_isa};
@@ -40,6 +41,7 @@ struct Pointwise {
     gap: usize,
     residual: bool,
     activation: Activation,
+    odd: Odd,
     /// Floats to fetch.
     next: usize,
 }
@@ -58,7 +60,7 @@ impl Pointwise {
     fn run<S: Simd>(&self) -> (Vec<f32>, Vec<f32>, usize) {
         let simd = S::detect().unwrap();
         let filters = filters(self.outputs, self.inputs, self.rows * self.rows);
-        let matrix = Matrix::new::<S>(&filters, self.rows, &mut Threads::new(1).unwrap());
+        let matrix = Matrix::new::<S>(&filters, self.rows, self.odd, &mut Threads::new(1).unwrap());
         let (input, width) = (noise(self.count * self.stride(), 4), matrix.stride::<S>());
         let residual = noise(self.count * width, 5);
         let mut output = vec![f32::NAN; self.count * width];
@@ -144,12 +146,16 @@ fn bounds_are_the_same_to_the_bit() {
     }
 }
 
-/// A row of depthwise filters.
+/// Some rows of depthwise filters on an image of `side` rows, with `before` above it.
 #[derive(Clone, Debug)]
 struct Depth {
     kernel: usize,
     stride: usize,
     channels: usize,
+    side: usize,
+    before: usize,
+    first: usize,
+    rows: usize,
     count: usize,
 }
 
@@ -158,12 +164,13 @@ impl Depth {
         (self.count - 1) * self.stride + self.kernel
     }
 
-    /// Value of a padded row of the input.
+    /// Value of a padded row of the input, counted from the first one above the image.
     fn input(&self, row: usize, pixel: usize, channel: usize) -> f32 {
-        ((row * 131 + pixel * 17 + channel) as f32 * 0.37).sin()
+        let is_image = row.checked_sub(self.before).is_some_and(|row| row < self.side);
+        if is_image { ((row * 131 + pixel * 17 + channel) as f32 * 0.37).sin() } else { 0.0 }
     }
 
-    /// `[count][channels]`, with whole vectors of channels.
+    /// `[rows][count][channels]`, with whole vectors of channels.
     fn run<S: Simd>(&self) -> (Vec<f32>, usize) {
         let simd = S::detect().unwrap();
         let layer = Depthwise::new::<S>(
@@ -173,27 +180,39 @@ impl Depth {
             Activation::Relu6,
         );
         let width = self.channels.next_multiple_of(S::LANES);
-        let mut output = vec![f32::NAN; self.count * width];
+        let mut output = vec![f32::NAN; self.rows * self.count * width];
+        let (len, under) = (self.pixels() * S::PANEL, (self.rows - 1) * self.stride + self.kernel);
+        let ring = under.min(self.side);
+        let mut zeros = vec![0.0; len];
         for panel in 0..self.channels.div_ceil(S::PANEL) {
-            let value = |row: usize, i: usize| match panel * S::PANEL + i % S::PANEL {
-                channel if channel < self.channels => self.input(row, i / S::PANEL, channel),
-                _ => 0.0,
-            };
-            let rows: Vec<Vec<f32>> =
-                (0..self.kernel).map(|row| (0..self.pixels() * S::PANEL).map(|i| value(row, i)).collect()).collect();
-            let mut inputs = [std::ptr::null(); MOST_TAPS];
-            for (input, row) in inputs.iter_mut().zip(&rows) {
-                *input = row.as_ptr();
+            // What is not under the filters is no number.
+            let mut slots = vec![f32::NAN; ring * len];
+            for row in (self.first * self.stride..).take(under) {
+                let Some(image_row) = row.checked_sub(self.before).filter(|&row| row < self.side) else { continue };
+                for (i, value) in slots[image_row % ring * len..][..len].iter_mut().enumerate() {
+                    let channel = panel * S::PANEL + i % S::PANEL;
+                    *value = if channel < self.channels { self.input(row, i / S::PANEL, channel) } else { 0.0 };
+                }
             }
-            let row = Row {
-                inputs,
+            let held = Held {
+                slots: slots.as_mut_ptr(),
+                ring,
+                len,
+                zeros: zeros.as_mut_ptr(),
+                side: self.side,
+                before: self.before,
+            };
+            let rows = depthwise::Rows {
+                held,
+                first: self.first,
+                rows: self.rows,
                 output: output[panel * S::PANEL..].as_mut_ptr(),
                 stride: width,
                 count: self.count,
                 width: (width - panel * S::PANEL).min(S::PANEL),
             };
             // SAFETY: the rows have the pixels under all outputs.
-            unsafe { layer.run(simd, panel, row) };
+            unsafe { layer.run(simd, panel, rows) };
         }
         (output, width)
     }
@@ -203,13 +222,14 @@ impl Depth {
         let filters = filters(self.channels, 1, taps);
         for isa in Isa::available() {
             let (output, width) = with_isa!(isa, depthwise(self), unreachable!("it is available"));
-            for (x, pixel) in output.chunks_exact(width).enumerate() {
+            for (index, pixel) in output.chunks_exact(width).enumerate() {
+                let (y, x) = ((self.first + index / self.count) * self.stride, index % self.count * self.stride);
                 for (channel, &found) in pixel[..self.channels].iter().enumerate() {
                     let mut sum = f64::from(filters.bias[channel]);
                     for tap in 0..taps {
                         let weight = filters.weights[channel * taps + tap] * filters.scale.as_ref().unwrap()[channel];
-                        let at = x * self.stride + tap % self.kernel;
-                        sum += f64::from(weight) * f64::from(self.input(tap / self.kernel, at, channel));
+                        let (row, pixel) = (y + tap / self.kernel, x + tap % self.kernel);
+                        sum += f64::from(weight) * f64::from(self.input(row, pixel, channel));
                     }
                     check(isa, found, sum.clamp(0.0, 6.0), taps + 1);
                 }
@@ -298,11 +318,12 @@ proptest! {
         outputs in 1usize..70,
         count in 1usize..40,
         gap in 0usize..3,
+        odd in prop_oneof![Just(Odd::Alone), Just(Odd::Joined)],
         residual in prop::bool::ANY,
         next in 0usize..20_000,
         activation in prop_oneof![Just(Activation::None), Just(Activation::Relu), Just(Activation::Relu6)],
     ) {
-        Pointwise { rows, inputs, outputs, count, gap, residual, activation, next }.check();
+        Pointwise { rows, inputs, outputs, count, gap, residual, activation, odd, next }.check();
     }
 
     #[test]
@@ -310,9 +331,13 @@ proptest! {
         kernel in prop_oneof![Just(3usize), Just(5)],
         stride in 1usize..=2,
         channels in 1usize..70,
+        side in 1usize..12,
+        before in 0usize..3,
+        first in 0usize..3,
+        rows in 1usize..5,
         count in 1usize..30,
     ) {
-        Depth { kernel, stride, channels, count }.check();
+        Depth { kernel, stride, channels, side, before, first, rows, count }.check();
     }
 
     #[test]
