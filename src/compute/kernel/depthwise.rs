@@ -172,6 +172,13 @@ impl<const K: usize, const D: usize> Tile<K, D> {
     /// All pixels under the filters of as many outputs are there, and room for these.
     #[inline(always)]
     unsafe fn run<S: Simd, const N: usize>(&self, simd: S) {
+        /// Adds the products of these pixels. A loop over them would not be unrolled, and the sums would be in memory.
+        macro_rules! pixels {
+            ($input:expr, $weights:expr, $sums:expr, $($pixel:literal)+) => {
+                $(Self::pixel::<S, N, $pixel>(simd, $input, $weights, $sums);)+
+            };
+        }
+        const { assert!((N - 1) * D + K <= 17) };
         // SAFETY: the caller's promise.
         unsafe {
             let mut sums = [simd.load(self.bias); N];
@@ -180,23 +187,7 @@ impl<const K: usize, const D: usize> Tile<K, D> {
                 for j in 0..K {
                     weights[j] = simd.load(self.weights.add((i * K + j) * S::PANEL));
                 }
-                /// Adds the products of each of these pixels that there is. As a loop it would not be unrolled, and the
-                /// sums would be in memory.
-                macro_rules! pixels {
-                    ($($pixel:literal)+) => {
-                        $(if $pixel < (N - 1) * D + K {
-                            let pixel = simd.pin(simd.load(self.inputs[i].add($pixel * S::PANEL)));
-                            for j in 0..K {
-                                if $pixel >= j && ($pixel - j) % D == 0 && ($pixel - j) / D < N {
-                                    let sum = &mut sums[($pixel - j) / D];
-                                    *sum = simd.mul_add(pixel, weights[j], *sum);
-                                }
-                            }
-                        })+
-                    };
-                }
-                const { assert!((N - 1) * D + K <= 17) };
-                pixels!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+                pixels!(self.inputs[i], &weights, &mut sums, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
             }
             if let Some(most) = self.activation.ceiling() {
                 let most = simd.splat(most);
@@ -204,6 +195,31 @@ impl<const K: usize, const D: usize> Tile<K, D> {
             }
             for n in 0..N {
                 simd.store(self.output.add(n * self.stride), sums[n]);
+            }
+        }
+    }
+
+    /// Adds the products of pixel `P` of a row, if it is one of those under the filters of `N` outputs, with a row of the
+    /// filter.
+    ///
+    /// # Safety
+    /// The pixel is there if it is one of them.
+    #[inline(always)]
+    unsafe fn pixel<S: Simd, const N: usize, const P: usize>(
+        simd: S,
+        input: *const f32,
+        weights: &[S::Vector; K],
+        sums: &mut [S::Vector; N],
+    ) {
+        if P >= (N - 1) * D + K {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        let pixel = simd.pin(unsafe { simd.load(input.add(P * S::PANEL)) });
+        for j in 0..K {
+            if P >= j && (P - j).is_multiple_of(D) && (P - j) / D < N {
+                let sum = &mut sums[(P - j) / D];
+                *sum = simd.mul_add(pixel, weights[j], *sum);
             }
         }
     }

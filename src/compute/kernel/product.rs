@@ -71,13 +71,13 @@ impl Product<'_> {
         // SAFETY: the tiles partition the rows; the caller answers for them.
         unsafe {
             if higher > 0 {
-                tiles.launch(simd, vectors, height + 1);
+                tiles.run(simd, vectors, height + 1);
                 tiles.product.rows.input = self.rows.input.wrapping_add(higher * (height + 1) * self.rows.stride);
                 tiles.product.rows.places = self.rows.places.wrapping_add(higher * (height + 1));
             }
             tiles.first = higher;
             tiles.count = count - higher;
-            tiles.launch(simd, vectors, height);
+            tiles.run(simd, vectors, height);
         }
     }
 
@@ -126,33 +126,53 @@ struct Tiles<'a> {
     ahead: Ahead,
 }
 
+/// Launches the tile of a height: the first ones are there whatever the registers.
+macro_rules! heights {
+    ($self:ident, $simd:ident, $height:ident, $vectors:literal $more:expr, $($low:literal)+; $($high:literal)*) => {
+        match $height {
+            // SAFETY: the caller's promise.
+            $($low => unsafe { $simd.launch(Tile::<$low, $vectors, { $more }>($self)) },)+
+            // SAFETY: as above.
+            $($high if $high <= most_rows::<S>($vectors) => unsafe {
+                $simd.launch(Tile::<$high, $vectors, { $more }>($self))
+            },)*
+            _ => unreachable!("a tile has 1 to {} rows", most_rows::<S>($vectors)),
+        }
+    };
+}
+
 impl Tiles<'_> {
-    /// Launches the tile of these vectors and rows.
+    /// Computes them with so many vectors and rows each.
     ///
     /// # Safety
     /// As for [`Product::run`].
-    unsafe fn launch<S: Simd>(self, simd: S, vectors: usize, height: usize) {
-        /// The first heights are there whatever the registers.
-        macro_rules! heights {
-            ($vectors:literal $more:literal, $($low:literal)+; $($high:literal)*) => {
-                match height {
-                    // SAFETY: the caller's promise.
-                    $($low => unsafe { simd.launch(Tile::<$low, $vectors, $more>(self)) },)+
-                    // SAFETY: as above.
-                    $($high if $high <= most_rows::<S>($vectors) => unsafe {
-                        simd.launch(Tile::<$high, $vectors, $more>(self))
-                    },)*
-                    _ => unreachable!("a tile has 1 to {} rows", most_rows::<S>($vectors)),
-                }
-            };
+    unsafe fn run<S: Simd>(self, simd: S, vectors: usize, height: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (vectors, self.ahead.rate > 1) {
+                (1, _) => self.one(simd, height),
+                (2, false) => self.two::<S, false>(simd, height),
+                (2, true) => self.two::<S, true>(simd, height),
+                (_, _) => self.three(simd, height),
+            }
         }
-        const { assert!(6 <= S::ROWS && 4 <= S::WIDE_ROWS) };
-        match (vectors, self.ahead.rate > 1) {
-            (1, _) => heights!(1 false, 1 2 3 4 5 6 7 8 9 10 11 12 13 14;),
-            (2, false) => heights!(2 false, 1 2 3 4 5 6; 7 8 9 10 11 12 13 14),
-            (2, true) => heights!(2 true, 1 2 3 4 5 6; 7 8 9 10 11 12 13 14),
-            (_, _) => heights!(3 false, 1 2 3 4; 5 6 7 8 9),
-        }
+    }
+
+    /// One vector.
+    unsafe fn one<S: Simd>(self, simd: S, height: usize) {
+        heights!(self, simd, height, 1 false, 1 2 3 4 5 6 7 8 9 10 11 12 13 14;);
+    }
+
+    /// Two vectors.
+    unsafe fn two<S: Simd, const MORE: bool>(self, simd: S, height: usize) {
+        const { assert!(6 <= S::ROWS) };
+        heights!(self, simd, height, 2 MORE, 1 2 3 4 5 6; 7 8 9 10 11 12 13 14);
+    }
+
+    /// Three vectors.
+    unsafe fn three<S: Simd>(self, simd: S, height: usize) {
+        const { assert!(4 <= S::WIDE_ROWS) };
+        heights!(self, simd, height, 3 false, 1 2 3 4; 5 6 7 8 9);
     }
 }
 

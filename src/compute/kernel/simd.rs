@@ -68,8 +68,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Each lane, or 0 if it is negative, or `most` if it is larger; `most` is not negative. Of what is no number any of
     /// these.
     fn within(self, a: Self::Vector, most: Self::Vector) -> Self::Vector;
-    /// `a`, in a register at this point of the program, where the compiler can be made to: it reads no memory before
-    /// that comes behind.
+    /// `a`. The compiler has it in a register here, and moves no access to memory from behind to before; where that
+    /// cannot be had, nothing is lost but speed.
     fn pin(self, a: Self::Vector) -> Self::Vector;
 }
 
