@@ -38,7 +38,7 @@ pub(super) struct Held {
     pub(super) before: usize,
 }
 
-/// Rows of outputs of one panel.
+/// Rows of outputs of one panel, one behind the other.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
     pub(super) held: Held,
@@ -191,7 +191,9 @@ impl<const K: usize, const D: usize> Tile<K, D> {
             }
             if let Some(most) = self.activation.ceiling() {
                 let most = simd.splat(most);
-                sums = sums.map(|sum| simd.within(sum, most));
+                for sum in &mut sums {
+                    *sum = simd.within(*sum, most);
+                }
             }
             for n in 0..N {
                 simd.store(self.output.add(n * self.stride), sums[n]);

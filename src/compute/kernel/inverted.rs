@@ -225,7 +225,7 @@ impl Block {
     /// Widens some rows of the input for one panel.
     ///
     /// # Safety
-    /// `input` is an image of this block, or `padded` has the rows of the image under these rows.
+    /// `input` is an image of this block, or `padded` has the rows of the image under these rows. The slots are ours.
     unsafe fn widen<S: Simd>(
         &self,
         simd: S,
@@ -284,6 +284,7 @@ impl Block {
     /// # Safety
     /// The rows under them are held; `output` is this panel of the first pixel, with room for the rows.
     unsafe fn filter<S: Simd>(&self, simd: S, panel: usize, held: Held, outputs: Range<usize>, output: *mut f32) {
+        debug_assert!(self.expand.width::<S>(panel) <= S::PANEL, "a row of it has a panel's room");
         let rows = depthwise::Rows {
             held,
             first: outputs.start,

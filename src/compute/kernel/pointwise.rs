@@ -11,7 +11,8 @@ use super::simd::Simd;
 use super::threads::Threads;
 use super::workspace::even_parts;
 
-/// Floats of weights that rows meet at once: they stay in the first-level cache.
+/// Floats of weights that rows meet at once. Tile by tile they come from the first-level cache, or the second, which
+/// is as quick when they are read in order.
 const WEIGHTS: usize = 8 << 10;
 
 /// What becomes of the last vector of outputs if panels of two leave one.
@@ -19,8 +20,8 @@ const WEIGHTS: usize = 8 << 10;
 pub(super) enum Odd {
     /// It is a panel.
     Alone,
-    /// The panel before it takes it, and so has three. With one vector alone, loads would take longer than
-    /// multiplications.
+    /// The panel before it takes it, and so has three: more than `PANEL` outputs, for which whoever reads them must have
+    /// room. With one vector alone, loads would take longer than multiplications.
     Joined,
 }
 
@@ -78,7 +79,7 @@ impl Matrix {
     /// Multiplies the rows with one panel.
     ///
     /// # Safety
-    /// Each row has as many columns as the matrix, `places` one for each row, and output and residual [`Matrix::width`]
+    /// There is a row, and each has as many columns as the matrix, `places` one for each row, and output and residual [`Matrix::width`]
     /// floats at each place.
     pub(super) unsafe fn multiply<S: Simd>(&self, simd: S, panel: usize, rows: Rows<'_>) {
         let (columns, width) = (self.taps * self.depth, self.width::<S>(panel));

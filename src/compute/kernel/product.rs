@@ -9,7 +9,7 @@ use super::simd::{Body, Simd};
 /// Most rows of a tile that is one vector wide: as many sums, a weight and a broadcast fit 16 registers.
 const NARROW_ROWS: usize = 14;
 
-/// Columns between two looks at what is fetched meanwhile.
+/// Columns that the loop over them takes at a time, and between which something is fetched.
 const COLUMNS: usize = 4;
 
 /// Most rows of a tile of so many vectors.
@@ -17,7 +17,8 @@ pub(super) const fn most_rows<S: Simd>(vectors: usize) -> usize {
     match vectors {
         1 => NARROW_ROWS,
         2 => S::ROWS,
-        _ => S::WIDE_ROWS,
+        3 => S::WIDE_ROWS,
+        _ => panic!("a tile has 1 to 3 vectors"),
     }
 }
 
@@ -62,12 +63,13 @@ impl Product<'_> {
     /// Multiplies all rows with one to three vectors of weights.
     ///
     /// # Safety
-    /// Each row has as many columns as there are, `places` one for each row, output and residual as many vectors at
-    /// each place.
+    /// There are one to three vectors, with as much bias, and weights for all columns, of the third one `panel_len` floats
+    /// further. Each row has as many columns, `places` one for each row, output and residual as many vectors at each
+    /// place.
     pub(super) unsafe fn run<S: Simd>(&self, simd: S, vectors: usize) {
         let count = self.rows.count.div_ceil(most_rows::<S>(vectors));
         let (height, higher) = (self.rows.count / count, self.rows.count % count);
-        let mut tiles = Tiles { product: *self, first: 0, count: higher, ahead: self.ahead::<S>(count) };
+        let mut tiles = Tiles { product: *self, first: 0, count: higher, ahead: self.ahead::<S>(count, vectors) };
         // SAFETY: the tiles partition the rows; the caller answers for them.
         unsafe {
             if higher > 0 {
@@ -83,10 +85,12 @@ impl Product<'_> {
 
     /// Shares out among so many tiles what they fetch meanwhile. To fetch it all at once would take longer than to
     /// compute the tile that does.
-    fn ahead<S: Simd>(&self, tiles: usize) -> Ahead {
+    fn ahead<S: Simd>(&self, tiles: usize, vectors: usize) -> Ahead {
         let len = self.taps * self.depth * S::PANEL;
         let row = (self.taps * (self.depth / COLUMNS) * S::PANEL).max(1);
-        let rate = (len + self.rows.next.len()).div_ceil(row * tiles).min(COLUMNS);
+        // A power of two, so that no tile fetches the end of these weights and the beginning of what follows.
+        let rate = (len + self.rows.next.len()).div_ceil(row * tiles).next_power_of_two().min(COLUMNS);
+        let rate = if vectors == 2 { rate } else { 1 };
         Ahead { rate, len, share: rate * row }
     }
 
@@ -97,7 +101,7 @@ impl Product<'_> {
         match self.rows.next.get(at.wrapping_sub(ahead.len)) {
             // The weights behind these are usually the next to be read.
             None if at < ahead.len => self.weights.wrapping_add(ahead.len + at),
-            // It is all fetched: these are near.
+            // It is all fetched: these are near, and to fetch them again costs less than to ask.
             None => self.weights,
             Some(next) => next,
         }
@@ -153,23 +157,33 @@ impl Tiles<'_> {
                 (1, _) => self.one(simd, height),
                 (2, false) => self.two::<S, false>(simd, height),
                 (2, true) => self.two::<S, true>(simd, height),
-                (_, _) => self.three(simd, height),
+                (3, _) => self.three(simd, height),
+                (_, _) => unreachable!("most_rows refuses it"),
             }
         }
     }
 
     /// One vector.
+    ///
+    /// # Safety
+    /// As for [`Product::run`].
     unsafe fn one<S: Simd>(self, simd: S, height: usize) {
         heights!(self, simd, height, 1 false, 1 2 3 4 5 6 7 8 9 10 11 12 13 14;);
     }
 
     /// Two vectors.
+    ///
+    /// # Safety
+    /// As for [`Product::run`].
     unsafe fn two<S: Simd, const MORE: bool>(self, simd: S, height: usize) {
         const { assert!(6 <= S::ROWS) };
         heights!(self, simd, height, 2 MORE, 1 2 3 4 5 6; 7 8 9 10 11 12 13 14);
     }
 
     /// Three vectors.
+    ///
+    /// # Safety
+    /// As for [`Product::run`].
     unsafe fn three<S: Simd>(self, simd: S, height: usize) {
         const { assert!(4 <= S::WIDE_ROWS) };
         heights!(self, simd, height, 3 false, 1 2 3 4; 5 6 7 8 9);
@@ -323,14 +337,72 @@ unsafe fn step<S: Simd, const R: usize, const V: usize>(
         for r in 0..R {
             let x = simd.splat(*rows[r].add(k));
             for v in 0..V {
-                // A third one has no register.
+                // Of 16 registers there is none for a third one.
                 let weight = if v < 2 { near[v] } else { simd.load(weights.add(panel_len)) };
                 sums[r][v] = simd.mul_add(x, weight, sums[r][v]);
             }
             if V > 2 {
                 // Of the next row nothing is read before, or the sums would not all fit the registers.
-                sums[r] = sums[r].map(|sum| simd.pin(sum));
+                for v in 0..V {
+                    sums[r][v] = simd.pin(sums[r][v]);
+                }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Portable;
+    use super::*;
+
+    /// What the tiles fetch, in order, as ranges of the weights behind (from 0 on) and what follows them.
+    fn fetched(depth: usize, tiles: usize, next: &[f32]) -> Vec<(usize, usize)> {
+        let weights = vec![0.0_f32; 2 * depth * Portable::PANEL];
+        let len = depth * Portable::PANEL;
+        let rows = Rows {
+            input: std::ptr::null(),
+            stride: 0,
+            tap_stride: 0,
+            count: 1,
+            output: std::ptr::null_mut(),
+            places: std::ptr::null(),
+            residual: std::ptr::null(),
+            activation: Activation::None,
+            next,
+        };
+        let product = Product { rows, taps: 1, depth, weights: weights.as_ptr(), panel_len: len, bias: None };
+        let ahead = product.ahead::<Portable>(tiles, 2);
+        let behind = weights[len..].as_ptr_range();
+        let place = |at: *const f32| {
+            if behind.contains(&at) {
+                Some((at.addr() - behind.start.addr()) / 4)
+            } else if next.as_ptr_range().contains(&at) {
+                Some(len + (at.addr() - next.as_ptr().addr()) / 4)
+            } else {
+                None
+            }
+        };
+        let starts = (0..tiles).filter_map(|tile| place(product.fetched(&ahead, tile)));
+        starts.map(|start| (start, start + ahead.share)).collect()
+    }
+
+    #[test]
+    fn tiles_fetch_what_is_next_without_a_hole() {
+        for (depth, tiles, next) in
+            [(320, 9, 16_000), (64, 9, 0), (64, 1, 100), (256, 3, 5000), (16, 56, 0), (40, 2, 1)]
+        {
+            let next = vec![0.0; next];
+            let total = depth * Portable::PANEL + next.len();
+            let ranges = fetched(depth, tiles, &next);
+            assert_eq!(ranges[0].0, 0, "{depth} columns, {tiles} tiles");
+            assert!(ranges.windows(2).all(|pair| pair[0].1 == pair[1].0), "{depth} columns, {tiles} tiles: {ranges:?}");
+            let end = ranges.last().unwrap().1;
+            // More than all weights of a panel by each tile is not fetched.
+            assert!(
+                end >= total.min(tiles * depth * Portable::PANEL),
+                "{depth} columns, {tiles} tiles: {end} of {total}"
+            );
         }
     }
 }

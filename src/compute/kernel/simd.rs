@@ -4,6 +4,8 @@
 //! list with a body generic over the token; [`Simd::launch`] compiles that body once per instruction set. Everything a
 //! body calls is `#[inline(always)]`, or it would be compiled without the instructions.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 /// A loop body that [`Simd::launch`] compiles for one instruction set.
 pub(super) trait Body {
     /// Runs the body.
@@ -68,8 +70,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Each lane, or 0 if it is negative, or `most` if it is larger; `most` is not negative. Of what is no number any of
     /// these.
     fn within(self, a: Self::Vector, most: Self::Vector) -> Self::Vector;
-    /// `a`. The compiler has it in a register here, and moves no access to memory from behind to before; where that
-    /// cannot be had, nothing is lost but speed.
+    /// `a`. The compiler moves no access to memory from behind this to before, and where it can be told to has `a` in a
+    /// register here. Without it nothing is lost but speed.
     fn pin(self, a: Self::Vector) -> Self::Vector;
 }
 
@@ -151,6 +153,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn pin(self, a: [f32; 4]) -> [f32; 4] {
+        compiler_fence(Ordering::SeqCst);
         a
     }
 }

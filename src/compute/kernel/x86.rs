@@ -8,7 +8,7 @@ use super::simd::{Body, Simd};
 /// Implements [`Simd`] for a token. All its safe methods are sound for one reason: the token's field is private, and
 /// only `detect` makes one, after asking the processor.
 macro_rules! implement {
-    ($token:ident, $vector:ty, lanes $lanes:literal, rows $rows:literal $wide_rows:literal,
+    ($token:ident, $vector:ty, lanes $lanes:literal, rows $rows:literal wide $wide_rows:literal,
      $features:literal, ($($detected:tt),+),
      $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $fma:ident $fnma:ident
      $max:ident, $within:ident $pin:ident) => {
@@ -137,11 +137,11 @@ fn pin_512(mut a: __m512) -> __m512 {
 }
 
 // 16 registers: 12 accumulators, two weights, one broadcast; of three weights the third is read from memory.
-implement!(Avx2, __m256, lanes 8, rows 6 4, "avx2,fma", ("avx2", "fma"),
+implement!(Avx2, __m256, lanes 8, rows 6 wide 4, "avx2,fma", ("avx2", "fma"),
     _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
     _mm256_fmadd_ps _mm256_fnmadd_ps _mm256_max_ps, within_256 pin_256);
 
 // 32 registers: 28 accumulators, two weights, one broadcast. 14 rows also divide ResNet's 56, 28, 14 and 7.
-implement!(Avx512, __m512, lanes 16, rows 14 9, "avx512f,avx2,fma", ("avx512f", "avx2", "fma"),
+implement!(Avx512, __m512, lanes 16, rows 14 wide 9, "avx512f,avx2,fma", ("avx512f", "avx2", "fma"),
     _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
     _mm512_fmadd_ps _mm512_fnmadd_ps _mm512_max_ps, within_512 pin_512);

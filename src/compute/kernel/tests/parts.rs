@@ -157,6 +157,9 @@ struct Depth {
     first: usize,
     rows: usize,
     count: usize,
+    /// Floats between the pixels of the output.
+    gap: usize,
+    activation: Activation,
 }
 
 impl Depth {
@@ -170,17 +173,18 @@ impl Depth {
         if is_image { ((row * 131 + pixel * 17 + channel) as f32 * 0.37).sin() } else { 0.0 }
     }
 
-    /// `[rows][count][channels]`, with whole vectors of channels.
+    /// `[rows][count][channels]`, with whole vectors of channels and the gap, and the distance between pixels.
     fn run<S: Simd>(&self) -> (Vec<f32>, usize) {
         let simd = S::detect().unwrap();
         let layer = Depthwise::new::<S>(
             &filters(self.channels, 1, self.kernel * self.kernel),
             self.kernel,
             self.stride,
-            Activation::Relu6,
+            self.activation,
         );
-        let width = self.channels.next_multiple_of(S::LANES);
-        let mut output = vec![f32::NAN; self.rows * self.count * width];
+        let (lanes, width) = (S::LANES, self.channels.next_multiple_of(S::LANES));
+        let stride = width + self.gap * lanes;
+        let mut output = vec![f32::NAN; self.rows * self.count * stride];
         let (len, under) = (self.pixels() * S::PANEL, (self.rows - 1) * self.stride + self.kernel);
         let ring = under.min(self.side);
         let mut zeros = vec![0.0; len];
@@ -207,14 +211,15 @@ impl Depth {
                 first: self.first,
                 rows: self.rows,
                 output: output[panel * S::PANEL..].as_mut_ptr(),
-                stride: width,
+                stride,
                 count: self.count,
                 width: (width - panel * S::PANEL).min(S::PANEL),
             };
             // SAFETY: the rows have the pixels under all outputs.
             unsafe { layer.run(simd, panel, rows) };
         }
-        (output, width)
+        assert!(output.chunks_exact(stride).all(|pixel| pixel[width..].iter().all(|x| x.is_nan())), "between pixels");
+        (output, stride)
     }
 
     fn check(&self) {
@@ -231,7 +236,11 @@ impl Depth {
                         let (row, pixel) = (y + tap / self.kernel, x + tap % self.kernel);
                         sum += f64::from(weight) * f64::from(self.input(row, pixel, channel));
                     }
-                    check(isa, found, sum.clamp(0.0, 6.0), taps + 1);
+                    let sum = match self.activation.ceiling() {
+                        Some(most) => sum.clamp(0.0, f64::from(most)),
+                        None => sum,
+                    };
+                    check(isa, found, sum, taps + 1);
                 }
             }
         }
@@ -314,9 +323,13 @@ proptest! {
 
     #[test]
     fn pointwise_products_are_the_products(
-        (rows, inputs) in prop_oneof![3 => (Just(1usize), 1usize..600), 1 => (Just(3usize), 1usize..5)],
+        (rows, inputs, count) in prop_oneof![
+            3 => (Just(1usize), 1usize..600, 1usize..40),
+            // More weights than rows meet at once, whatever the vectors.
+            1 => (Just(1usize), 600usize..2200, 1usize..4),
+            1 => (Just(3usize), 1usize..5, 1usize..40),
+        ],
         outputs in 1usize..70,
-        count in 1usize..40,
         gap in 0usize..3,
         odd in prop_oneof![Just(Odd::Alone), Just(Odd::Joined)],
         residual in prop::bool::ANY,
@@ -335,9 +348,10 @@ proptest! {
         before in 0usize..3,
         first in 0usize..3,
         rows in 1usize..5,
-        count in 1usize..30,
+        (count, gap) in (1usize..30, 0usize..3),
+        activation in prop_oneof![Just(Activation::None), Just(Activation::Relu), Just(Activation::Relu6)],
     ) {
-        Depth { kernel, stride, channels, side, before, first, rows, count }.check();
+        Depth { kernel, stride, channels, side, before, first, rows, count, gap, activation }.check();
     }
 
     #[test]
