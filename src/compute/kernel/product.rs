@@ -397,6 +397,11 @@ mod tests {
             let ranges = fetched(depth, tiles, &next);
             assert_eq!(ranges[0].0, 0, "{depth} columns, {tiles} tiles");
             assert!(ranges.windows(2).all(|pair| pair[0].1 == pair[1].0), "{depth} columns, {tiles} tiles: {ranges:?}");
+            let end_of_weights = depth * Portable::PANEL;
+            assert!(
+                ranges.iter().all(|r| r.0 >= end_of_weights || r.1 <= end_of_weights),
+                "{ranges:?} not past the weights"
+            );
             let end = ranges.last().unwrap().1;
             // More than all weights of a panel by each tile is not fetched.
             assert!(
