@@ -126,7 +126,7 @@ impl<const K: usize, const D: usize> Body for Filter<'_, K, D> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S) {
         let Self(layer, panel, Rows { held, first, rows, output, stride, count, width }) = self;
-        let tile = if count < TILE { 1 } else { TILE };
+        let at_once = if count < TILE { 1 } else { TILE };
         // SAFETY: the caller of `Depthwise::run` answers for what the pointers hold; weights and bias are whole panels.
         unsafe {
             let weights = layer.weights.as_ptr().add(panel * K * K * S::PANEL);
@@ -134,9 +134,9 @@ impl<const K: usize, const D: usize> Body for Filter<'_, K, D> {
             for row in 0..rows {
                 let inputs = held.under((first + row) * D);
                 let output = output.add(row * count * stride);
-                for x in (0..count).step_by(tile) {
+                for x in (0..count).step_by(at_once) {
                     // The last tile overlaps the one before if it must.
-                    let x = x.min(count - tile);
+                    let x = x.min(count - at_once);
                     for lane in (0..width).step_by(S::LANES) {
                         let tile = Tile::<K, D> {
                             inputs: inputs.map(|input| input.add(x * D * S::PANEL + lane)),
