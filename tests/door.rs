@@ -5,7 +5,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -38,12 +38,20 @@ struct Watch<'a> {
     server: &'a Server,
     probes: AtomicUsize,
     late: AtomicUsize,
+    /// The slowest, in milliseconds.
+    slowest: AtomicU64,
     over: AtomicBool,
 }
 
 impl<'a> Watch<'a> {
     fn new(server: &'a Server) -> Self {
-        Self { server, probes: AtomicUsize::new(0), late: AtomicUsize::new(0), over: AtomicBool::new(false) }
+        Self {
+            server,
+            probes: AtomicUsize::new(0),
+            late: AtomicUsize::new(0),
+            slowest: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        }
     }
 
     /// Asks for the health check, each time by a new connection, until the attack is over. On a loaded machine one in
@@ -54,10 +62,12 @@ impl<'a> Watch<'a> {
         while !self.over.load(Ordering::Relaxed) {
             let start = Instant::now();
             let answer = client.get(format!("{}/healthcheck", self.server.url)).send().await;
-            let is_late = answer.is_err() || start.elapsed() > SOON;
+            let took = start.elapsed();
+            let is_late = answer.is_err() || took > SOON;
             assert!(!(is_late && late_before), "the health check is late twice in a row: {answer:?}");
             late_before = is_late;
             self.probes.fetch_add(1, Ordering::Relaxed);
+            self.slowest.fetch_max(u64::try_from(took.as_millis()).unwrap(), Ordering::Relaxed);
             self.late.fetch_add(usize::from(is_late), Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -94,8 +104,9 @@ async fn under(server: &Server, what: &str, seed: u32, attack: impl Future<Outpu
     tokio::join!(attack, watch.health(), watch.others(seed + 1));
     let (probes, late) = (watch.probes.load(Ordering::Relaxed), watch.late.load(Ordering::Relaxed));
     println!(
-        "{what}: {:.1} s, {late} of {probes} health checks late, peak memory {} MB",
+        "{what}: {:.1} s, {late} of {probes} health checks late, the slowest took {} ms, peak memory {} MB",
         start.elapsed().as_secs_f64(),
+        watch.slowest.load(Ordering::Relaxed),
         server.peak_memory() / 1_000_000
     );
     assert!(late <= 1 + probes / 50, "{what}: {late} of {probes} health checks took longer than {SOON:?}");

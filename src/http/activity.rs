@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 /// What a connection does, as far as it matters to who may stay when places run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
+    /// It has just come, and nobody has looked yet whether a request has come with it.
+    New,
     /// No request is under way, since then.
     Idle(Instant),
     /// A request is under way that waits for us.
@@ -19,7 +21,10 @@ pub(crate) enum Doing {
 
 #[derive(Debug)]
 struct State {
-    idle_since: Instant,
+    /// `None` until the connection was read for the first time, and found without a byte.
+    idle_since: Option<Instant>,
+    /// Whether bytes were read since the last request came.
+    fresh: bool,
     serving: bool,
     reading: Option<Instant>,
     writing: Option<Instant>,
@@ -39,7 +44,8 @@ impl Activity {
     /// Of a connection that begins now.
     pub(crate) fn new() -> Self {
         let state = State {
-            idle_since: Instant::now(),
+            idle_since: None,
+            fresh: false,
             serving: false,
             reading: None,
             writing: None,
@@ -67,7 +73,7 @@ impl Activity {
             (Some(reading), Some(writing), _) => Doing::Owing(reading.min(writing)),
             (Some(since), None, _) | (None, Some(since), _) => Doing::Owing(since),
             (None, None, true) => Doing::Served,
-            (None, None, false) => Doing::Idle(state.idle_since),
+            (None, None, false) => state.idle_since.map_or(Doing::New, Doing::Idle),
         }
     }
 
@@ -95,16 +101,28 @@ impl Activity {
         std::mem::take(&mut self.state.lock().excused)
     }
 
-    /// A request has come.
-    pub(crate) fn begin(&self) {
-        self.state.lock().serving = true;
+    /// A request has come. Returns whether it has come by itself, and not behind another one in the same read.
+    pub(crate) fn begin(&self) -> bool {
+        let mut state = self.state.lock();
+        state.serving = true;
+        std::mem::take(&mut state.fresh)
     }
 
     /// The answer is taken.
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
         state.serving = false;
-        state.idle_since = Instant::now();
+        state.idle_since = Some(Instant::now());
+    }
+
+    /// The connection was read, and some bytes had come.
+    pub(super) fn has_bytes(&self) {
+        self.state.lock().fresh = true;
+    }
+
+    /// The connection was read, and nothing had come.
+    pub(super) fn has_none(&self) {
+        self.state.lock().idle_since.get_or_insert_with(Instant::now);
     }
 
     /// We wait for bytes of a body; the client's debt counts from then.

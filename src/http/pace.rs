@@ -226,7 +226,14 @@ impl<S> PacedStream<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for PacedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match read {
+            Poll::Pending => self.activity.has_none(),
+            Poll::Ready(_) if buf.filled().len() > before => self.activity.has_bytes(),
+            Poll::Ready(_) => {}
+        }
+        read
     }
 }
 
@@ -261,7 +268,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PacedStream<S> {
 #[cfg(test)]
 mod tests {
     use futures_util::{StreamExt as _, stream};
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::http::activity::Doing;
@@ -357,12 +364,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn says_what_a_connection_does() {
-        let activity = Activity::new();
-        let since = Instant::now();
-        tokio::time::advance(Duration::from_secs(5)).await;
+        let (activity, since) = (Activity::new(), Instant::now());
+        assert_eq!(activity.doing(), Doing::New);
+        let (ours, mut theirs) = tokio::io::duplex(1000);
+        let mut stream = PacedStream::new(ours, activity.clone());
+        let mut read = async || {
+            let mut bytes = Vec::new();
+            drop(tokio::time::timeout(Duration::from_secs(5), stream.read_buf(&mut bytes)).await);
+            bytes.len()
+        };
+        assert_eq!(read().await, 0);
         assert_eq!(activity.doing(), Doing::Idle(since));
-        activity.begin();
+        theirs.write_all(b"a request").await.unwrap();
+        assert_eq!(read().await, 9);
+        assert!(activity.begin(), "it came by itself");
         assert_eq!(activity.doing(), Doing::Served);
+        assert!(!activity.begin(), "it came with the one before");
         let silent = axum::body::Body::from_stream(stream::pending::<io::Result<Bytes>>());
         let mut body = PacedBody::new(silent, activity.clone());
         let read = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));

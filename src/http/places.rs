@@ -121,10 +121,14 @@ impl Table {
         if held().count() < most {
             return Room::Found;
         }
-        let (mut idle, mut owing) = (None, None);
+        let (mut idle, mut owing, mut new) = (None, None, false);
         for (id, held) in held() {
             let (worst, since) = match held.activity.doing() {
                 Doing::Served => continue,
+                Doing::New => {
+                    new = true;
+                    continue;
+                }
                 Doing::Idle(since) => (&mut idle, since),
                 Doing::Owing(since) => (&mut owing, since),
             };
@@ -143,7 +147,7 @@ impl Table {
                 }
                 Room::Found
             }
-            None if idle.is_some() => Room::Soon,
+            None if new || idle.is_some() => Room::Soon,
             None => Room::None,
         }
     }
@@ -153,17 +157,24 @@ impl Table {
 mod tests {
     use super::*;
 
+    /// Takes a place for a connection that sends nothing.
+    async fn enter_silently(places: &Arc<Places>) -> Place {
+        let place = places.enter().await;
+        place.activity.has_none();
+        place
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_longest_idle_goes_first_and_the_served_stay() {
         let places = Places::new(3);
         let served = places.enter().await;
         served.activity.begin();
         tokio::time::advance(Duration::from_secs(1)).await;
-        let first = places.enter().await;
+        let first = enter_silently(&places).await;
         tokio::time::advance(Duration::from_secs(1)).await;
-        let second = places.enter().await;
+        let second = enter_silently(&places).await;
         let start = Instant::now();
-        let third = places.enter().await;
+        let third = enter_silently(&places).await;
         assert_eq!((first.evicted.is_cancelled(), second.evicted.is_cancelled()), (true, false));
         assert_eq!((third.kind, start.elapsed()), (Kind::Regular, Duration::ZERO));
         // The next one waits until the second has shown that it does nothing.
@@ -176,14 +187,32 @@ mod tests {
     async fn who_comes_while_all_are_served_gets_an_extra_place() {
         let places = Places::new(2);
         let served = [places.enter().await, places.enter().await];
-        served.iter().for_each(|place| place.activity.begin());
+        for place in &served {
+            place.activity.begin();
+        }
         tokio::time::advance(Duration::from_secs(100)).await;
-        let extra = futures_util::future::join_all((0..EXTRA).map(|_| places.enter())).await;
+        let extra = futures_util::future::join_all((0..EXTRA).map(|_| enter_silently(&places))).await;
         assert!(extra.iter().all(|place| place.kind == Kind::Extra));
         let more = places.enter().await;
         assert_eq!(more.kind, Kind::Extra);
         assert_eq!(extra.iter().filter(|place| place.evicted.is_cancelled()).count(), 1);
         drop(served);
         assert_eq!(places.enter().await.kind, Kind::Regular);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_not_looked_at_keeps_its_place_and_others_wait() {
+        let places = Places::new(1);
+        let new = places.enter().await;
+        let wait = async |time| tokio::time::timeout(Duration::from_secs(time), places.enter()).await.ok();
+        assert!(wait(100).await.is_none() && !new.evicted.is_cancelled());
+        new.activity.has_none();
+        let other = wait(1).await.expect("its place");
+        assert!(new.evicted.is_cancelled() && other.kind == Kind::Regular);
+        // A request that is there when somebody looks is served.
+        other.activity.has_bytes();
+        other.activity.begin();
+        assert_eq!(wait(1).await.map(|place| place.kind), Some(Kind::Extra));
+        assert!(!other.evicted.is_cancelled());
     }
 }

@@ -155,6 +155,8 @@ impl Server {
         let (cut, open) = (self.cut.clone(), (self.service.opened)());
         self.connections.spawn(async move {
             tokio::select! {
+                // What has come is answered first.
+                biased;
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, %peer, "connection ended");
                 },
@@ -200,7 +202,10 @@ async fn answer(
     activity: Activity,
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    activity.begin();
+    // Who sends many requests at once does not have them answered in one turn: others wait, too.
+    if !activity.begin() {
+        tokio::task::yield_now().await;
+    }
     request.extensions_mut().insert(ends);
     request.extensions_mut().insert(activity.clone());
     let mut response = if kind == Kind::Extra && Some(request.uri().path()) != service.health_check {
@@ -222,17 +227,19 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
-    /// What a second request gets on a connection that was idle for so long after the first.
-    async fn second_answer(is_proxy: bool, idle: Duration) -> String {
+    /// Serves `routes` to up to four clients that are proxies or not, and returns the address.
+    fn serve(routes: Router, is_proxy: bool) -> SocketAddr {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let service = Service {
-            routes: Router::new().route("/", get(async || "here")),
+            routes,
             connections: 4,
             health_check: None,
             refusal: || unreachable!("there are places"),
@@ -241,6 +248,12 @@ mod tests {
         };
         let server = Server::new(service, address);
         tokio::spawn(async move { server.accept(listener, &CancellationToken::new()).await });
+        address
+    }
+
+    /// What a second request gets on a connection that was idle for so long after the first.
+    async fn second_answer(is_proxy: bool, idle: Duration) -> String {
+        let address = serve(Router::new().route("/", get(async || "here")), is_proxy);
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut ask = async || {
             // A connection that was closed may take the request all the same.
@@ -260,5 +273,31 @@ mod tests {
     async fn a_proxy_may_keep_its_connections() {
         assert_eq!(second_answer(false, Duration::from_secs(20)).await, "");
         assert!(second_answer(true, Duration::from_secs(250)).await.starts_with("HTTP/1.1 200"));
+    }
+
+    /// In one thread, where a turn that does not end holds up everybody.
+    #[tokio::test]
+    async fn who_sends_many_requests_at_once_waits_for_others() {
+        const MANY: usize = 100;
+        let answered = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&answered);
+        let counted = async move || count.fetch_add(1, Ordering::Relaxed).to_string();
+        let address = serve(Router::new().route("/", get(counted)), false);
+        let request = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
+        let mut greedy = TcpStream::connect(address).await.unwrap();
+        greedy.write_all(&request.repeat(MANY)).await.unwrap();
+        let mut other = TcpStream::connect(address).await.unwrap();
+        other.write_all(request).await.unwrap();
+        let mut answer = Vec::with_capacity(4096);
+        other.read_buf(&mut answer).await.unwrap();
+        let before: usize = String::from_utf8(answer).unwrap().rsplit("\r\n").next().unwrap().parse().unwrap();
+        assert!(before < MANY / 2, "{before} requests of the other were answered first");
+        let mut answers = String::new();
+        while answers.matches("HTTP/1.1 200").count() < MANY {
+            let mut some = vec![0; 4096];
+            let n = greedy.read(&mut some).await.unwrap();
+            answers.push_str(std::str::from_utf8(&some[..n]).unwrap());
+        }
+        assert_eq!(answered.load(Ordering::Relaxed), MANY + 1);
     }
 }
