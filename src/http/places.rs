@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, Doing};
 
 /// A connection without a request keeps its place for so long: its first bytes may be on their way.
-const GRACE: Duration = Duration::from_millis(50);
+const GRACE: Duration = Duration::from_millis(10);
 
 /// A client that owes us so much of a request keeps its place.
 const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// Places beyond the limit, where only the health check is answered.
+/// Places beyond the limit, for who comes while there is no regular one: the health check never waits behind others.
 const EXTRA: usize = 32;
 
 /// What a place is good for.
@@ -22,7 +22,7 @@ const EXTRA: usize = 32;
 pub(crate) enum Kind {
     /// Every call.
     Regular,
-    /// The health check; other calls are asked to come back later.
+    /// The health check. Other calls need a regular place first.
     Extra,
 }
 
@@ -51,12 +51,30 @@ struct Table {
 #[derive(Debug)]
 pub(crate) struct Place {
     id: u64,
-    pub(crate) kind: Kind,
     /// The connection's activity, by which it may lose its place.
     pub(crate) activity: Activity,
     /// Cancelled when the place is given to another.
     pub(crate) evicted: CancellationToken,
     places: Arc<Places>,
+}
+
+impl Place {
+    /// What the place is good for now.
+    pub(crate) fn kind(&self) -> Kind {
+        self.places.held.lock().held.get(&self.id).map_or(Kind::Extra, |held| held.kind)
+    }
+
+    /// Makes this a regular place if it is none, and returns whether that could be done within a moment.
+    pub(crate) async fn upgrade(&self) -> bool {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            match self.places.try_upgrade(self.id) {
+                Room::Found => return true,
+                Room::Soon if Instant::now() < deadline => self.places.wait().await,
+                Room::Soon | Room::None => return false,
+            }
+        }
+    }
 }
 
 impl Drop for Place {
@@ -72,36 +90,58 @@ impl Places {
         Arc::new(Self { most, held: Mutex::default(), left: Notify::new() })
     }
 
-    /// A place for a new connection, taken from one that does nothing if need be.
+    /// Returns a place for a new connection, taken from one that does nothing if need be.
     pub(crate) async fn enter(self: &Arc<Self>) -> Place {
         loop {
             if let Some(place) = self.try_enter() {
                 return place;
             }
             // All came within the last moments.
-            tokio::select! {
-                () = self.left.notified() => {}
-                () = tokio::time::sleep(GRACE) => {}
-            }
+            self.wait().await;
+        }
+    }
+
+    /// Waits until there may be a place again.
+    async fn wait(&self) {
+        tokio::select! {
+            () = self.left.notified() => {}
+            () = tokio::time::sleep(GRACE) => {}
         }
     }
 
     fn try_enter(self: &Arc<Self>) -> Option<Place> {
         let mut table = self.held.lock();
         let now = Instant::now();
-        let kind = match table.make_room(Kind::Regular, self.most, now) {
-            Room::Found => Kind::Regular,
-            Room::Soon => return None,
-            Room::None => match table.make_room(Kind::Extra, EXTRA, now) {
-                Room::Found => Kind::Extra,
-                Room::Soon | Room::None => return None,
-            },
+        let mut has_room = |kind, most| table.make_room(kind, most, now) == Room::Found;
+        let kind = if has_room(Kind::Regular, self.most) {
+            Kind::Regular
+        } else if has_room(Kind::Extra, EXTRA) {
+            Kind::Extra
+        } else {
+            return None;
         };
         let id = table.next;
         table.next += 1;
         let (activity, evicted) = (Activity::new(), CancellationToken::new());
         table.held.insert(id, Held { kind, activity: activity.clone(), evicted: evicted.clone() });
-        Some(Place { id, kind, activity, evicted, places: Arc::clone(self) })
+        Some(Place { id, activity, evicted, places: Arc::clone(self) })
+    }
+
+    /// Makes the place of this connection a regular one.
+    fn try_upgrade(&self, id: u64) -> Room {
+        let mut table = self.held.lock();
+        let room = match table.held.get(&id).map(|held| held.kind) {
+            Some(Kind::Regular) => return Room::Found,
+            Some(Kind::Extra) => table.make_room(Kind::Regular, self.most, Instant::now()),
+            // Another has it.
+            None => return Room::None,
+        };
+        if room == Room::Found
+            && let Some(held) = table.held.get_mut(&id)
+        {
+            held.kind = Kind::Regular;
+        }
+        room
     }
 }
 
@@ -176,11 +216,15 @@ mod tests {
         let start = Instant::now();
         let third = enter_silently(&places).await;
         assert_eq!((first.evicted.is_cancelled(), second.evicted.is_cancelled()), (true, false));
-        assert_eq!((third.kind, start.elapsed()), (Kind::Regular, Duration::ZERO));
-        // The next one waits until the second has shown that it does nothing.
+        assert_eq!((third.kind(), start.elapsed()), (Kind::Regular, Duration::ZERO));
+        // The next one does not wait for a place, but until the second has shown that it does nothing.
+        tokio::time::advance(GRACE / 2).await;
         let fourth = places.enter().await;
+        assert_eq!((fourth.kind(), start.elapsed()), (Kind::Extra, GRACE / 2));
+        fourth.activity.begin();
+        assert!(fourth.upgrade().await);
         assert!(second.evicted.is_cancelled() && !third.evicted.is_cancelled() && !served.evicted.is_cancelled());
-        assert!(start.elapsed() >= GRACE && fourth.kind == Kind::Regular);
+        assert!(start.elapsed() >= GRACE && fourth.kind() == Kind::Regular);
     }
 
     #[tokio::test(start_paused = true)]
@@ -192,27 +236,37 @@ mod tests {
         }
         tokio::time::advance(Duration::from_secs(100)).await;
         let extra = futures_util::future::join_all((0..EXTRA).map(|_| enter_silently(&places))).await;
-        assert!(extra.iter().all(|place| place.kind == Kind::Extra));
+        assert!(extra.iter().all(|place| place.kind() == Kind::Extra));
         let more = places.enter().await;
-        assert_eq!(more.kind, Kind::Extra);
+        assert_eq!(more.kind(), Kind::Extra);
         assert_eq!(extra.iter().filter(|place| place.evicted.is_cancelled()).count(), 1);
+        let start = Instant::now();
+        assert!(!more.upgrade().await, "all others are served");
+        assert_eq!(start.elapsed(), Duration::ZERO, "and nobody waits for that");
         drop(served);
-        assert_eq!(places.enter().await.kind, Kind::Regular);
+        assert!(more.upgrade().await);
+        assert_eq!(more.kind(), Kind::Regular);
+        assert_eq!(places.enter().await.kind(), Kind::Regular);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_was_not_looked_at_keeps_its_place_and_others_wait() {
+    async fn who_was_not_looked_at_keeps_its_place() {
         let places = Places::new(1);
         let new = places.enter().await;
-        let wait = async |time| tokio::time::timeout(Duration::from_secs(time), places.enter()).await.ok();
-        assert!(wait(100).await.is_none() && !new.evicted.is_cancelled());
+        let start = Instant::now();
+        let other = places.enter().await;
+        assert_eq!((other.kind(), start.elapsed()), (Kind::Extra, Duration::ZERO));
+        assert!(
+            !other.upgrade().await && start.elapsed() < 3 * GRACE,
+            "it waits a moment for what becomes of the new one"
+        );
+        assert!(!new.evicted.is_cancelled());
         new.activity.has_none();
-        let other = wait(1).await.expect("its place");
-        assert!(new.evicted.is_cancelled() && other.kind == Kind::Regular);
+        assert!(other.upgrade().await);
+        assert!(new.evicted.is_cancelled() && !new.upgrade().await);
         // A request that is there when somebody looks is served.
         other.activity.has_bytes();
         other.activity.begin();
-        assert_eq!(wait(1).await.map(|place| place.kind), Some(Kind::Extra));
-        assert!(!other.evicted.is_cancelled());
+        assert!(!places.enter().await.upgrade().await && !other.evicted.is_cancelled());
     }
 }

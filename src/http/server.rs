@@ -25,7 +25,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{
-    activity::Activity,
     files,
     pace::{Answer, PacedBody, PacedStream},
     places::{Kind, Place, Places},
@@ -146,9 +145,10 @@ impl Server {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let ends = Ends { peer, local: stream.local_addr().unwrap_or(self.local) };
-        let (service, kind, activity) = (self.service.clone(), place.kind, place.activity.clone());
-        let service = service_fn(move |request| answer(service.clone(), kind, ends, activity.clone(), request));
         let io = TokioIo::new(PacedStream::new(stream, place.activity.clone()));
+        let place = Arc::new(place);
+        let (service, held) = (self.service.clone(), Arc::clone(&place));
+        let service = service_fn(move |request| answer(service.clone(), Arc::clone(&held), ends, request));
         let mut http = self.http.clone();
         http.header_read_timeout(self.patience(peer.ip()));
         let connection = self.graceful.watch(http.serve_connection(io, service));
@@ -197,26 +197,27 @@ impl Server {
 /// Answers one request.
 async fn answer(
     service: Service,
-    kind: Kind,
+    place: Arc<Place>,
     ends: Ends,
-    activity: Activity,
     mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
+    let activity = &place.activity;
     // Who sends many requests at once does not have them answered in one turn: others wait, too.
     if !activity.begin() {
         tokio::task::yield_now().await;
     }
     request.extensions_mut().insert(ends);
     request.extensions_mut().insert(activity.clone());
-    let mut response = if kind == Kind::Extra && Some(request.uri().path()) != service.health_check {
-        (service.refusal)()
-    } else {
+    let is_health_check = Some(request.uri().path()) == service.health_check;
+    let mut response = if is_health_check || place.upgrade().await {
         service.routes.oneshot(request.map(|body| Body::new(PacedBody::new(body, activity.clone())))).await?
+    } else {
+        (service.refusal)()
     };
-    if kind == Kind::Extra {
+    if place.kind() == Kind::Extra {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Answer::new(body, activity)))
+    Ok(response.map(|body| Answer::new(body, activity.clone())))
 }
 
 /// Whether the error is the connection's and not the listener's.
