@@ -288,7 +288,7 @@ fn images_in_json(server: &Server) -> LocalBoxFuture<'_, ()> {
 
 fn clients_that_take_nothing(server: &Server) -> LocalBoxFuture<'_, ()> {
     Box::pin(async move {
-        let files = b"GET /assets/app.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(30);
+        let files = b"GET /assets/upload.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(30);
         let held = crowd(server, CROWD, |_| files.clone()).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         drop(held);

@@ -37,20 +37,20 @@ async function lookup(uploads, names) {
   if (!response.ok) return wait(uploads);
   const { results, missing } = await response.json();
   for (const result of results) tell(uploads, result);
-  const asked = results.length ? 0 : await findRemoved(uploads, missing);
-  // Those that are still in work go to the end, so that all are asked about in turn, also one by one.
-  for (const name of [...missing.slice(asked), ...missing.slice(0, asked)]) uploads.postpone(name);
+  if (!results.length) await findRemoved(uploads, missing);
+  // Those that are still in work go to the end, so that all are asked about in turn.
+  for (const name of missing) uploads.postpone(name);
 }
 
-/** Of images without a result, some may have been removed, and will never have one. Returns how many were asked about. */
+/** Of images without a result, some may have been removed, and will never have one. The longest unseen is asked about first. */
 async function findRemoved(uploads, missing) {
-  for (let from = 0; from < missing.length; from += SINGLE) {
-    const some = missing.slice(from, from + SINGLE);
+  const unseen = [...missing].sort((one, other) => uploads.seen(one) - uploads.seen(other));
+  for (let from = 0; from < unseen.length; from += SINGLE) {
+    const some = unseen.slice(from, from + SINGLE);
     const isGone = async (name) => (await fetch(addressOf("/api/results/", name), asJson)).status === 404;
     const gone = await Promise.all(some.map(isGone));
-    some.forEach((name, n) => gone[n] && uploads.removed(name));
+    some.forEach((name, n) => (gone[n] ? uploads.removed(name) : uploads.see(name)));
     // Most were removed together, by a reset.
-    if (!gone.includes(true)) return from + some.length;
+    if (!gone.includes(true)) return;
   }
-  return missing.length;
 }

@@ -47,6 +47,8 @@ class Entry {
   image = null;
   renamed = false;
   attempts = 0;
+  /** When the server was last known to have the image. */
+  seen = 0;
   constructor(file, path) {
     this.file = file;
     this.path = path;
@@ -161,6 +163,16 @@ export class Uploads extends EventTarget {
     }
     this.pending.delete(image);
     this.#changed();
+  }
+
+  /** When an image whose label is awaited was last known to be on the server. */
+  seen(image) {
+    return this.pending.get(image)?.[0].seen ?? 0;
+  }
+
+  /** The server has the image. */
+  see(image) {
+    for (const entry of this.pending.get(image) ?? []) entry.seen = performance.now();
   }
 
   /** Has the others whose labels are awaited go first. */
@@ -343,6 +355,7 @@ export class Uploads extends EventTarget {
       entry.sent = entry.file.size;
       this.#set(entry, "stored", "");
       this.pending.set(entry.image, [...(this.pending.get(entry.image) ?? []), entry]);
+      this.see(entry.image);
     } else if (outcome && passes(outcome.status)) {
       this.#requeue([entry]);
     } else if ((!outcome || outcome.file === "") && ++entry.attempts < ATTEMPTS) {
