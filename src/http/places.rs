@@ -65,10 +65,10 @@ impl Place {
     }
 
     /// Makes this a regular place if it is none, and returns whether that could be done within a moment.
-    pub(crate) async fn upgrade(&self) -> bool {
+    pub(crate) async fn promote(&self) -> bool {
         let deadline = Instant::now() + GRACE;
         loop {
-            match self.places.try_upgrade(self.id) {
+            match self.places.try_promote(self.id) {
                 Room::Found => return true,
                 Room::Soon if Instant::now() < deadline => self.places.wait().await,
                 Room::Soon | Room::None => return false,
@@ -128,7 +128,7 @@ impl Places {
     }
 
     /// Makes the place of this connection a regular one.
-    fn try_upgrade(&self, id: u64) -> Room {
+    fn try_promote(&self, id: u64) -> Room {
         let mut table = self.held.lock();
         let room = match table.held.get(&id).map(|held| held.kind) {
             Some(Kind::Regular) => return Room::Found,
@@ -222,7 +222,7 @@ mod tests {
         let fourth = places.enter().await;
         assert_eq!((fourth.kind(), start.elapsed()), (Kind::Extra, GRACE / 2));
         fourth.activity.begin();
-        assert!(fourth.upgrade().await);
+        assert!(fourth.promote().await);
         assert!(second.evicted.is_cancelled() && !third.evicted.is_cancelled() && !served.evicted.is_cancelled());
         assert!(start.elapsed() >= GRACE && fourth.kind() == Kind::Regular);
     }
@@ -241,10 +241,10 @@ mod tests {
         assert_eq!(more.kind(), Kind::Extra);
         assert_eq!(extra.iter().filter(|place| place.evicted.is_cancelled()).count(), 1);
         let start = Instant::now();
-        assert!(!more.upgrade().await, "all others are served");
+        assert!(!more.promote().await, "all others are served");
         assert_eq!(start.elapsed(), Duration::ZERO, "and nobody waits for that");
         drop(served);
-        assert!(more.upgrade().await);
+        assert!(more.promote().await);
         assert_eq!(more.kind(), Kind::Regular);
         assert_eq!(places.enter().await.kind(), Kind::Regular);
     }
@@ -257,16 +257,16 @@ mod tests {
         let other = places.enter().await;
         assert_eq!((other.kind(), start.elapsed()), (Kind::Extra, Duration::ZERO));
         assert!(
-            !other.upgrade().await && start.elapsed() < 3 * GRACE,
+            !other.promote().await && start.elapsed() < 3 * GRACE,
             "it waits a moment for what becomes of the new one"
         );
         assert!(!new.evicted.is_cancelled());
         new.activity.has_none();
-        assert!(other.upgrade().await);
-        assert!(new.evicted.is_cancelled() && !new.upgrade().await);
+        assert!(other.promote().await);
+        assert!(new.evicted.is_cancelled() && !new.promote().await);
         // A request that is there when somebody looks is served.
         other.activity.has_bytes();
         other.activity.begin();
-        assert!(!places.enter().await.upgrade().await && !other.evicted.is_cancelled());
+        assert!(!places.enter().await.promote().await && !other.evicted.is_cancelled());
     }
 }

@@ -209,7 +209,7 @@ async fn answer(
     request.extensions_mut().insert(ends);
     request.extensions_mut().insert(activity.clone());
     let is_health_check = Some(request.uri().path()) == service.health_check;
-    let mut response = if is_health_check || place.upgrade().await {
+    let mut response = if is_health_check || place.promote().await {
         service.routes.oneshot(request.map(|body| Body::new(PacedBody::new(body, activity.clone())))).await?
     } else {
         (service.refusal)()
