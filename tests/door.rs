@@ -207,11 +207,12 @@ async fn strangers_do_not_keep_others_from_the_door() {
 
 type Attack = for<'a> fn(&'a Server) -> LocalBoxFuture<'a, ()>;
 
-const ATTACKS: [(&str, Attack); 13] = [
+const ATTACKS: [(&str, Attack); 14] = [
     ("10,000 idle connections", idle_connections),
     ("slow heads", slow_heads),
     ("slow bodies on every route", slow_bodies),
     ("bodies that are just fast enough", bodies_just_fast_enough),
+    ("calls while others have all places", calls_without_a_place),
     ("images in JSON, drop by drop", images_in_json),
     ("clients that take nothing", clients_that_take_nothing),
     ("half-closed clients", half_closed_clients),
@@ -265,13 +266,30 @@ fn slow_bodies(server: &Server) -> LocalBoxFuture<'_, ()> {
     })
 }
 
-/// None of them is ever given up for itself.
+/// Uploads that have begun and are never given up for themselves.
+async fn endless_uploads(server: &Server) -> Vec<TcpStream> {
+    let head = format!("POST / HTTP/1.1\r\n{MULTIPART}Content-Length: 8000000\r\n\r\n");
+    let begun = [head.into_bytes(), part("endless.png", &picture(1))].concat();
+    crowd(server, CROWD, |_| begun.clone()).await
+}
+
 fn bodies_just_fast_enough(server: &Server) -> LocalBoxFuture<'_, ()> {
+    Box::pin(async move { drip_beside(endless_uploads(server).await, Watch::new(server).others(900)).await })
+}
+
+/// More at a time than may wait for a place.
+fn calls_without_a_place(server: &Server) -> LocalBoxFuture<'_, ()> {
     Box::pin(async move {
-        let head = format!("POST / HTTP/1.1\r\n{MULTIPART}Content-Length: 8000000\r\n\r\n");
-        let begun = [head.into_bytes(), part("endless.png", &picture(1))].concat();
-        let held = crowd(server, CROWD, |_| begun.clone()).await;
-        drip_beside(held, Watch::new(server).others(900)).await;
+        let calls = (0..CROWD / 2).map(|_| async {
+            for _ in 0..10 {
+                let Ok(mut stream) = TcpStream::connect(address(server)).await else { continue };
+                drop(stream.write_all(b"GET /results HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await);
+                let mut answer = Vec::new();
+                let answered = timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+                assert!(answered.is_ok(), "a call is answered or refused");
+            }
+        });
+        drip_beside(endless_uploads(server).await, async { drop(futures_util::future::join_all(calls).await) }).await;
     })
 }
 

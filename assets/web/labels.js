@@ -47,10 +47,12 @@ async function findRemoved(uploads, missing) {
   const unseen = [...missing].sort((one, other) => uploads.seen(one) - uploads.seen(other));
   for (let from = 0; from < unseen.length; from += SINGLE) {
     const some = unseen.slice(from, from + SINGLE);
-    const isGone = async (name) => (await fetch(addressOf("/api/results/", name), asJson)).status === 404;
-    const gone = await Promise.all(some.map(isGone));
-    some.forEach((name, n) => (gone[n] ? uploads.removed(name) : uploads.see(name)));
+    const said = await Promise.all(some.map(async (name) => (await fetch(addressOf("/api/results/", name), asJson)).status));
+    some.forEach((name, n) => {
+      if (said[n] === 404) uploads.removed(name);
+      if (said[n] < 300) uploads.see(name);
+    });
     // Most were removed together, by a reset.
-    if (!gone.includes(true)) return;
+    if (!said.includes(404)) return;
   }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 /// What a connection does, as far as it matters to who may stay when places run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
-    /// It has just come, and nobody has looked yet whether a request has come with it.
+    /// It has just come, and was not read yet.
     New,
     /// No request is under way, since then.
     Idle(Instant),
@@ -21,7 +21,7 @@ pub(crate) enum Doing {
 
 #[derive(Debug)]
 struct State {
-    /// `None` until the connection was read for the first time, and found without a byte.
+    /// `None` until the connection was read and no byte was known to have come.
     idle_since: Option<Instant>,
     /// Whether bytes were read since the last request came.
     fresh: bool,
@@ -101,7 +101,7 @@ impl Activity {
         std::mem::take(&mut self.state.lock().excused)
     }
 
-    /// A request has come. Returns whether it has come by itself, and not behind another one in the same read.
+    /// A request has come. Returns `false` for one that was read together with the one before.
     pub(crate) fn begin(&self) -> bool {
         let mut state = self.state.lock();
         state.serving = true;
@@ -120,7 +120,7 @@ impl Activity {
         self.state.lock().fresh = true;
     }
 
-    /// The connection was read, and nothing had come.
+    /// The connection was read, and no byte was known to have come.
     pub(super) fn has_none(&self) {
         self.state.lock().idle_since.get_or_insert_with(Instant::now);
     }

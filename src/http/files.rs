@@ -6,8 +6,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// What a connection may have open: itself, and a file that it uploads.
 const EACH: u64 = 2;
 
-/// For all else: the database, pipes of workers, connections to stores, and those that are accepted to be refused.
-const OTHERS: u64 = 192;
+/// For all else: the database, pipes of workers, connections to stores, and those that wait for a place or are refused.
+const OTHERS: u64 = 288;
 
 /// How many connections there may be, `most` at most. Raises the limit of open files as far as this process may.
 pub(super) fn affordable(most: usize) -> usize {
@@ -44,7 +44,7 @@ mod tests {
     fn connections_leave_files_for_the_rest() {
         assert_eq!(
             [(1 << 20, 512), (1024, 512), (400, 512), (20, 512), (1024, 4)].map(|(files, most)| within(files, most)),
-            [512, 416, 104, 1, 4]
+            [512, 368, 56, 1, 4]
         );
     }
 }

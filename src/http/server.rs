@@ -70,8 +70,8 @@ pub(crate) struct Ends {
 pub(crate) struct Service {
     /// Answers the requests, which carry the [`Ends`] of their connection and its [`Activity`].
     pub(crate) routes: Router,
-    /// Most connections at a time, as far as the system's limit of open files allows; some more are accepted to be
-    /// refused.
+    /// Most connections at a time, as far as the system's limit of open files allows. Some more are accepted, whose
+    /// requests are refused unless there is a place within a moment.
     pub(crate) connections: usize,
     /// The path that is answered on those, too.
     pub(crate) health_check: Option<&'static str>,
@@ -155,12 +155,12 @@ impl Server {
         let (cut, open) = (self.cut.clone(), (self.service.opened)());
         self.connections.spawn(async move {
             tokio::select! {
-                // What has come is answered first.
+                // What has come is read before the place is given up.
                 biased;
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, %peer, "connection ended");
                 },
-                () = place.evicted.cancelled() => tracing::debug!(%peer, "connection gave its place to another"),
+                () = place.is_lost() => tracing::debug!(%peer, "connection gave its place to another"),
                 () = place.activity.is_cut() => tracing::debug!(%peer, "connection gave what it held to others"),
                 () = cut.cancelled() => tracing::debug!(%peer, "connection cut"),
             }
@@ -230,20 +230,23 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use axum::{http::StatusCode, response::IntoResponse as _, routing::get};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        sync::Notify,
+    };
 
     use super::*;
 
-    /// Serves `routes` to up to four clients that are proxies or not, and returns the address.
-    fn serve(routes: Router, is_proxy: bool) -> SocketAddr {
+    /// Serves `routes` to up to `connections` clients that are proxies or not, and returns the address.
+    fn serve(routes: Router, connections: usize, is_proxy: bool) -> SocketAddr {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let service = Service {
             routes,
-            connections: 4,
-            health_check: None,
-            refusal: || unreachable!("there are places"),
+            connections,
+            health_check: Some("/health"),
+            refusal: || (StatusCode::SERVICE_UNAVAILABLE, "refused").into_response(),
             is_proxy: Arc::new(move |_| is_proxy),
             opened: Arc::new(|| Box::new(())),
         };
@@ -254,7 +257,7 @@ mod tests {
 
     /// What a second request gets on a connection that was idle for so long after the first.
     async fn second_answer(is_proxy: bool, idle: Duration) -> String {
-        let address = serve(Router::new().route("/", get(async || "here")), is_proxy);
+        let address = serve(Router::new().route("/", get(async || "here")), 4, is_proxy);
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut ask = async || {
             // A connection that was closed may take the request all the same.
@@ -283,7 +286,7 @@ mod tests {
         let answered = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&answered);
         let counted = async move || count.fetch_add(1, Ordering::Relaxed).to_string();
-        let address = serve(Router::new().route("/", get(counted)), false);
+        let address = serve(Router::new().route("/", get(counted)), 4, false);
         let request = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
         let mut greedy = TcpStream::connect(address).await.unwrap();
         greedy.write_all(&request.repeat(MANY)).await.unwrap();
@@ -300,5 +303,49 @@ mod tests {
             answers.push_str(std::str::from_utf8(&some[..n]).unwrap());
         }
         assert_eq!(answered.load(Ordering::Relaxed), MANY + 1);
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_waits_a_moment_and_may_ask_for_health() {
+        let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (begin, going_on) = (Arc::clone(&began), Arc::clone(&go_on));
+        let slow = async move || {
+            begin.notify_one();
+            going_on.notified().await;
+            "at last"
+        };
+        let routes = Router::new().route("/", get(async || "here")).route("/slow", get(slow));
+        let address = serve(routes.route("/health", get(async || "well")), 1, false);
+        let ask = async |client: &mut TcpStream, path: &str, end: &str| {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(end.as_bytes()) {
+                assert!(client.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+            }
+            String::from_utf8(answer).unwrap().to_lowercase()
+        };
+        let connect = async || TcpStream::connect(address).await.unwrap();
+        let mut first = connect().await;
+        let served = ask(&mut first, "/slow", "at last");
+        let others = async {
+            began.notified().await;
+            let health = ask(&mut connect().await, "/health", "well").await;
+            let refused = ask(&mut connect().await, "/", "refused").await;
+            let mut patient = connect().await;
+            let waited = ask(&mut patient, "/", "here");
+            let (waited, ()) = tokio::join!(waited, async {
+                tokio::task::yield_now().await;
+                go_on.notify_one();
+            });
+            let again = ask(&mut patient, "/", "here").await;
+            [health, refused, waited, again]
+        };
+        let (_, [health, refused, waited, again]) = tokio::join!(served, others);
+        assert!(health.starts_with("http/1.1 200") && health.contains("connection: close"), "{health}");
+        assert!(refused.starts_with("http/1.1 503") && refused.contains("connection: close"), "{refused}");
+        for kept in [waited, again] {
+            assert!(kept.starts_with("http/1.1 200") && !kept.contains("connection: close"), "{kept}");
+        }
     }
 }
