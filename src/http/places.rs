@@ -87,14 +87,14 @@ impl Place {
         self.places.held.lock().held.get(&self.id).map(|held| held.kind)
     }
 
-    /// Waits until another has the place. A request that had come by then wins a new one, if the connection is polled
-    /// before this.
+    /// Waits until another has the place, and no request had come by then. One that had, is answered: in a new place if
+    /// it needs one. The connection is to be polled before this.
     pub(crate) async fn is_lost(&self) {
         loop {
             self.lost.notified().await;
             // What has come is known once tokio has asked the system, which it does before this goes on.
             tokio::task::yield_now().await;
-            if self.held_kind().is_none() {
+            if self.activity.doing() != Doing::Served && self.held_kind().is_none() {
                 return;
             }
         }
@@ -222,9 +222,15 @@ impl Table {
         let enough = |worst: Option<(u64, Instant)>, bound| {
             worst.filter(|(_, since)| now.saturating_duration_since(*since) >= bound)
         };
-        let Some((id, _)) = enough(idle, GRACE).or_else(|| enough(owing, TOLERANCE)) else { return false };
+        if let Some((id, _)) = enough(idle, GRACE) {
+            if let Some(held) = self.held.remove(&id) {
+                held.lost.notify_one();
+            }
+            return true;
+        }
+        let Some((id, _)) = enough(owing, TOLERANCE) else { return false };
         if let Some(held) = self.held.remove(&id) {
-            held.lost.notify_one();
+            held.activity.cut();
         }
         true
     }
@@ -334,11 +340,23 @@ mod tests {
         tokio::time::advance(GRACE).await;
         let second = enter_silently(&places).await;
         assert_eq!(kinds([&first, &second]), [None, Some(Kind::Regular)]);
+        let is_lost = async |place: &Place| tokio::time::timeout(PATIENCE, place.is_lost()).await.is_ok();
         first.activity.begin();
+        assert!(!is_lost(&first).await, "the health check is answered without a place");
         assert!(first.promote().await);
         assert_eq!(kinds([&first, &second]), [Some(Kind::Regular), None]);
-        let moment = Duration::from_secs(1);
-        assert!(tokio::time::timeout(moment, first.is_lost()).await.is_err(), "it was for a moment");
-        assert!(tokio::time::timeout(moment, second.is_lost()).await.is_ok());
+        assert!(!is_lost(&first).await && is_lost(&second).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_owes_us_much_of_a_request_is_cut() {
+        let places = Places::new(1);
+        let slow = enter_and_ask(&places).await;
+        slow.activity.waits_to_read(Instant::now());
+        tokio::time::advance(TOLERANCE / 2).await;
+        assert_eq!(places.enter().await.kind(), Kind::Extra);
+        tokio::time::advance(TOLERANCE / 2).await;
+        assert_eq!(places.enter().await.kind(), Kind::Regular);
+        assert!(slow.activity.is_cut().now_or_never().is_some());
     }
 }
