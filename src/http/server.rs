@@ -68,7 +68,7 @@ pub(crate) struct Ends {
 /// What a server serves, and to how many.
 #[derive(Clone)]
 pub(crate) struct Service {
-    /// Answers the requests, which carry the [`Ends`] of their connection and its [`Activity`].
+    /// Answers the requests, which carry the [`Ends`] of their connection and its [`Activity`](super::Activity).
     pub(crate) routes: Router,
     /// Most connections at a time, as far as the system's limit of open files allows. Some more are accepted, whose
     /// requests are refused unless there is a place within a moment.
