@@ -78,7 +78,7 @@ impl Drop for Waiter<'_> {
 }
 
 impl Place {
-    /// What the place is good for now.
+    /// Returns what the place is good for.
     pub(crate) fn kind(&self) -> Kind {
         self.held_kind().unwrap_or(Kind::Extra)
     }
